@@ -1,0 +1,181 @@
+"""What the scanner finds and what the extractor is told: plain values between disk and repository.
+
+Not the entries of the format (`storage/format/tree.py`): these carry inode and ctime, which never leave the
+host, and open descriptors' worth of context. Names and paths are bytes, paths are relative to the root without
+a leading slash, and `b""` is the root itself.
+
+The functions that fill and use these values (in this folder):
+
+    walk(root_fd, *, repair_rights: bool, stop: Callable[[], bool]) -> Iterator[Found]
+        Depth-first, a folder before what is in it, all of one folder's files before its first subfolder.
+        The root comes first. lstat through folder descriptors, links never followed, other mounts not entered
+        (reported as a folder with error EXDEV). `Found.folder_fd` is open until the next step of the iterator.
+        Deep trees hold a bounded number of descriptors. A folder that cannot be listed comes with `error`.
+
+    read_stable(folder_fd, name, expected: StatFacts, *, sink: Sink, repair_rights: bool, stop) -> ReadOutcome
+        O_NOFOLLOW | O_NONBLOCK | O_NOATIME, fstat, data extents by SEEK_DATA/SEEK_HOLE, fstat again; retries
+        with pauses of 20, 100 and 500 ms; at last grade FUZZY. Pieces are at most PIECE_BYTES.
+
+    attributes(fd) -> Attributes
+        xattrs of an open file or folder, inode flags, errors by name.
+
+    Extractor(root_fd, policy) -> see `extract.py`; methods folder, file, symlink, hardlink, fifo, finish.
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Final, Protocol
+
+PIECE_BYTES: Final = 4 * 1024 * 1024
+"""Largest piece a sink is given; a file of at most this size and without holes comes as one piece."""
+
+
+class Kind(IntEnum):
+    """Entry types, with the numbers of the format."""
+
+    FILE = 1
+    FOLDER = 2
+    SYMLINK = 3
+    FIFO = 4
+    SOCKET = 5
+    CHAR = 6
+    BLOCK = 7
+
+
+class Grade(IntEnum):
+    """What is wrong with an entry's content; the numbers of tag 4 of the format. None is a good entry."""
+
+    FUZZY = 1
+    STALE = 2
+    UNREADABLE = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatFacts:
+    """lstat, as far as it matters. `mode` is the 12 permission bits only."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    device: int
+    mode: int
+    uid: int
+    gid: int
+    links: int
+    major: int = 0
+    minor: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """One entry as the walk saw it."""
+
+    path: bytes
+    name: bytes
+    kind: Kind
+    facts: StatFacts
+    folder_fd: int
+    """Of the folder it lies in (for the root: the root's own); valid until the next step of the walk."""
+    target: bytes | None = None
+    """Of a symlink."""
+    error: int | None = None
+    """errno: the link could not be read, or the folder not listed (then nothing below it follows)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attributes:
+    """Extended attributes, raw and ascending by name, with what could not be read."""
+
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+    xattr_errors: tuple[tuple[bytes, int], ...] = ()
+    inode_flags: int | None = None
+
+
+class Sink(Protocol):
+    """Takes one file's bytes in order. `begin` starts over: what came before is void."""
+
+    def begin(self, facts: StatFacts) -> None: ...
+
+    def data(self, piece: bytes) -> None: ...
+
+    def hole(self, length: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOutcome:
+    """How reading one file ended."""
+
+    facts: StatFacts
+    """As of the last look: the size equals what the sink was given (data and holes together)."""
+    extents: tuple[tuple[int, int], ...] | None
+    """(offset, length) of the data, ascending; None where the whole size is one extent."""
+    attributes: Attributes = field(default_factory=Attributes)
+    grade: Grade | None = None
+    error: int | None = None
+    """errno where the grade is UNREADABLE."""
+    gone: bool = False
+    """Vanished, or no longer a regular file: the caller drops the entry or looks again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreFacts:
+    """What the extractor puts on an entry, besides its content. Owner None means the target user."""
+
+    mode: int
+    uid: int | None
+    gid: int | None
+    mtime_s: int
+    mtime_ns: int
+    size: int = 0
+    extents: tuple[tuple[int, int], ...] | None = None
+    attributes: Attributes = field(default_factory=Attributes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestorePolicy:
+    """Who the restored files belong to, and what may be put back. `captured` is the format's `self`."""
+
+    owner: tuple[int, int] | None = None
+    captured: tuple[int, int] | None = None
+    numbered_owners: bool = False
+    setuid: bool = False
+    privileged_xattrs: bool = False
+    entries_max: int = 50_000_000
+    bytes_max: int = 1 << 62
+    depth_max: int = 4_096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractReport:
+    """What was made, and what of it differs from the checkpoint: (path, what)."""
+
+    entries: int
+    bytes: int
+    differences: tuple[tuple[bytes, str], ...]
+
+
+class FileWriter(Protocol):
+    """One restored file being written; bytes outside what is written stay holes."""
+
+    def write(self, offset: int, data: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class EntryExtractor(Protocol):
+    """Makes entries beneath one folder descriptor. Parents come before children; paths are never trusted."""
+
+    def folder(self, path: bytes, facts: RestoreFacts) -> None: ...
+
+    def file(self, path: bytes, facts: RestoreFacts) -> FileWriter: ...
+
+    def symlink(self, path: bytes, target: bytes, facts: RestoreFacts) -> None: ...
+
+    def hardlink(self, path: bytes, first: bytes) -> None:
+        """Make `path` another name of `first`, a file this extractor made."""
+
+    def fifo(self, path: bytes, facts: RestoreFacts) -> None: ...
+
+    def finish(self) -> ExtractReport:
+        """Modes, owners, attributes, times; folders deepest first. Also makes the root's own facts true."""
