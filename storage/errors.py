@@ -56,6 +56,12 @@ class StoreUnavailable(StoreError):
     retryable = True
 
 
+class StoreFull(StoreUnavailable):
+    """The disk or the quota of the store is used up. Retryable, because freeing space heals it; nothing was written."""
+
+    code = "store_full"
+
+
 class CreateConflict(StoreError):
     """409 on a conditional create: somebody races; send the same bytes again."""
 
@@ -71,7 +77,7 @@ class AmbiguousWrite(StoreError):
 
 
 class StoreRefused(StoreError):
-    """Permanent: wrong credentials, no such bucket, name refused, disk full, too large, wrong set-up."""
+    """Permanent: wrong credentials, no such bucket, name refused, too large, wrong set-up."""
 
     code = "store_refused"
 
