@@ -1,0 +1,188 @@
+"""The errors of the service: facts with a stable code, not sentences.
+
+Each class has `code` (stable: API, metrics, tests), `retryable` and `status` (what HTTP answers); `facts` are plain data that
+may be shown to the caller, `action` says what to do next. Broken invariants are assertions and are not here.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class SessionError(Exception):
+    """Root of every expected failure of `session_service`."""
+
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+    status: ClassVar[int] = 500
+    action: ClassVar[str] = "Report this with the reference of the request."
+
+    def __init__(self, detail: str = "", **facts: str | int | float | bool | None) -> None:
+        super().__init__(detail or (self.__doc__ or "").strip().splitlines()[0])
+        self.detail = str(self)
+        self.facts: Mapping[str, str | int | float | bool | None] = facts
+
+
+class NotFound(SessionError):
+    """There is nothing of this name for you."""
+
+    code, status, action = "not_found", 404, "Check the address, or sign in with the account that owns it."
+
+
+class NotAllowed(SessionError):
+    """Your account may not do this."""
+
+    code, status, action = "not_allowed", 403, "Ask an administrator, or sign in with another account."
+
+
+class SignInRequired(SessionError):
+    """You are not signed in, or your sign-in has expired."""
+
+    code, status, action = "sign_in_required", 401, "Sign in and try again; nothing was lost."
+
+
+class WrongPassword(SessionError):
+    """Account or password is not right."""
+
+    code, status, action = "wrong_password", 401, "Try again; after several failures there is a pause."
+
+
+class TooManyAttempts(SessionError):
+    """Too many attempts; there is a pause before the next one counts."""
+
+    code, retryable, status, action = "too_many_attempts", True, 429, "Wait the time that is named, then try again."
+
+
+class BadInput(SessionError):
+    """What was sent has not the form that is documented."""
+
+    code, status, action = "bad_input", 422, "Correct the field that is named and send it again."
+
+
+class Conflict(SessionError):
+    """Somebody else changed the record first; nothing was changed by this request."""
+
+    code, retryable, status, action = "conflict", True, 409, "Read the record again and decide anew."
+
+
+class TransitionRefused(SessionError):
+    """The lifecycle does not allow this event in this state; nothing changed."""
+
+    code, status, action = "transition_refused", 409, "Read the session's state; it may have moved on."
+
+
+class RegistryUnavailable(SessionError):
+    """The registry does not answer; nothing destructive is decided without it."""
+
+    code, retryable, status = "registry_unavailable", True, 503
+    action = "Free disk space or repair the registry's disk; the service goes on by itself."
+
+
+class StorageUnavailable(SessionError):
+    """The object store does not answer; desktops are kept until it does."""
+
+    code, retryable, status = "storage_unavailable", True, 503
+    action = "Bring the object store back; nothing else needs to be done."
+
+
+class StorageRefused(SessionError):
+    """The object store refuses us for good: wrong credentials, no bucket, or broken semantics."""
+
+    code, status, action = "storage_refused", 503, "Run `session-service doctor`; it names the setting to correct."
+
+
+class FenceMoved(SessionError):
+    """Another owner has taken the workspace over; this one writes nothing more to its main line."""
+
+    code, status, action = "fence_moved", 409, "Nothing; the newer owner goes on."
+
+
+class CheckpointIncomplete(SessionError):
+    """Some files could not be read; a close needs them saved, or accepted by name."""
+
+    code, status, action = "checkpoint_incomplete", 409, "Make the named files readable, or accept the list."
+
+
+class OlderOnly(SessionError):
+    """The newest checkpoint is not there or not whole; only an older state can be started."""
+
+    code, status, action = "older_only", 409, "Choose the checkpoint to start with; nothing is deleted."
+
+
+class DesktopStartFailed(SessionError):
+    """The desktop did not become ready; its last words are kept."""
+
+    code, status, action = "desktop_start_failed", 503, "Read the last words; `session-service doctor` checks the parts."
+
+
+class SandboxImpossible(SessionError):
+    """No sandbox can be made on this machine, so no desktop is started in one."""
+
+    code, status = "sandbox_impossible", 503
+    action = "Allow user namespaces (doctor says how), or set sandbox = off knowingly."
+
+
+class DesktopGone(SessionError):
+    """The desktop named by this handle does not exist any more."""
+
+    code, status, action = "desktop_gone", 410, "Start a new desktop; it begins with the saved files."
+
+
+class ProofRequired(SessionError):
+    """Nothing is ended or wiped without a proof that its files are saved."""
+
+    code, status, action = "proof_required", 409, "Save first; the proof comes from the verified checkpoint."
+
+
+class FreezeFailed(SessionError):
+    """A process of the desktop could not be frozen; the close waits."""
+
+    code, retryable, status, action = "freeze_failed", True, 503, "See the alarm for the process; it is tried again."
+
+
+class NoRoom(SessionError):
+    """This machine has no memory or disk left for another desktop."""
+
+    code, retryable, status = "no_room", True, 503
+    action = "End a desktop, or free memory or disk; running desktops are not touched."
+
+
+class TicketRefused(SessionError):
+    """The ticket is unknown, used, too old or for something else."""
+
+    code, status, action = "ticket_refused", 403, "Ask for a new ticket; the desktop is not affected."
+
+
+class HoldExpired(SessionError):
+    """The session was not resumed in time and is closing or closed."""
+
+    code, status, action = "hold_expired", 410, "Start a new desktop; it begins with the saved files."
+
+
+class AuditBroken(SessionError):
+    """The audit chain does not verify: a record was changed or removed."""
+
+    code, status, action = "audit_broken", 500, "Keep the file, restore the last good backup beside it, and compare."
+
+
+class PartUnavailable(SessionError):
+    """Another part of the service does not answer; it is being started again."""
+
+    code, retryable, status, action = "part_unavailable", True, 503, "Wait a second and try again."
+
+
+class PartRefused(SessionError):
+    """Another part of the service failed in a way that has no code of its own."""
+
+    code, status, action = "part_refused", 500, "Report this with the reference of the request."
+
+
+def _tree(root: type[SessionError]) -> dict[str, type[SessionError]]:
+    found = {root.code: root}
+    for child in root.__subclasses__():
+        found.update(_tree(child))
+    return found
+
+
+def by_code(code: str) -> type[SessionError]:
+    """Return the class of a stable code, so that an error keeps its identity across processes."""
+    return _tree(SessionError).get(code, PartRefused)

@@ -1,0 +1,260 @@
+"""Calls between the parts of one machine: length-prefixed msgpack over a private unix socket.
+
+Not for anything that crosses a machine. The three parts (service, host, worker) are processes of different rights, so what
+travels is plain data (msgspec structs) and is checked by type on arrival; who speaks is checked by the socket's peer
+credentials. A call may stream events (progress) before its answer. If the caller is cancelled the callee's task is
+cancelled too; if the callee dies the caller gets `PartUnavailable`, which is retryable, since every call may be repeated.
+Wire: u32 little-endian length, then a msgpack `_Frame`. Why not HTTP or multiprocessing: docs/design/0004.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
+
+from session_service.base import aio, errors, log
+
+FRAME_BYTES_MAX: Final = 64 << 20
+"""One message; a listing of a large folder is the biggest that is sent."""
+CONNECT_S: Final = 5.0
+CALLS_PER_CONNECTION_MAX: Final = 256
+
+Result = TypeVar("Result")
+_LENGTH: Final = struct.Struct("<I")
+
+
+class _Frame(msgspec.Struct, array_like=True):
+    kind: Literal["call", "cancel", "event", "done", "error"]
+    call: int
+    method: str = ""
+    body: msgspec.Raw = msgspec.Raw(b"\xc0")
+
+
+class _Failure(msgspec.Struct, array_like=True):
+    code: str
+    detail: str
+    facts: dict[str, str | int | float | bool | None]
+
+
+class Call:
+    """One call as its handler sees it: typed parameters in, events out."""
+
+    def __init__(self, body: msgspec.Raw, emit: Callable[[Any], Awaitable[None]], peer_uid: int) -> None:
+        self._body = body
+        self._emit = emit
+        self.peer_uid = peer_uid
+
+    def params(self, kind: type[Result]) -> Result:
+        """Return the parameters as `kind`. Raises BadInput when they have another form."""
+        try:
+            return msgspec.msgpack.decode(self._body, type=kind)
+        except (msgspec.DecodeError, RecursionError) as exc:
+            raise errors.BadInput(f"parameters are not {kind.__name__}: {exc}") from exc
+
+    async def event(self, value: Any) -> None:
+        """Send one event (progress) to the caller; slows down when the caller does not read."""
+        await self._emit(value)
+
+
+Handler = Callable[[Call], Awaitable[Any]]
+
+
+def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
+    """Return (pid, uid, gid) of the other end of a unix socket, as the kernel saw it connect."""
+    pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid, gid
+
+
+async def _read(reader: asyncio.StreamReader) -> _Frame:
+    (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+    if length > FRAME_BYTES_MAX:
+        raise errors.BadInput("message too long", limit=FRAME_BYTES_MAX)
+    return msgspec.msgpack.decode(await reader.readexactly(length), type=_Frame)
+
+
+def _write(writer: asyncio.StreamWriter, frame: _Frame) -> None:
+    data = msgspec.msgpack.encode(frame)
+    if len(data) > FRAME_BYTES_MAX:
+        raise errors.PartRefused("message too long", limit=FRAME_BYTES_MAX)
+    writer.write(_LENGTH.pack(len(data)) + data)
+
+
+def _raw(value: Any) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.msgpack.encode(value))
+
+
+def _forget(calls: dict[int, asyncio.Task[Any]], number: int) -> Callable[[asyncio.Task[Any]], None]:
+    def forget(_: asyncio.Task[Any]) -> None:
+        calls.pop(number, None)
+
+    return forget
+
+
+class Server:
+    """Answers calls on one socket file; only peers of the named uids are heard."""
+
+    def __init__(self, path: Path, handlers: Mapping[str, Handler], *, peer_uids: frozenset[int]) -> None:
+        self._path = path
+        self._handlers = handlers
+        self._peer_uids = peer_uids
+        self._tasks = aio.Tasks(lambda name, error: log.get_logger().error("task.failed", task=name, error=repr(error)))
+        self._server: asyncio.Server | None = None
+
+    async def start(self, *, mode: int = 0o600, gid: int | None = None) -> None:
+        """Listen; a stale socket of an earlier run is replaced."""
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+        old = os.umask(0o177)
+        try:
+            self._server = await asyncio.start_unix_server(self._connected, str(self._path))
+        finally:
+            os.umask(old)
+        if gid is not None:
+            os.chown(self._path, -1, gid)
+        self._path.chmod(mode)
+
+    async def close(self) -> None:
+        """Stop listening and cancel what is under way."""
+        if self._server is not None:
+            self._server.close()
+        await self._tasks.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _, uid, _ = peer_credentials(writer.get_extra_info("socket"))
+        if uid not in self._peer_uids:
+            log.get_logger().warning("part.refused", peer_uid=uid)
+            writer.close()
+            return
+        calls: dict[int, asyncio.Task[Any]] = {}
+        try:
+            while True:
+                frame = await _read(reader)
+                if frame.kind == "cancel":
+                    if (task := calls.get(frame.call)) is not None:
+                        task.cancel()
+                elif frame.kind == "call" and frame.call not in calls and len(calls) < CALLS_PER_CONNECTION_MAX:
+                    task = self._tasks.spawn(self._answer(frame, writer, uid), name=f"rpc-{frame.method}")
+                    calls[frame.call] = task
+                    task.add_done_callback(_forget(calls, frame.call))
+                else:
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError, errors.BadInput):
+            pass
+        finally:
+            for task in list(calls.values()):
+                task.cancel()
+            writer.close()
+
+    async def _answer(self, frame: _Frame, writer: asyncio.StreamWriter, uid: int) -> None:
+        async def emit(value: Any) -> None:
+            _write(writer, _Frame("event", frame.call, body=_raw(value)))
+            await writer.drain()
+
+        try:
+            handler = self._handlers.get(frame.method)
+            if handler is None:
+                raise errors.BadInput(f"no such call: {frame.method}")
+            answer = _Frame("done", frame.call, body=_raw(await handler(Call(frame.body, emit, uid))))
+        except errors.SessionError as exc:
+            answer = _Frame("error", frame.call, body=_raw(_Failure(exc.code, exc.detail, dict(exc.facts))))
+        except Exception as exc:  # a task's edge: the caller must hear of every failure
+            log.get_logger().error("request.failed", method=frame.method, error=repr(exc), exc_info=True)
+            answer = _Frame("error", frame.call, body=_raw(_Failure("part_refused", repr(exc), {})))
+        with contextlib.suppress(ConnectionError):
+            _write(writer, answer)
+            await writer.drain()
+
+
+class Client:
+    """Calls another part; connects on first use and again after a loss. Safe for concurrent calls."""
+
+    def __init__(self, path: Path, *, part: str) -> None:
+        self._path = path
+        self._part = part
+        self._lock = asyncio.Lock()
+        self._writer: asyncio.StreamWriter | None = None
+        self._waiting: dict[int, asyncio.Queue[_Frame | None]] = {}
+        self._next = 0
+        self._tasks = aio.Tasks(lambda name, error: log.get_logger().error("task.failed", task=name, error=repr(error)))
+
+    async def call(
+        self,
+        method: str,
+        params: Any,
+        answer: type[Result],
+        *,
+        event: type[Any] | None = None,
+        on_event: Callable[[Any], None] | None = None,
+    ) -> Result:
+        """Call and return the typed answer.
+
+        Raises:
+            SessionError: what the other part raised, by its code.
+            PartUnavailable: the other part is not there or went away before it answered.
+        """
+        writer = await self._connected()
+        self._next += 1
+        number = self._next
+        queue: asyncio.Queue[_Frame | None] = asyncio.Queue()
+        self._waiting[number] = queue
+        try:
+            _write(writer, _Frame("call", number, method, _raw(params)))
+            await writer.drain()
+            while (frame := await queue.get()) is not None:
+                if frame.kind == "event":
+                    if on_event is not None and event is not None:
+                        on_event(msgspec.msgpack.decode(frame.body, type=event))
+                elif frame.kind == "done":
+                    return msgspec.msgpack.decode(frame.body, type=answer)
+                else:
+                    failure = msgspec.msgpack.decode(frame.body, type=_Failure)
+                    raise errors.by_code(failure.code)(failure.detail, **failure.facts)
+            raise errors.PartUnavailable(part=self._part, method=method)
+        except asyncio.CancelledError:
+            with contextlib.suppress(ConnectionError, RuntimeError):
+                _write(writer, _Frame("cancel", number))
+            raise
+        except ConnectionError as exc:
+            raise errors.PartUnavailable(part=self._part, method=method) from exc
+        finally:
+            del self._waiting[number]
+
+    async def close(self) -> None:
+        """Close the connection; calls under way get PartUnavailable."""
+        if self._writer is not None:
+            self._writer.close()
+        await self._tasks.close()
+
+    async def _connected(self) -> asyncio.StreamWriter:
+        async with self._lock:
+            if self._writer is not None and not self._writer.is_closing():
+                return self._writer
+            try:
+                async with asyncio.timeout(CONNECT_S):
+                    reader, writer = await asyncio.open_unix_connection(str(self._path))
+            except (OSError, TimeoutError) as exc:
+                raise errors.PartUnavailable(part=self._part) from exc
+            self._writer = writer
+            self._tasks.spawn(self._receive(reader, writer), name=f"rpc-receive-{self._part}")
+            return writer
+
+    async def _receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                frame = await _read(reader)
+                if (queue := self._waiting.get(frame.call)) is not None:
+                    queue.put_nowait(frame)
+        except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError, errors.BadInput):
+            pass
+        finally:
+            writer.close()
+            if self._writer is writer:
+                self._writer = None
+            for queue in self._waiting.values():
+                queue.put_nowait(None)

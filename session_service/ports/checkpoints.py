@@ -1,0 +1,225 @@
+"""The contract of saving and restoring homes: what control asks of the storage workers.
+
+Not the format (storage/FORMAT.md) and not the lifecycle. The adapter in `checkpoints/` gives each call to a worker process, one home
+at a time each; every call is cancellable and may be repeated. Structs are msgspec because they travel between processes.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+import msgspec
+
+from session_service.ports.desktops import EndProof
+
+
+class WorkspaceName(msgspec.Struct, frozen=True, kw_only=True):
+    """Tenant and workspace ids (ULIDs); the adapter turns them into names of the object store."""
+
+    tenant_id: str
+    workspace_id: str
+
+
+class BadPath(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry that is not whole in a checkpoint. grade: skipped, fuzzy, stale, unreadable."""
+
+    path: str
+    """UTF-8 with surrogate escapes shown as \\xNN."""
+    grade: str
+    error: str = ""
+
+
+class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One checkpoint of a workspace, as listed."""
+
+    seq: int
+    hash: bytes
+    fence: int
+    session_id: str
+    scan_ms: int
+    """Freeze or scan start, UTC ms: this is `saved_as_of`."""
+    reason: str
+    complete: bool
+    final: bool
+    frozen: bool
+    entries: int
+    bytes: int
+    new_stored_bytes: int
+    skipped: int = 0
+    fuzzy: int = 0
+    unreadable: int = 0
+    bad_paths: tuple[BadPath, ...] = ()
+
+
+class LogHead(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a workspace's log stands. `newest` is the newest complete checkpoint, None only for a log without any."""
+
+    fence: int
+    seq: int
+    hash: bytes
+    newest: CheckpointInfo | None
+
+
+class CheckpointResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A checkpoint that is committed and verified (read back). `unchanged`: nothing new, `info` is the newest with a new scan_ms."""
+
+    info: CheckpointInfo
+    unchanged: bool
+    saved_as_of_ms: int
+    scan_s: float
+    total_s: float
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a call is; totals are None while unknown. stage: scan, upload, verify, restore, wait."""
+
+    stage: str
+    done: int
+    total: int | None
+    unit: str = "files"
+
+
+class PendingLook(msgspec.Struct, frozen=True, kw_only=True):
+    """Files and bytes changed since the newest checkpoint at the last look; None = unknown, never 0 by default."""
+
+    files: int | None
+    bytes: int | None
+    looked_at_ms: int
+
+
+class RestoreReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A restored home; `home` is its final folder (renamed into place when whole)."""
+
+    home: str
+    seq: int | None
+    entries: int
+    bytes: int
+    not_made: tuple[BadPath, ...] = ()
+    seconds: float = 0.0
+
+
+class LastLook(msgspec.Struct, frozen=True, kw_only=True):
+    """What one more look at home and log found. `proof` is there only when both still agree with the checkpoint."""
+
+    same: bool
+    proof: EndProof | None
+    differences: tuple[str, ...] = ()
+
+
+class FolderEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of a folder in a checkpoint. kind: file, folder, link, fifo, socket, device."""
+
+    name: str
+    raw_name: bytes
+    kind: str
+    size: int
+    mode: int
+    mtime_ms: int
+    grade: str = ""
+    link_target: str = ""
+
+
+class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The object store as last probed or used."""
+
+    url: str
+    usable: bool
+    verdict: tuple[tuple[str, bool, str], ...]
+    """(check, passed, words) of the conformance probe."""
+    error: str = ""
+    key_backed_up: bool = False
+    key_id: str = ""
+
+
+class SavePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What to checkpoint and under which right."""
+
+    workspace: WorkspaceName
+    session_id: str
+    fence: int
+    home: str
+    reason: str
+    """periodic, loss, demand, first_of_close, final, conflict."""
+    frozen: bool
+    final: bool = False
+    first_of_close: bool = False
+
+
+class Checkpoints(Protocol):
+    """Store away: StorageUnavailable (retryable). Wrong for good: StorageRefused. Another owner: FenceMoved."""
+
+    async def take_over(
+        self, workspace: WorkspaceName, *, fence_at_least: int, node_id: str, session_id: str, registry_epoch: int
+    ) -> LogHead:
+        """Write entry E with fence = max(fence_at_least, highest in the log + 1 unless it is ours) and read the newest after it stands."""
+        ...
+
+    async def head(self, workspace: WorkspaceName) -> LogHead | None:
+        """Return the log's end; None only when the log cleanly does not exist."""
+        ...
+
+    async def save(self, plan: SavePlan, *, progress: Callable[[Progress], None] | None = None) -> CheckpointResult:
+        """Take, commit and verify one checkpoint. Incomplete ones are committed too and say so: look at `info.complete`."""
+        ...
+
+    async def pending(self, workspace: WorkspaceName, *, home: str) -> PendingLook: ...
+
+    async def prove(self, workspace: WorkspaceName, *, session_id: str, fence: int, seq: int, hash: bytes, home: str) -> EndProof:
+        """Check that the log still holds this checkpoint, verified, and seal an EndProof of kind "verified"."""
+        ...
+
+    async def last_look(
+        self, workspace: WorkspaceName, *, session_id: str, fence: int, seq: int, hash: bytes, home: str
+    ) -> LastLook:
+        """Compare the home as it lies with the checkpoint, and the log with (seq, hash); seal a proof of kind "same"."""
+        ...
+
+    async def new_home(
+        self,
+        workspace: WorkspaceName,
+        *,
+        fence: int,
+        seq: int | None,
+        owner: tuple[int, int] | None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> RestoreReport:
+        """Make the home of (workspace, fence): restored from `seq`, or empty with the skeleton when seq is None.
+
+        A home of this fence that is there already is returned as it is, never overwritten.
+        """
+        ...
+
+    async def history(self, workspace: WorkspaceName) -> list[CheckpointInfo]: ...
+
+    async def folder(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> list[FolderEntry]: ...
+
+    def read(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> AsyncIterator[bytes]:
+        """Stream one file's bytes."""
+        ...
+
+    def archive(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> AsyncIterator[bytes]:
+        """Stream a folder as a zip."""
+        ...
+
+    async def restore_to(self, workspace: WorkspaceName, *, seq: int, into: str) -> RestoreReport:
+        """Restore into a new folder beside everything (drills, the CLI)."""
+        ...
+
+    async def upload(self, workspace: WorkspaceName, *, home: str, name: str, source: str, owner: tuple[int, int] | None) -> str:
+        """Move an uploaded temporary file into the home's Uploads folder safely; returns the path in the home."""
+        ...
+
+    async def put_receipt(self, workspace: WorkspaceName, *, session_id: str, body: bytes) -> bytes:
+        """Write the receipt create-only and read it back; a repeat with the same body is success. Returns its hash."""
+        ...
+
+    async def receipt(self, workspace: WorkspaceName, *, session_id: str) -> bytes | None: ...
+
+    async def verify(self, workspace: WorkspaceName, *, level: str) -> list[str]:
+        """Check the repository (structure, sample or full); returns the faults found, none = good."""
+        ...
+
+    async def status(self, *, probe: bool = False) -> StoreStatus: ...
+
+    async def workspaces(self) -> list[WorkspaceName]:
+        """List the workspaces found in the object store alone ("this machine burned")."""
+        ...

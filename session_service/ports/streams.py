@@ -1,0 +1,94 @@
+"""Between control and gateway, both ways, as plain data: a gateway is told which desktop a ticket leads to, and reports.
+
+Control alone owns sessions; a gateway owns sockets and bytes. In one process today, callable over a socket tomorrow: nothing here
+carries a socket, a callback into the other's memory, or a live capability that is listed anywhere.
+"""
+
+from typing import Protocol
+
+import msgspec
+
+
+class LinkOffer(msgspec.Struct, frozen=True, kw_only=True):
+    """A socket that wants a desktop. `mode` stands in the ticket, not here."""
+
+    link_id: str
+    ticket: str
+    subprotocol: str
+    """"binary" today; "continuity.v1" has resume as well."""
+    address: str
+    user_agent: str = ""
+    in_path: bool = False
+    """True when the ticket came in the path (stock clients); allowed by policy only."""
+
+
+class Attachment(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a link leads, once the commit is durable."""
+
+    session_id: str
+    generation: int
+    mode: str
+    socket: str
+    uid: int | None
+    """The desktop's uid: socket owner and peer must be it. None = our own uid."""
+    hold_s: float
+    device_label: str
+    gap_s: float | None = None
+    """Seconds since the loss that this attachment ended, for "You are back after ..."."""
+
+
+class LinkRefusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Why not, with the way forward: code, why, next of gateway.md section 9.5."""
+
+    code: int
+    why: str
+    next: str
+    retry_ms: int | None = None
+    by: str = ""
+    saved_as_of_ms: int | None = None
+    outcome: str = ""
+
+
+class LinkEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """The canonical report of an ended link."""
+
+    session_id: str
+    link_id: str
+    cause: str
+    """A LossCause value; `taken_over` is reported too and changes nothing."""
+    bytes_down: int = 0
+    bytes_up: int = 0
+    seconds: float = 0.0
+    close_code: int | None = None
+
+
+class Attachments(Protocol):
+    """What a gateway asks control."""
+
+    async def attach(self, offer: LinkOffer) -> Attachment | LinkRefusal:
+        """Use the ticket up and attach; the answer comes after the commit. An older control link is closed by `Streams.close_link`."""
+        ...
+
+    async def wait_starting(self, offer: LinkOffer) -> str:
+        """Return the current progress word of a starting session ("starting", "restoring 40 %"), or "" when it is ready."""
+        ...
+
+    def ended(self, end: LinkEnd) -> None:
+        """A link ended. Never blocks; an old link's end changes nothing."""
+        ...
+
+    def leg_lost(self, session_id: str, link_id: str) -> None:
+        """The desktop's side of a link broke while the link lived."""
+        ...
+
+
+class Streams(Protocol):
+    """What control asks a gateway."""
+
+    def close_link(self, session_id: str, link_id: str, *, code: int, why: str, by: str = "") -> None:
+        """End one link with a code: read no more at once, close frame, reset after a second. Unknown is done."""
+        ...
+
+    def links(self, session_id: str) -> tuple[str, ...]:
+        """Return the ids of the links that are open now."""
+        ...
