@@ -131,6 +131,10 @@ class EndProof(msgspec.Struct, frozen=True, kw_only=True):
 class DesktopProvider(Protocol):
     """All calls raise PartUnavailable when the host is away; none may be given up for it: repeat."""
 
+    async def owner(self, *, workspace_id: str, fence: int) -> tuple[int, int] | None:
+        """Return the uid and gid that the desktop of (workspace, fence) has or will have; None = our own user."""
+        ...
+
     async def launch(self, spec: DesktopSpec) -> LaunchResult:
         """Start the desktop, or find the one of this session and fence.
 
