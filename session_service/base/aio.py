@@ -1,7 +1,10 @@
-"""The only place that starts a task outside of a TaskGroup, and the few habits around tasks that asyncio lacks.
+"""The only place that starts a task outside of a TaskGroup, and the few habits around tasks that asyncio
+lacks.
 
-Not a framework: a protocol callback (which cannot await) and a server's per-connection work need a task whose failure is
-seen. `Tasks` keeps each one, names it, and hands an unexpected end to one reporter. Fire-and-forget is not possible.
+Not a framework: a protocol callback (which cannot await) and a server's per-connection work need a task
+whose failure is
+seen. `Tasks` keeps each one, names it, and hands an unexpected end to one reporter. Fire-and-forget is
+not possible.
 """
 
 import asyncio

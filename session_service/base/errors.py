@@ -1,6 +1,7 @@
 """The errors of the service: facts with a stable code, not sentences.
 
-Each class has `code` (stable: API, metrics, tests), `retryable` and `status` (what HTTP answers); `facts` are plain data that
+Each class has `code` (stable: API, metrics, tests), `retryable` and `status` (what HTTP answers); `facts`
+are plain data that
 may be shown to the caller, `action` says what to do next. Broken invariants are assertions and are not here.
 """
 
@@ -49,7 +50,12 @@ class WrongPassword(SessionError):
 class TooManyAttempts(SessionError):
     """Too many attempts; there is a pause before the next one counts."""
 
-    code, retryable, status, action = "too_many_attempts", True, 429, "Wait the time that is named, then try again."
+    code, retryable, status, action = (
+        "too_many_attempts",
+        True,
+        429,
+        "Wait the time that is named, then try again.",
+    )
 
 
 class BadInput(SessionError):
@@ -87,7 +93,11 @@ class StorageUnavailable(SessionError):
 class StorageRefused(SessionError):
     """The object store refuses us for good: wrong credentials, no bucket, or broken semantics."""
 
-    code, status, action = "storage_refused", 503, "Run `session-service doctor`; it names the setting to correct."
+    code, status, action = (
+        "storage_refused",
+        503,
+        "Run `session-service doctor`; it names the setting to correct.",
+    )
 
 
 class FenceMoved(SessionError):
@@ -111,7 +121,11 @@ class OlderOnly(SessionError):
 class DesktopStartFailed(SessionError):
     """The desktop did not become ready; its last words are kept."""
 
-    code, status, action = "desktop_start_failed", 503, "Read the last words; `session-service doctor` checks the parts."
+    code, status, action = (
+        "desktop_start_failed",
+        503,
+        "Read the last words; `session-service doctor` checks the parts.",
+    )
 
 
 class SandboxImpossible(SessionError):
@@ -136,7 +150,12 @@ class ProofRequired(SessionError):
 class FreezeFailed(SessionError):
     """A process of the desktop could not be frozen; the close waits."""
 
-    code, retryable, status, action = "freeze_failed", True, 503, "See the alarm for the process; it is tried again."
+    code, retryable, status, action = (
+        "freeze_failed",
+        True,
+        503,
+        "See the alarm for the process; it is tried again.",
+    )
 
 
 class NoRoom(SessionError):
@@ -161,7 +180,11 @@ class HoldExpired(SessionError):
 class AuditBroken(SessionError):
     """The audit chain does not verify: a record was changed or removed."""
 
-    code, status, action = "audit_broken", 500, "Keep the file, restore the last good backup beside it, and compare."
+    code, status, action = (
+        "audit_broken",
+        500,
+        "Keep the file, restore the last good backup beside it, and compare.",
+    )
 
 
 class PartUnavailable(SessionError):

@@ -1,6 +1,7 @@
 """Identifiers: text ULIDs, made from a time and random bytes that are given, so that a test can repeat them.
 
-Not a source of randomness or time: callers pass both. An id is never used again; authority is keyed by ids, never by
+Not a source of randomness or time: callers pass both. An id is never used again; authority is keyed by
+ids, never by
 names (lifecycle.md section 1). The storage layer takes the same 128 bits as hex.
 """
 
@@ -31,7 +32,9 @@ def new_ulid(now_ms: int, fresh: bytes) -> str:
 
 
 def is_ulid(text: str) -> bool:
-    """Say whether a text from outside has the exact form of an id; anything else is not found, never parsed."""
+    """Say whether a text from outside has the exact form of an id; anything else is not found, never
+    parsed.
+    """
     return len(text) == ULID_LENGTH and text[0] <= "7" and all(letter in _VALUES for letter in text)
 
 
@@ -47,5 +50,6 @@ def ulid_to_hex(text: str) -> str:
 def hex_to_ulid(text: str) -> str:
     """Return the id whose 128 bits are these 32 hex digits; the inverse of `ulid_to_hex`."""
     number = int(text, 16)
-    assert len(text) == 32 and number < 1 << 128, text
+    assert len(text) == 32, text
+    assert number < 1 << 128, text
     return "".join(ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))

@@ -1,6 +1,8 @@
-"""Where everything of one machine lies, under one state folder; which part may read what is set when it is made.
+"""Where everything of one machine lies, under one state folder; which part may read what is set when it
+is made.
 
-Not configuration: only the root is a setting (/var/lib/session-service for root, ~/.local/share/session-service for a user).
+Not configuration: only the root is a setting (/var/lib/session-service for root,
+~/.local/share/session-service for a user).
 """
 
 from dataclasses import dataclass
@@ -11,7 +13,9 @@ from session_service.base.ids import ulid_to_hex
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Paths below the state folder. As root: mode 0711, and each folder below belongs to the part that is named."""
+    """Paths below the state folder. As root: mode 0711, and each folder below belongs to the part that is
+    named.
+    """
 
     root: Path
 

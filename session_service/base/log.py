@@ -1,7 +1,9 @@
 """Structured events from a closed list: console for people, JSON for machines.
 
-Not prose: an event is `noun.past_participle` with fields. One canonical line ends each link, checkpoint and session. Never screen
-content, keys, tokens or file contents. A new event is added here first; a test of the architecture compares the calls.
+Not prose: an event is `noun.past_participle` with fields. One canonical line ends each link, checkpoint
+and session. Never screen
+content, keys, tokens or file contents. A new event is added here first; a test of the architecture
+compares the calls.
 """
 
 import logging
@@ -10,36 +12,102 @@ from typing import Any, Final
 
 import structlog
 
-EVENTS: Final = frozenset({
-    # parts and their life
-    "service.started", "service.ready", "service.stopping", "service.stopped", "part.started", "part.ended",
-    "part.refused", "loop.stalled", "task.failed", "configuration.refused",
-    # sessions
-    "session.started", "session.activated", "session.held", "session.resumed", "session.taken_over", "session.closing",
-    "session.step_done", "session.step_failed", "session.closed", "session.adopted", "session.hold_changed",
-    "session.reused", "session.settled", "session.explained",
-    # desktops and host
-    "desktop.launched", "desktop.adopted", "desktop.frozen", "desktop.thawed", "desktop.asked", "desktop.ended",
-    "desktop.wiped", "desktop.died", "desktop.failed", "desktop.refused", "desktop.discarded", "network.limited",
-    # links
-    "link.opened", "link.ended", "link.refused", "keys.released", "ticket.issued", "ticket.refused",
-    # checkpoints and store
-    "checkpoint.verified", "checkpoint.failed", "checkpoint.incomplete", "checkpoint.skipped", "restore.done",
-    "restore.failed", "store.probed", "store.refused", "store.failed", "store.recovered", "workspace.taken_over",
-    "receipt.written", "key.created", "key.used",
-    # registry
-    "registry.opened", "registry.migrated", "registry.failed", "registry.recovered", "registry.backed_up",
-    "node.beat", "node.returned", "reconcile.done", "reconcile.failed",
-    # people
-    "user.signed_in", "user.refused", "user.created", "user.changed", "user.signed_out", "setup.offered", "setup.done",
-    "request.done", "request.failed",
-    # alarms
-    "alarm.raised", "alarm.cleared", "alarm.sent", "alarm.unsent",
-})
+EVENTS: Final = frozenset(
+    {
+        # parts and their life
+        "service.started",
+        "service.ready",
+        "service.stopping",
+        "service.stopped",
+        "part.started",
+        "part.ended",
+        "part.refused",
+        "loop.stalled",
+        "task.failed",
+        "configuration.refused",
+        # sessions
+        "session.started",
+        "session.activated",
+        "session.held",
+        "session.resumed",
+        "session.taken_over",
+        "session.closing",
+        "session.step_done",
+        "session.step_failed",
+        "session.closed",
+        "session.adopted",
+        "session.hold_changed",
+        "session.reused",
+        "session.settled",
+        "session.explained",
+        # desktops and host
+        "desktop.launched",
+        "desktop.adopted",
+        "desktop.frozen",
+        "desktop.thawed",
+        "desktop.asked",
+        "desktop.ended",
+        "desktop.wiped",
+        "desktop.died",
+        "desktop.failed",
+        "desktop.refused",
+        "desktop.discarded",
+        "network.limited",
+        # links
+        "link.opened",
+        "link.ended",
+        "link.refused",
+        "keys.released",
+        "ticket.issued",
+        "ticket.refused",
+        # checkpoints and store
+        "checkpoint.verified",
+        "checkpoint.failed",
+        "checkpoint.incomplete",
+        "checkpoint.skipped",
+        "restore.done",
+        "restore.failed",
+        "store.probed",
+        "store.refused",
+        "store.failed",
+        "store.recovered",
+        "workspace.taken_over",
+        "receipt.written",
+        "key.created",
+        "key.used",
+        # registry
+        "registry.opened",
+        "registry.migrated",
+        "registry.failed",
+        "registry.recovered",
+        "registry.backed_up",
+        "node.beat",
+        "node.returned",
+        "reconcile.done",
+        "reconcile.failed",
+        # people
+        "user.signed_in",
+        "user.refused",
+        "user.created",
+        "user.changed",
+        "user.signed_out",
+        "setup.offered",
+        "setup.done",
+        "request.done",
+        "request.failed",
+        # alarms
+        "alarm.raised",
+        "alarm.cleared",
+        "alarm.sent",
+        "alarm.unsent",
+    }
+)
 
 
 def configure(*, json: bool, level: str = "info", part: str = "service") -> None:
-    """Set up structlog once per process; `part` is bound to every event. Levels: debug, info, warning, error."""
+    """Set up structlog once per process; `part` is bound to every event. Levels: debug, info, warning,
+    error.
+    """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

@@ -1,9 +1,13 @@
 """Calls between the parts of one machine: length-prefixed msgpack over a private unix socket.
 
-Not for anything that crosses a machine. The three parts (service, host, worker) are processes of different rights, so what
-travels is plain data (msgspec structs) and is checked by type on arrival; who speaks is checked by the socket's peer
-credentials. A call may stream events (progress) before its answer. If the caller is cancelled the callee's task is
-cancelled too; if the callee dies the caller gets `PartUnavailable`, which is retryable, since every call may be repeated.
+Not for anything that crosses a machine. The three parts (service, host, worker) are processes of
+different rights, so what
+travels is plain data (msgspec structs) and is checked by type on arrival; who speaks is checked by the
+socket's peer
+credentials. A call may stream events (progress) before its answer. If the caller is cancelled the
+callee's task is
+cancelled too; if the callee dies the caller gets `PartUnavailable`, which is retryable, since every call
+may be repeated.
 Wire: u32 little-endian length, then a msgpack `_Frame`. Why not HTTP or multiprocessing: docs/design/0004.
 """
 
@@ -103,7 +107,9 @@ class Server:
         self._path = path
         self._handlers = handlers
         self._peer_uids = peer_uids
-        self._tasks = aio.Tasks(lambda name, error: log.get_logger().error("task.failed", task=name, error=repr(error)))
+        self._tasks = aio.Tasks(
+            lambda name, error: log.get_logger().error("task.failed", task=name, error=repr(error))
+        )
         self._server: asyncio.Server | None = None
 
     async def start(self, *, mode: int = 0o600, gid: int | None = None) -> None:
@@ -138,7 +144,9 @@ class Server:
                 if frame.kind == "cancel":
                     if (task := calls.get(frame.call)) is not None:
                         task.cancel()
-                elif frame.kind == "call" and frame.call not in calls and len(calls) < CALLS_PER_CONNECTION_MAX:
+                elif (
+                    frame.kind == "call" and frame.call not in calls and len(calls) < CALLS_PER_CONNECTION_MAX
+                ):
                     task = self._tasks.spawn(self._answer(frame, writer, uid), name=f"rpc-{frame.method}")
                     calls[frame.call] = task
                     task.add_done_callback(_forget(calls, frame.call))
@@ -163,7 +171,7 @@ class Server:
             answer = _Frame("done", frame.call, body=_raw(await handler(Call(frame.body, emit, uid))))
         except errors.SessionError as exc:
             answer = _Frame("error", frame.call, body=_raw(_Failure(exc.code, exc.detail, dict(exc.facts))))
-        except Exception as exc:  # a task's edge: the caller must hear of every failure
+        except Exception as exc:  # noqa: BLE001 - a task's edge: the caller must hear of every failure
             log.get_logger().error("request.failed", method=frame.method, error=repr(exc), exc_info=True)
             answer = _Frame("error", frame.call, body=_raw(_Failure("part_refused", repr(exc), {})))
         with contextlib.suppress(ConnectionError):
@@ -181,7 +189,9 @@ class Client:
         self._writer: asyncio.StreamWriter | None = None
         self._waiting: dict[int, asyncio.Queue[_Frame | None]] = {}
         self._next = 0
-        self._tasks = aio.Tasks(lambda name, error: log.get_logger().error("task.failed", task=name, error=repr(error)))
+        self._tasks = aio.Tasks(
+            lambda name, error: log.get_logger().error("task.failed", task=name, error=repr(error))
+        )
 
     async def call(
         self,

@@ -1,7 +1,9 @@
 """What is written to the registry, as data: one `Unit` is all or nothing, by compare-and-set.
 
-Not SQL and not a session's rules: `core/lifecycle.py` makes units, a registry adapter carries them out. Units that arrive within
-20 ms share a transaction; each keeps its own fate (lifecycle.md section 11). A unit may be sent twice: its guards decide.
+Not SQL and not a session's rules: `core/lifecycle.py` makes units, a registry adapter carries them out.
+Units that arrive within
+20 ms share a transaction; each keeps its own fate (lifecycle.md section 11). A unit may be sent twice:
+its guards decide.
 """
 
 from dataclasses import dataclass, field
@@ -39,7 +41,9 @@ class Rank(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CounterReached:
-    """Guard of an expiry: the written counter of the node is at or past `at_ms`, looked at inside the transaction."""
+    """Guard of an expiry: the written counter of the node is at or past `at_ms`, looked at inside the
+    transaction.
+    """
 
     node_id: NodeId
     at_ms: int
@@ -75,7 +79,9 @@ Guard = CounterReached | SessionIs | LeaseIs | EpochIs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutSession:
-    """Insert (`expected` None) or replace the session at generation `expected`; the new one has the next generation."""
+    """Insert (`expected` None) or replace the session at generation `expected`; the new one has the next
+    generation.
+    """
 
     session: Session
     expected: int | None
@@ -224,7 +230,9 @@ class AddIdempotency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutSetting:
-    """Keep one named value (setup done, default policy, alarms acknowledged); `expected` is the value replaced or None."""
+    """Keep one named value (setup done, default policy, alarms acknowledged); `expected` is the value
+    replaced or None.
+    """
 
     name: str
     value: bytes
@@ -232,15 +240,34 @@ class PutSetting:
 
 
 Write = (
-    PutSession | PutLease | PutWorkspace | PutUser | PutDesktop | ForgetDesktop | AddEffect | EffectDone | EffectFailed
-    | Tick | PutNode | PutMark | AddTicket | UseTicket | PutSignIn | ForgetSignIns | PutApiToken | AddReceipt
-    | AddIdempotency | PutSetting
+    PutSession
+    | PutLease
+    | PutWorkspace
+    | PutUser
+    | PutDesktop
+    | ForgetDesktop
+    | AddEffect
+    | EffectDone
+    | EffectFailed
+    | Tick
+    | PutNode
+    | PutMark
+    | AddTicket
+    | UseTicket
+    | PutSignIn
+    | ForgetSignIns
+    | PutApiToken
+    | AddReceipt
+    | AddIdempotency
+    | PutSetting
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """One transaction: guards, then writes in order, then audit records. Any refusal undoes the whole unit."""
+    """One transaction: guards, then writes in order, then audit records. Any refusal undoes the whole
+    unit.
+    """
 
     rank: Rank = Rank.OTHER
     guards: tuple[Guard, ...] = ()

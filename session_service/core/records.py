@@ -1,7 +1,9 @@
 """The durable records: what the registry keeps, field by field, and the closed lists of their values.
 
-Not behaviour: the table that changes them is `core/lifecycle.py`. Writers of each field: lifecycle.md section 1 and docs/lifecycle.md.
-Units: `_ms` and `_s` as named, ticks are readings of the node's availability counter in milliseconds, UTC milliseconds only for display.
+Not behaviour: the table that changes them is `core/lifecycle.py`. Writers of each field: lifecycle.md
+section 1 and docs/lifecycle.md.
+Units: `_ms` and `_s` as named, ticks are readings of the node's availability counter in milliseconds, UTC
+milliseconds only for display.
 """
 
 from dataclasses import dataclass
@@ -114,7 +116,9 @@ class LogPosition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
-    """A running hold: due when the counter of `clock` reaches `base_ms + left_ms`. Counted in ticks, never a datetime."""
+    """A running hold: due when the counter of `clock` reaches `base_ms + left_ms`. Counted in ticks,
+    never a datetime.
+    """
 
     clock: NodeId
     base_ms: int
@@ -208,7 +212,9 @@ class Desktop:
     fence: int
     node_id: NodeId
     session_id: SessionId
-    """The session the desktop was launched for; a returned desktop serves a later session under the same fence."""
+    """The session the desktop was launched for; a returned desktop serves a later session under the same
+    fence.
+    """
     handle: bytes
     """The provider's handle, JSON."""
     home: str
@@ -229,7 +235,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryMark:
-    """One row about the registry itself; a new epoch stops everything destructive until each owner settled."""
+    """One row about the registry itself; a new epoch stops everything destructive until each owner
+    settled.
+    """
 
     epoch: int
     system_id: str
@@ -330,7 +338,9 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRecord:
-    """One link of the audit chain: hash = BLAKE3-256 over the previous hash and the entry's canonical msgpack."""
+    """One link of the audit chain: hash = BLAKE3-256 over the previous hash and the entry's canonical
+    msgpack.
+    """
 
     seq: int
     entry: AuditEntry

@@ -1,4 +1,5 @@
-"""What is shown of a session: the record joined with what is only known now. Plain data for API, pages and CLI.
+"""What is shown of a session: the record joined with what is only known now. Plain data for API, pages
+and CLI.
 
 Not stored. Times are UTC milliseconds, made for display from counters when asked; nothing decides by them.
 """

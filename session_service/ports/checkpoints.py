@@ -1,7 +1,9 @@
 """The contract of saving and restoring homes: what control asks of the storage workers.
 
-Not the format (storage/FORMAT.md) and not the lifecycle. The adapter in `checkpoints/` gives each call to a worker process, one home
-at a time each; every call is cancellable and may be repeated. Structs are msgspec because they travel between processes.
+Not the format (storage/FORMAT.md) and not the lifecycle. The adapter in `checkpoints/` gives each call to
+a worker process, one home
+at a time each; every call is cancellable and may be repeated. Structs are msgspec because they travel
+between processes.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -51,7 +53,9 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogHead(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a workspace's log stands. `newest` is the newest complete checkpoint, None only for a log without any."""
+    """Where a workspace's log stands. `newest` is the newest complete checkpoint, None only for a log
+    without any.
+    """
 
     fence: int
     seq: int
@@ -60,7 +64,9 @@ class LogHead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckpointResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A checkpoint that is committed and verified (read back). `unchanged`: nothing new, `info` is the newest with a new scan_ms."""
+    """A checkpoint that is committed and verified (read back). `unchanged`: nothing new, `info` is the
+    newest with a new scan_ms.
+    """
 
     info: CheckpointInfo
     unchanged: bool
@@ -79,7 +85,9 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PendingLook(msgspec.Struct, frozen=True, kw_only=True):
-    """Files and bytes changed since the newest checkpoint at the last look; None = unknown, never 0 by default."""
+    """Files and bytes changed since the newest checkpoint at the last look; None = unknown, never 0 by
+    default.
+    """
 
     files: int | None
     bytes: int | None
@@ -98,7 +106,9 @@ class RestoreReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LastLook(msgspec.Struct, frozen=True, kw_only=True):
-    """What one more look at home and log found. `proof` is there only when both still agree with the checkpoint."""
+    """What one more look at home and log found. `proof` is there only when both still agree with the
+    checkpoint.
+    """
 
     same: bool
     proof: EndProof | None
@@ -145,32 +155,52 @@ class SavePlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Checkpoints(Protocol):
-    """Store away: StorageUnavailable (retryable). Wrong for good: StorageRefused. Another owner: FenceMoved."""
+    """Store away: StorageUnavailable (retryable). Wrong for good: StorageRefused. Another owner:
+    FenceMoved.
+    """
 
     async def take_over(
-        self, workspace: WorkspaceName, *, fence_at_least: int, node_id: str, session_id: str, registry_epoch: int
+        self,
+        workspace: WorkspaceName,
+        *,
+        fence_at_least: int,
+        node_id: str,
+        session_id: str,
+        registry_epoch: int,
     ) -> LogHead:
-        """Write entry E with fence = max(fence_at_least, highest in the log + 1 unless it is ours) and read the newest after it stands."""
+        """Write entry E with fence = max(fence_at_least, highest in the log + 1 unless it is ours) and
+        read the newest after it stands.
+        """
         ...
 
     async def head(self, workspace: WorkspaceName) -> LogHead | None:
         """Return the log's end; None only when the log cleanly does not exist."""
         ...
 
-    async def save(self, plan: SavePlan, *, progress: Callable[[Progress], None] | None = None) -> CheckpointResult:
-        """Take, commit and verify one checkpoint. Incomplete ones are committed too and say so: look at `info.complete`."""
+    async def save(
+        self, plan: SavePlan, *, progress: Callable[[Progress], None] | None = None
+    ) -> CheckpointResult:
+        """Take, commit and verify one checkpoint. Incomplete ones are committed too and say so: look at
+        `info.complete`.
+        """
         ...
 
     async def pending(self, workspace: WorkspaceName, *, home: str) -> PendingLook: ...
 
-    async def prove(self, workspace: WorkspaceName, *, session_id: str, fence: int, seq: int, hash: bytes, home: str) -> EndProof:
-        """Check that the log still holds this checkpoint, verified, and seal an EndProof of kind "verified"."""
+    async def prove(
+        self, workspace: WorkspaceName, *, session_id: str, fence: int, seq: int, hash: bytes, home: str
+    ) -> EndProof:
+        """Check that the log still holds this checkpoint, verified, and seal an EndProof of kind
+        "verified".
+        """
         ...
 
     async def last_look(
         self, workspace: WorkspaceName, *, session_id: str, fence: int, seq: int, hash: bytes, home: str
     ) -> LastLook:
-        """Compare the home as it lies with the checkpoint, and the log with (seq, hash); seal a proof of kind "same"."""
+        """Compare the home as it lies with the checkpoint, and the log with (seq, hash); seal a proof of
+        kind "same".
+        """
         ...
 
     async def new_home(
@@ -182,7 +212,8 @@ class Checkpoints(Protocol):
         owner: tuple[int, int] | None,
         progress: Callable[[Progress], None] | None = None,
     ) -> RestoreReport:
-        """Make the home of (workspace, fence): restored from `seq`, or empty with the skeleton when seq is None.
+        """Make the home of (workspace, fence): restored from `seq`, or empty with the skeleton when seq
+        is None.
 
         A home of this fence that is there already is returned as it is, never overwritten.
         """
@@ -204,12 +235,18 @@ class Checkpoints(Protocol):
         """Restore into a new folder beside everything (drills, the CLI)."""
         ...
 
-    async def upload(self, workspace: WorkspaceName, *, home: str, name: str, source: str, owner: tuple[int, int] | None) -> str:
-        """Move an uploaded temporary file into the home's Uploads folder safely; returns the path in the home."""
+    async def upload(
+        self, workspace: WorkspaceName, *, home: str, name: str, source: str, owner: tuple[int, int] | None
+    ) -> str:
+        """Move an uploaded temporary file into the home's Uploads folder safely; returns the path in the
+        home.
+        """
         ...
 
     async def put_receipt(self, workspace: WorkspaceName, *, session_id: str, body: bytes) -> bytes:
-        """Write the receipt create-only and read it back; a repeat with the same body is success. Returns its hash."""
+        """Write the receipt create-only and read it back; a repeat with the same body is success. Returns
+        its hash.
+        """
         ...
 
     async def receipt(self, workspace: WorkspaceName, *, session_id: str) -> bytes | None: ...

@@ -1,10 +1,14 @@
-"""Time and randomness as control sees them: given from outside, so that a test can hold for 30 minutes in a millisecond."""
+"""Time and randomness as control sees them: given from outside, so that a test can hold for 30 minutes in
+a millisecond.
+"""
 
 from typing import Protocol
 
 
 class Clock(Protocol):
-    """Three readings of time, all in milliseconds. Only `wall_ms` may be shown; only the other two may be counted."""
+    """Three readings of time, all in milliseconds. Only `wall_ms` may be shown; only the other two may be
+    counted.
+    """
 
     def wall_ms(self) -> int:
         """UTC wall time, for display and for ids. May step in any direction."""

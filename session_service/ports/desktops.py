@@ -1,7 +1,9 @@
 """The contract of whatever runs desktops: launch, find again, freeze, ask, end.
 
-Not scheduling and not the lifecycle. The local provider speaks to the privileged host process; containers and Kubernetes follow
-behind the same suite (`tests/contract/test_desktops.py`). Every call may be repeated; "already so" is success.
+Not scheduling and not the lifecycle. The local provider speaks to the privileged host process; containers
+and Kubernetes follow
+behind the same suite (`tests/contract/test_desktops.py`). Every call may be repeated; "already so" is
+success.
 Structs are msgspec because they travel between processes as they are.
 """
 
@@ -13,7 +15,9 @@ import msgspec
 
 
 class DesktopSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What to launch. `home` must exist (restored by the worker); `owner` is its uid and gid, None = our own user."""
+    """What to launch. `home` must exist (restored by the worker); `owner` is its uid and gid, None = our
+    own user.
+    """
 
     session_id: str
     workspace_id: str
@@ -32,11 +36,15 @@ class DesktopSpec(msgspec.Struct, frozen=True, kw_only=True):
     cpus_max: float = 2.0
     processes_max: int = 2000
     network: str = "isolated"
-    """isolated (own namespace, outside reachable, host and private ranges not), none, or host (explicit choice)."""
+    """isolated (own namespace, outside reachable, host and private ranges not), none, or host (explicit
+    choice).
+    """
 
 
 class Handle(msgspec.Struct, frozen=True, kw_only=True):
-    """How a desktop is found again after a restart. Plain JSON in the registry; every number is checked before use."""
+    """How a desktop is found again after a restart. Plain JSON in the registry; every number is checked
+    before use.
+    """
 
     provider: str
     session_id: str
@@ -87,7 +95,9 @@ class LaunchResult(msgspec.Struct, frozen=True, kw_only=True):
     adopted: bool = False
     """True when a desktop of this session and fence was running already (idempotent launch)."""
     limits: tuple[str, ...] = ()
-    """Limits that could not be set here, by name (memory, cpu, processes, network), shown by doctor and on the page."""
+    """Limits that could not be set here, by name (memory, cpu, processes, network), shown by doctor and
+    on the page.
+    """
 
 
 class FreezeReceipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,10 +120,13 @@ class AskReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EndProof(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a desktop may be ended or its home wiped. Only the storage worker can seal one; the host checks the seal.
+    """Why a desktop may be ended or its home wiped. Only the storage worker can seal one; the host checks
+    the seal.
 
-    kind: "verified" (ending: checkpoint seq/hash of this workspace holds everything, was read back) or "same" (wiping:
-    the home as it lies equals that checkpoint and the log still holds it). seal = keyed BLAKE3 under the key that only
+    kind: "verified" (ending: checkpoint seq/hash of this workspace holds everything, was read back) or
+    "same" (wiping:
+    the home as it lies equals that checkpoint and the log still holds it). seal = keyed BLAKE3 under the
+    key that only
     worker and host have, over the canonical msgpack of the other fields.
     """
 
@@ -132,7 +145,9 @@ class DesktopProvider(Protocol):
     """All calls raise PartUnavailable when the host is away; none may be given up for it: repeat."""
 
     async def owner(self, *, workspace_id: str, fence: int) -> tuple[int, int] | None:
-        """Return the uid and gid that the desktop of (workspace, fence) has or will have; None = our own user."""
+        """Return the uid and gid that the desktop of (workspace, fence) has or will have; None = our own
+        user.
+        """
         ...
 
     async def launch(self, spec: DesktopSpec) -> LaunchResult:
@@ -143,7 +158,9 @@ class DesktopProvider(Protocol):
         ...
 
     async def census(self) -> list[ObservedDesktop]:
-        """Look at the whole machine: state files and processes. The base of adoption and of every "absent"."""
+        """Look at the whole machine: state files and processes. The base of adoption and of every
+        "absent".
+        """
         ...
 
     async def observe(self, handle: Handle) -> ObservedDesktop:
@@ -171,7 +188,9 @@ class DesktopProvider(Protocol):
         ...
 
     async def discard(self, handle: Handle) -> None:
-        """End and remove a desktop that never became active: state file says it never was ready. Refuses others."""
+        """End and remove a desktop that never became active: state file says it never was ready. Refuses
+        others.
+        """
         ...
 
     async def mark(self, handle: Handle, *, provisional_loss_epoch: int | None) -> None:

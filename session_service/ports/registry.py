@@ -1,6 +1,7 @@
 """The truth about sessions: a store that carries out units by compare-and-set and answers questions.
 
-Adapters: SQLite (one writer thread), an in-memory twin for simulation; PostgreSQL follows behind the same contract suite
+Adapters: SQLite (one writer thread), an in-memory twin for simulation; PostgreSQL follows behind the same
+contract suite
 (`tests/contract/test_registry.py`). An adapter knows nothing of the lifecycle.
 """
 
@@ -29,14 +30,18 @@ from session_service.core.records import (
 
 
 class Registry(Protocol):
-    """Every read sees at least what this object's earlier commits wrote. Lists are ordered by id unless said."""
+    """Every read sees at least what this object's earlier commits wrote. Lists are ordered by id unless
+    said.
+    """
 
     async def commit(self, unit: Unit) -> None:
         """Carry out one unit; returns after it is durable. Units of 20 ms share a transaction.
 
         Raises:
-            Conflict: a guard or an expected value did not hold; nothing of this unit was written. `facts` name it.
-            RegistryUnavailable: not durable, or unknown whether it is: read the record, the generation decides.
+            Conflict: a guard or an expected value did not hold; nothing of this unit was written. `facts`
+            name it.
+            RegistryUnavailable: not durable, or unknown whether it is: read the record, the generation
+            decides.
         """
         ...
 
@@ -52,7 +57,9 @@ class Registry(Protocol):
         limit: int = 1000,
         newest_first: bool = False,
     ) -> Sequence[Session]:
-        """Return sessions ordered by id (ids sort by creation), strictly after the id `after` in that order."""
+        """Return sessions ordered by id (ids sort by creation), strictly after the id `after` in that
+        order.
+        """
         ...
 
     async def workspace(self, workspace_id: WorkspaceId) -> Workspace | None: ...
@@ -104,13 +111,20 @@ class Registry(Protocol):
     async def setting(self, name: str) -> bytes | None: ...
 
     async def audit(
-        self, *, after: int = 0, limit: int = 1000, session_id: SessionId | None = None, newest_first: bool = False
+        self,
+        *,
+        after: int = 0,
+        limit: int = 1000,
+        session_id: SessionId | None = None,
+        newest_first: bool = False,
     ) -> Sequence[AuditRecord]:
         """Return audit records by number: after `after` ascending, or before it (0 = the end) descending."""
         ...
 
     async def verify_audit(self) -> int:
-        """Recompute the whole chain; return the number of records. Raises AuditBroken with the first bad number."""
+        """Recompute the whole chain; return the number of records. Raises AuditBroken with the first bad
+        number.
+        """
         ...
 
     async def backup(self, path: str) -> None:

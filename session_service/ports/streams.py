@@ -1,6 +1,8 @@
-"""Between control and gateway, both ways, as plain data: a gateway is told which desktop a ticket leads to, and reports.
+"""Between control and gateway, both ways, as plain data: a gateway is told which desktop a ticket leads
+to, and reports.
 
-Control alone owns sessions; a gateway owns sockets and bytes. In one process today, callable over a socket tomorrow: nothing here
+Control alone owns sessions; a gateway owns sockets and bytes. In one process today, callable over a
+socket tomorrow: nothing here
 carries a socket, a callback into the other's memory, or a live capability that is listed anywhere.
 """
 
@@ -66,11 +68,15 @@ class Attachments(Protocol):
     """What a gateway asks control."""
 
     async def attach(self, offer: LinkOffer) -> Attachment | LinkRefusal:
-        """Use the ticket up and attach; the answer comes after the commit. An older control link is closed by `Streams.close_link`."""
+        """Use the ticket up and attach; the answer comes after the commit. An older control link is
+        closed by `Streams.close_link`.
+        """
         ...
 
     async def wait_starting(self, offer: LinkOffer) -> str:
-        """Return the current progress word of a starting session ("starting", "restoring 40 %"), or "" when it is ready."""
+        """Return the current progress word of a starting session ("starting", "restoring 40 %"), or ""
+        when it is ready.
+        """
         ...
 
     def ended(self, end: LinkEnd) -> None:
@@ -86,7 +92,9 @@ class Streams(Protocol):
     """What control asks a gateway."""
 
     def close_link(self, session_id: str, link_id: str, *, code: int, why: str, by: str = "") -> None:
-        """End one link with a code: read no more at once, close frame, reset after a second. Unknown is done."""
+        """End one link with a code: read no more at once, close frame, reset after a second. Unknown is
+        done.
+        """
         ...
 
     def links(self, session_id: str) -> tuple[str, ...]:
