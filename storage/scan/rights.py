@@ -1,0 +1,83 @@
+"""Open what its owner has locked: files and folders whose mode forbids even the owner to read.
+
+A plain user who owns a file with mode 000 may change the mode; root need not. The mode is changed through a
+descriptor, never by path, so a name swapped under us cannot make us change another file. For files it is put
+back at once (an open descriptor stays readable), for folders by the caller at the end, because each look-up
+in a folder asks for permission again. Only our own files are touched. This moves ctime and nothing else.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+
+READ_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+READ_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_FOLDER_BITS = stat.S_IRUSR | stat.S_IXUSR
+
+
+def open_file(name: bytes, folder_fd: int, *, repair: bool) -> int:
+    """Open for reading, following nothing and waiting for nothing. What it is, the caller must look up."""
+    try:
+        return _open_quietly(name, READ_FILE, folder_fd)
+    except PermissionError:
+        if not repair:
+            raise
+    fd, mode = _open_locked(name, folder_fd, stat.S_ISREG, stat.S_IRUSR, READ_FILE)
+    try:
+        os.fchmod(fd, mode)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def open_folder(name: bytes, folder_fd: int, *, repair: bool) -> tuple[int, int | None]:
+    """Open a folder; the second value is the mode to put back when done with it, or None."""
+    try:
+        fd = _open_quietly(name, READ_FOLDER, folder_fd)
+    except PermissionError:
+        if not repair:
+            raise
+        return _open_locked(name, folder_fd, stat.S_ISDIR, _FOLDER_BITS, READ_FOLDER)
+    found = os.fstat(fd)
+    mode = stat.S_IMODE(found.st_mode)
+    user = os.geteuid()
+    if not repair or user == 0 or found.st_uid != user or mode & _FOLDER_BITS == _FOLDER_BITS:
+        return fd, None
+    try:
+        os.fchmod(fd, mode | _FOLDER_BITS)  # readable but not searchable: names without facts
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, mode
+
+
+def _open_quietly(name: bytes, flags: int, folder_fd: int) -> int:
+    """Open without moving atime, where the kernel lets us (owner or root)."""
+    try:
+        return os.open(name, flags | os.O_NOATIME, dir_fd=folder_fd)
+    except PermissionError:
+        return os.open(name, flags, dir_fd=folder_fd)
+
+
+def _open_locked(
+    name: bytes, folder_fd: int, is_kind: Callable[[int], bool], bits: int, flags: int
+) -> tuple[int, int]:
+    handle = os.open(name, HANDLE, dir_fd=folder_fd)
+    try:
+        found = os.fstat(handle)
+        if not is_kind(found.st_mode) or found.st_uid != os.geteuid():
+            raise PermissionError(errno.EACCES, "not ours to unlock")
+        mode = stat.S_IMODE(found.st_mode)
+        path = f"/proc/self/fd/{handle}"
+        os.chmod(path, mode | bits)
+        try:
+            return os.open(path, flags & ~os.O_NOFOLLOW | os.O_NOATIME), mode
+        except BaseException:
+            os.chmod(path, mode)
+            raise
+    finally:
+        os.close(handle)
