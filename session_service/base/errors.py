@@ -187,6 +187,67 @@ class AuditBroken(SessionError):
     )
 
 
+class NoSuchMethod(SessionError):
+    """This address does not take this method."""
+
+    code, status, action = "method_not_allowed", 405, "Use one of the methods that `Allow` names."
+
+
+class TooLarge(SessionError):
+    """What was sent is larger than the limit."""
+
+    code, status, action = "too_large", 413, "Send less; the limit is named in the facts."
+
+
+class UnsupportedMedia(SessionError):
+    """The body is of a type that this address does not take."""
+
+    code, status, action = "unsupported_media_type", 415, "Send it as the type that the documentation names."
+
+
+class GenerationMoved(SessionError):
+    """The record is not at the generation that If-Match named; nothing was changed."""
+
+    code, status, action = "generation_moved", 412, "Read the record again and decide anew."
+
+
+class IdempotencyMismatch(SessionError):
+    """This Idempotency-Key was used for another request; nothing was done."""
+
+    code, status, action = "idempotency_mismatch", 409, "Use a fresh key for each new request."
+
+
+class OriginRefused(SessionError):
+    """The request does not come from a page of this service."""
+
+    code, status = "origin_refused", 403
+    action = "Open the service at its own address; programs use a token instead of a cookie."
+
+
+class WrongSetupCode(SessionError):
+    """The setup code is not right, or its time is over."""
+
+    code, status, action = "wrong_setup_code", 401, "Type the newest code that the terminal shows."
+
+
+class SetupDone(SessionError):
+    """This service has an administrator already."""
+
+    code, status, action = "setup_done", 409, "Sign in, or ask the administrator for an account."
+
+
+class NameTaken(SessionError):
+    """This name is in use already; nothing was changed."""
+
+    code, status, action = "name_taken", 409, "Choose another name."
+
+
+class TooManyStreams(SessionError):
+    """Too many live event streams are open."""
+
+    code, retryable, status, action = "too_many_streams", True, 503, "Close a page, then try again."
+
+
 class PartUnavailable(SessionError):
     """Another part of the service does not answer; it is being started again."""
 
