@@ -16,7 +16,7 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -235,6 +235,32 @@ class Client:
         finally:
             del self._waiting[number]
 
+    async def stream(self, method: str, params: Any, event: type[Result]) -> AsyncIterator[Result]:
+        """Call on a connection of its own and yield each event; a slow consumer slows the other part down.
+
+        Raises: as `call`; leaving the iteration early cancels the call.
+        """
+        reader, writer = await self._open()
+        try:
+            _write(writer, _Frame("call", 1, method, _raw(params)))
+            await writer.drain()
+            while (frame := await _read(reader)).kind == "event":
+                yield msgspec.msgpack.decode(frame.body, type=event)
+            if frame.kind == "error":
+                failure = msgspec.msgpack.decode(frame.body, type=_Failure)
+                raise errors.by_code(failure.code)(failure.detail, **failure.facts)
+        except (asyncio.IncompleteReadError, ConnectionError) as exc:
+            raise errors.PartUnavailable(part=self._part, method=method) from exc
+        finally:
+            writer.close()
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                return await asyncio.open_unix_connection(str(self._path))
+        except (OSError, TimeoutError) as exc:
+            raise errors.PartUnavailable(part=self._part) from exc
+
     async def close(self) -> None:
         """Close the connection; calls under way get PartUnavailable."""
         if self._writer is not None:
@@ -245,11 +271,7 @@ class Client:
         async with self._lock:
             if self._writer is not None and not self._writer.is_closing():
                 return self._writer
-            try:
-                async with asyncio.timeout(CONNECT_S):
-                    reader, writer = await asyncio.open_unix_connection(str(self._path))
-            except (OSError, TimeoutError) as exc:
-                raise errors.PartUnavailable(part=self._part) from exc
+            reader, writer = await self._open()
             self._writer = writer
             self._tasks.spawn(self._receive(reader, writer), name=f"rpc-receive-{self._part}")
             return writer

@@ -1,0 +1,69 @@
+"""Which system account each part runs as, and the `setpriv` line that gets it there.
+
+Not user accounts of the service. As root the internet-facing part and the part that parses hostile files
+lose root before they
+start; as a plain user all parts share that user. The accounts are made by deploy/up.
+"""
+
+import os
+import pwd
+import shutil
+from dataclasses import dataclass
+from typing import Final
+
+from session_service.app.settings import ConfigurationRefused
+
+SERVICE_ACCOUNT: Final = "session-service"
+WORKER_ACCOUNT: Final = "session-worker"
+WORKER_CAPABILITIES: Final = ("chown", "dac_override", "dac_read_search", "fowner", "fsetid")
+"""Homes belong to the desktops' uids: the worker reads and makes files for them, and nothing else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accounts:
+    """uid and gid of each part; equal, and our own, for a plain user."""
+
+    root: bool
+    service_uid: int
+    service_gid: int
+    worker_uid: int
+    worker_gid: int
+
+
+def find() -> Accounts:
+    """Look the accounts up. Raises ConfigurationRefused when we are root and they are missing."""
+    if os.geteuid() != 0:
+        uid, gid = os.geteuid(), os.getegid()
+        return Accounts(root=False, service_uid=uid, service_gid=gid, worker_uid=uid, worker_gid=gid)
+    try:
+        service, worker = pwd.getpwnam(SERVICE_ACCOUNT), pwd.getpwnam(WORKER_ACCOUNT)
+    except KeyError as exc:
+        raise ConfigurationRefused(
+            f"the system accounts {SERVICE_ACCOUNT} and {WORKER_ACCOUNT} are missing: run ./deploy/up once, "
+            "or make them with useradd --system"
+        ) from exc
+    return Accounts(
+        root=True,
+        service_uid=service.pw_uid,
+        service_gid=service.pw_gid,
+        worker_uid=worker.pw_uid,
+        worker_gid=worker.pw_gid,
+    )
+
+
+def command_prefix(part: str, accounts: Accounts) -> tuple[str, ...]:
+    """Return the words before a part's command: it gets a TERM when its parent dies, and only its own
+    rights.
+    """
+    setpriv = shutil.which("setpriv") or "/usr/bin/setpriv"
+    ended_with_parent = (setpriv, "--pdeathsig", "TERM")
+    if not accounts.root or part == "host":
+        return (*ended_with_parent, "--")
+    if part == "service":
+        uid, gid, caps = accounts.service_uid, accounts.service_gid, ""
+    else:
+        uid, gid = accounts.worker_uid, accounts.worker_gid
+        caps = "".join(f",+{name}" for name in WORKER_CAPABILITIES)
+    rights = (f"--bounding-set=-all{caps}", f"--inh-caps=-all{caps}", f"--ambient-caps=-all{caps}")
+    who = (f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--no-new-privs")
+    return (*ended_with_parent, *who, *rights, "--")

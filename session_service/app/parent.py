@@ -1,0 +1,197 @@
+"""The parent: starts host, workers and service, starts each again when it dies, and ends them in order.
+
+It decides nothing about sessions and holds no secret. Killing it ends the parts (they get a TERM when it
+dies), never a desktop:
+the next start finds every desktop again. Why not systemd units for each part: one command must do on a
+laptop, too.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from session_service.app import accounts, folders
+from session_service.app.settings import ConfigurationRefused, Settings
+from session_service.base import log
+from session_service.base.layout import Layout
+
+RESTART_PAUSE_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Pauses before a part that died is started again; the last one repeats. A part that lived a minute
+starts at the first.
+"""
+HEALTHY_S: Final = 60.0
+STOP_S: Final = 20.0
+"""How long a part may take to end in order; then it is killed, which loses nothing."""
+REFUSED_STATUS: Final = 78
+"""Exit status of a part that cannot run with these settings: starting it again would not help."""
+
+
+@dataclass(slots=True)
+class _Part:
+    name: str
+    command: tuple[str, ...]
+    process: asyncio.subprocess.Process | None = None
+    refused: bool = False
+
+
+class AlreadyRunning(ConfigurationRefused):
+    """Another service uses this state folder."""
+
+    code, action = (
+        "already_running",
+        "Use that one, stop it with `session-service stop`, or give another state folder.",
+    )
+
+
+def start_time(pid: int) -> int | None:
+    """Return field 22 of /proc/PID/stat, or None when there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(text.rpartition(")")[2].split()[19])
+
+
+def running_parent(layout: Layout) -> int | None:
+    """Return the pid of the parent that the pid file names, if it is that very process; else None."""
+    try:
+        noted = json.loads((layout.run / "parent.json").read_text())
+        pid, started = int(noted["pid"]), int(noted["start_time"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return pid if start_time(pid) == started else None
+
+
+def _note(layout: Layout) -> None:
+    path = layout.run / "parent.json"
+    draft = path.with_suffix(".new")
+    draft.write_text(json.dumps({"pid": os.getpid(), "start_time": start_time(os.getpid())}))
+    draft.chmod(0o644)
+    draft.replace(path)
+
+
+def _parts(settings: Settings, layout: Layout, who: accounts.Accounts) -> list[_Part]:
+    shared = (sys.executable, "-P", "-m", "session_service.app.part")
+    names = ["host", *(f"worker-{number}" for number in range(settings.store.workers)), "service"]
+    return [
+        _Part(
+            name=name,
+            command=(*accounts.command_prefix(name.split("-")[0], who), *shared, name, str(os.getpid())),
+        )
+        for name in names
+    ]
+
+
+class Parent:
+    """Keeps the parts running until it is told to stop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._layout = Layout(settings.state_folder)
+        self._stop = asyncio.Event()
+        self._status = 0
+        self._parts: list[_Part] = []
+
+    async def run(self) -> int:
+        """Run until SIGTERM or SIGINT; returns the exit status.
+
+        Raises:
+            AlreadyRunning, ConfigurationRefused: nothing was started.
+        """
+        if (pid := running_parent(self._layout)) is not None:
+            raise AlreadyRunning(f"process {pid} runs the service in {self._layout.root}")
+        who = accounts.find()
+        folders.prepare(self._layout, who)
+        _note(self._layout)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        self._parts = _parts(self._settings, self._layout, who)
+        async with asyncio.TaskGroup() as group:
+            keepers = [group.create_task(self._keep(part), name=f"keep-{part.name}") for part in self._parts]
+            await self._stop.wait()
+            await self._end(group)
+            for keeper in keepers:
+                keeper.cancel()
+        (self._layout.run / "parent.json").unlink(missing_ok=True)
+        return self._status
+
+    async def _keep(self, part: _Part) -> None:
+        failures = 0
+        loop = asyncio.get_running_loop()
+        while not self._stop.is_set():
+            began = loop.time()
+            part.process = await asyncio.create_subprocess_exec(
+                *part.command,
+                stdin=asyncio.subprocess.DEVNULL,
+                env=self._environment(part.name),
+                start_new_session=True,
+            )
+            log.get_logger().debug("part.started", name=part.name, pid=part.process.pid)
+            status = await part.process.wait()
+            if self._stop.is_set():
+                return
+            if status == REFUSED_STATUS:
+                self._status = 1
+                self._stop.set()
+                return
+            failures = 0 if loop.time() - began > HEALTHY_S else failures + 1
+            pause = (
+                RESTART_PAUSE_S[min(failures, len(RESTART_PAUSE_S)) - 1] if failures else RESTART_PAUSE_S[0]
+            )
+            log.get_logger().warning("part.ended", name=part.name, status=status, again_in_s=pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), pause)
+
+    def _environment(self, part: str) -> dict[str, str]:
+        names = KEPT_VARIABLES + (STORE_VARIABLES if part.startswith("worker") else ())
+        keep = {name: os.environ[name] for name in names if name in os.environ}
+        keep[SETTINGS_VARIABLE] = self._settings.model_dump_json()
+        keep["PYTHONUNBUFFERED"] = "1"
+        keep["MALLOC_MMAP_THRESHOLD_"], keep["MALLOC_TRIM_THRESHOLD_"] = "33554432", "134217728"
+        return keep
+
+    async def _end(self, group: asyncio.TaskGroup) -> None:
+        """Intake first, then the workers, then the host; what does not end in time is killed."""
+        for names in (("service",), ("worker",), ("host",)):
+            parts = [part for part in self._parts if part.name.split("-")[0] in names]
+            enders = [group.create_task(_end_part(part), name=f"end-{part.name}") for part in parts]
+            for ender in enders:
+                await ender
+
+
+SETTINGS_VARIABLE: Final = "SESSION_SERVICE_PART_SETTINGS"
+"""The settings of this start, handed to the parts: no secret is in them, only the names of files that
+hold secrets.
+"""
+KEPT_VARIABLES: Final = (
+    "PATH", "LANG", "LC_ALL", "HOME", "TZ", "TERM", "SSL_CERT_FILE", "SSL_CERT_DIR",
+    "PYTHONDONTWRITEBYTECODE",
+    "NOTIFY_SOCKET",
+)  # fmt: skip
+STORE_VARIABLES: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
+"""Credentials of the object store go to the workers alone."""
+
+
+async def _end_part(part: _Part) -> None:
+    process = part.process
+    if process is None or process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), STOP_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def parse_settings() -> Settings:
+    """Return the settings that the parent handed to this part."""
+    values: Any = json.loads(os.environ.pop(SETTINGS_VARIABLE))
+    return Settings(**values)

@@ -1,0 +1,229 @@
+"""Every setting, its default and who would change it. Order: default, file, environment, flag.
+
+Not limits: those have names in `core/limits.py` and no setting. Unknown keys are refused at start.
+Secrets come from files. The page
+docs/configuration.md is generated from this module.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from session_service.base import errors
+
+ENVIRONMENT_PREFIX = "SESSION_SERVICE_"
+
+
+class ConfigurationRefused(errors.SessionError):
+    """A setting is unknown or has a value that cannot be used."""
+
+    code, status, action = "configuration_refused", 500, "Correct the setting that is named and start again."
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Listen(_Group):
+    """Where the one port is, and who may speak to it."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but loopback needs TLS files or `behind_proxy`."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """The one port for pages, API and desktops; 0 takes a free one."""
+    public_origins: tuple[str, ...] = ()
+    """Origins under which browsers reach the service, such as https://desk.example; empty = the loopback
+    addresses.
+    """
+    tls_certificate: Path | None = None
+    """PEM file with the certificate chain; for one machine without a proxy."""
+    tls_key: Path | None = None
+    """PEM file with the private key, readable by the service only."""
+    behind_proxy: bool = False
+    """A TLS-terminating proxy stands in front; its X-Forwarded-For is believed."""
+
+
+class Store(_Group):
+    """Where checkpoints go. Change it to keep files elsewhere than on this machine."""
+
+    url: str = ""
+    """file:///folder or s3://bucket/prefix?endpoint=http://host:port&region=name; empty = a folder in the
+    state folder.
+    """
+    credentials_file: Path | None = None
+    """File with access_key and secret_key lines (TOML) for S3; empty = the environment's usual variables."""
+    master_key_file: Path | None = None
+    """The key that opens everything; empty = keys/master.key in the state folder. Copy it to a safe place."""
+    workers: Annotated[int, Field(ge=1, le=16)] = 2
+    """Processes that save and restore, one home at a time each."""
+
+
+class Hold(_Group):
+    """The promise to the user."""
+
+    hold_s: Annotated[float, Field(ge=0, le=604_800)] = 1800.0
+    """How long a dropped session waits for its user. Longer keeps desktops (and memory) for people who
+    left.
+    """
+    checkpoint_target_s: Annotated[float, Field(ge=1, le=3600)] = 10.0
+    """How old unsaved work may get while somebody works. Shorter costs more requests to the store."""
+    tickets_in_path: bool = True
+    """Allow one-use tickets in the path, which unmodified VNC clients need; off = 403 for all of them."""
+
+
+class Desktops(_Group):
+    """What a desktop is and may use."""
+
+    template: str = "openbox"
+    """openbox, xfce (where installed) or bare."""
+    sandbox: Literal["on", "off"] = "on"
+    """off runs desktops without bubblewrap: only for trusted users on a machine that forbids user
+    namespaces.
+    """
+    network: Literal["isolated", "none", "host"] = "isolated"
+    """isolated reaches the internet but neither this machine nor private ranges; host shares everything."""
+    memory_mb_max: Annotated[int, Field(ge=128)] = 4096
+    """Memory of one desktop; more is taken from the others."""
+    cpus_max: Annotated[float, Field(gt=0)] = 2.0
+    """Processor time of one desktop, in cores."""
+    processes_max: Annotated[int, Field(ge=50)] = 2000
+    """Processes of one desktop; stops fork bombs."""
+    geometry: tuple[int, int] = (1280, 800)
+    """Screen of a new desktop until its window asks for another."""
+
+
+class Room(_Group):
+    """When no further desktop is started; running ones are never touched."""
+
+    memory_free_mb_min: Annotated[int, Field(ge=0)] = 512
+    """Memory that must stay free after a start."""
+    disk_free_mb_min: Annotated[int, Field(ge=0)] = 1024
+    """Disk that must stay free in the state folder."""
+
+
+class Alarms(_Group):
+    """Who is told besides the operator page."""
+
+    webhook: str = ""
+    """URL that gets each alarm as a JSON POST."""
+    command: tuple[str, ...] = ()
+    """Program and arguments that get each alarm as JSON on standard input."""
+
+
+class Logs(_Group):
+    """How the service speaks to its log."""
+
+    format: Literal["auto", "console", "json"] = "auto"
+    """auto is console on a terminal, else JSON."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """debug adds our own details."""
+
+
+def default_state_folder() -> Path:
+    """Return /var/lib/session-service for root, else the user's data folder."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/session-service")
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
+    return Path(base) / "session-service"
+
+
+class Settings(BaseSettings):
+    """All settings of one machine."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    state_folder: Path = Field(default_factory=default_state_folder)
+    """Where registry, keys, homes, checkpoints and sockets lie."""
+    node_name: str = ""
+    """Name of this machine in lists; empty = its host name."""
+    listen: Listen = Listen()
+    store: Store = Store()
+    hold: Hold = Hold()
+    desktops: Desktops = Desktops()
+    room: Room = Room()
+    alarms: Alarms = Alarms()
+    logs: Logs = Logs()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings)
+
+
+def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    out = dict(low)
+    for key, value in high.items():
+        old = out.get(key)
+        out[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return out
+
+
+class _Environment(Settings):
+    """Only what the environment says: parsed apart, so that a file is below it and a flag above it."""
+
+
+def _nested(flags: dict[str, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for dotted, value in flags.items():
+        place = out
+        *groups, last = dotted.split(".")
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    return out
+
+
+def load(config: Path | None = None, flags: dict[str, Any] | None = None) -> Settings:
+    """Read the settings. `flags` are dotted names ("listen.port") with values that win over all.
+
+    Raises:
+        ConfigurationRefused: an unknown key or an unusable value; the text names it and where it came from.
+    """
+    try:
+        file_values: dict[str, Any] = tomllib.loads(config.read_text()) if config else {}
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigurationRefused(f"{config}: {exc}") from exc
+    known = set(Settings.model_fields)
+    for name in os.environ:
+        first = name.removeprefix(ENVIRONMENT_PREFIX).split("__")[0].lower()
+        if (
+            name.startswith(ENVIRONMENT_PREFIX)
+            and first not in known | {"test", "bench"}
+            and "TEST_" not in name
+        ):
+            raise ConfigurationRefused(f"environment variable {name} names no setting")
+    try:
+        from_environment = _Environment().model_dump(exclude_unset=True)
+        settings = Settings(**_merged(_merged(file_values, from_environment), _nested(flags or {})))
+    except ValidationError as exc:
+        first_error = exc.errors()[0]
+        place = ".".join(str(part) for part in first_error["loc"])
+        raise ConfigurationRefused(f"setting {place}: {first_error['msg']}") from exc
+    _check(settings)
+    return settings
+
+
+def _check(settings: Settings) -> None:
+    listen = settings.listen
+    loopback = listen.host in {"127.0.0.1", "::1", "localhost"}
+    if (listen.tls_certificate is None) != (listen.tls_key is None):
+        raise ConfigurationRefused("listen.tls_certificate and listen.tls_key belong together")
+    if not loopback and listen.tls_certificate is None and not listen.behind_proxy:
+        raise ConfigurationRefused(
+            f"listen.host {listen.host} is reachable from outside: give listen.tls_certificate and "
+            "listen.tls_key, or set listen.behind_proxy = true when a TLS proxy stands in front"
+        )
+    if not loopback and not listen.public_origins:
+        raise ConfigurationRefused("listen.public_origins must name the address that browsers use")
