@@ -1,0 +1,136 @@
+"""Makes, finds and fills the homes of desktops on this machine's disk; runs in the worker.
+
+Not the restore itself (storage). A home is at homes/<workspace>/<fence>; it appears there by one rename when it is whole, and what is
+there is never overwritten. Paths a desktop can write are entered only by folder descriptor, never followed.
+"""
+
+import os
+import secrets
+import shutil
+import stat
+from pathlib import Path
+from typing import Final
+
+from session_service.base import errors
+from session_service.base.layout import Layout
+
+UPLOAD_FOLDER: Final = b"Uploads"
+UPLOAD_NAMES_MAX: Final = 1000
+"""Names tried (name, name (2), ...) before an upload is refused."""
+NAME_BYTES_MAX: Final = 255
+_FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def checked(layout: Layout, home: str) -> Path:
+    """Return `home` as a path below the homes folder. Raises BadInput for anything else: callers name only ours."""
+    path = Path(home)
+    if path.parent.parent != layout.homes or not path.name.isdigit():
+        raise errors.BadInput("not a home of this machine", home=home)
+    return path
+
+
+def draft_of(home: Path) -> Path:
+    """Return a new name beside the final one, for a home that is being made."""
+    home.parent.mkdir(mode=0o711, parents=False, exist_ok=True)
+    return home.with_name(f"{home.name}.new-{secrets.token_hex(4)}")
+
+
+def make_empty(home: Path, owner: tuple[int, int] | None) -> None:
+    """Make an empty home: a folder of mode 0700 that belongs to the desktop's user."""
+    draft = draft_of(home)
+    draft.mkdir(mode=0o700)
+    publish(draft, home, owner)
+
+
+def publish(draft: Path, home: Path, owner: tuple[int, int] | None) -> None:
+    """Give a whole home to its user and put it in place, durably. Asserts that nothing is there."""
+    if owner is not None:
+        os.chown(draft, *owner, follow_symlinks=False)
+    assert not home.exists(), home
+    draft.rename(home)
+    for folder in (home, home.parent):
+        fd = os.open(folder, _FOLDER_FLAGS)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def drop_drafts(home: Path) -> None:
+    """Remove what an interrupted restore left: only our own drafts, never a home."""
+    if not home.parent.is_dir():
+        return
+    for left in home.parent.glob(f"{home.name}.new-*"):
+        shutil.rmtree(left)
+
+
+def clean_name(name: str) -> bytes:
+    """Return a file name that can stand in a folder; path parts, controls and leading dots of an upload are refused."""
+    raw = name.encode("utf-8", "strict")
+    bad = not raw or b"/" in raw or raw.startswith(b".") or any(byte < 32 for byte in raw)
+    if bad or len(raw) > NAME_BYTES_MAX - 8:
+        raise errors.BadInput("this file name cannot be used", name=name[:80])
+    return raw
+
+
+def _open_uploads(home: Path, owner: tuple[int, int] | None) -> int:
+    top = os.open(home, _FOLDER_FLAGS)
+    try:
+        try:
+            os.mkdir(UPLOAD_FOLDER, 0o700, dir_fd=top)
+            if owner is not None:
+                os.chown(UPLOAD_FOLDER, *owner, dir_fd=top, follow_symlinks=False)
+        except FileExistsError:
+            pass
+        return os.open(UPLOAD_FOLDER, _FOLDER_FLAGS, dir_fd=top)
+    except OSError as exc:
+        raise errors.BadInput(f"the folder Uploads cannot be used: {exc.strerror}") from exc
+    finally:
+        os.close(top)
+
+
+def put_upload(layout: Layout, home: Path, name: str, source: str, owner: tuple[int, int] | None) -> str:
+    """Copy an uploaded file into the home's Uploads folder under a free name; returns the path in the home.
+
+    Raises: BadInput, NoRoom.
+    """
+    uploaded = Path(source)
+    if uploaded.parent != layout.uploads:
+        raise errors.BadInput("not an upload of this machine")
+    raw = clean_name(name)
+    stem, dot, ending = raw.rpartition(b".")
+    if not dot or not stem:
+        stem, dot, ending = raw, b"", b""
+    folder = _open_uploads(home, owner)
+    try:
+        for number in range(1, UPLOAD_NAMES_MAX):
+            candidate = raw if number == 1 else b"%s (%d)%s%s" % (stem, number, dot, ending)
+            try:
+                _copy(uploaded, folder, candidate, owner)
+            except FileExistsError:
+                continue
+            return "Uploads/" + candidate.decode()
+    except OSError as exc:
+        raise errors.NoRoom(f"the upload could not be written: {exc.strerror}") from exc
+    finally:
+        os.close(folder)
+    raise errors.BadInput("too many files of this name", name=name[:80])
+
+
+def _copy(source: Path, folder: int, name: bytes, owner: tuple[int, int] | None) -> None:
+    with source.open("rb") as reading:
+        if not stat.S_ISREG(os.fstat(reading.fileno()).st_mode):
+            raise errors.BadInput("not a file")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(name, flags, 0o600, dir_fd=folder)
+        try:
+            with open(fd, "wb", closefd=False) as writing:
+                shutil.copyfileobj(reading, writing, 1 << 20)
+            if owner is not None:
+                os.fchown(fd, *owner)
+            os.fsync(fd)
+        except OSError:
+            os.unlink(name, dir_fd=folder)
+            raise
+        finally:
+            os.close(fd)

@@ -1,0 +1,239 @@
+"""The `Checkpoints` port over the storage workers: each call goes to a free worker, one home at a time each.
+
+It holds no state that a crash would lose: every call may be repeated. Final checkpoints overtake periodic
+ones in the queue, since a
+close must not wait behind somebody's first checkpoint. A worker that dies is started again by the parent;
+the call is answered
+`PartUnavailable` and its caller repeats it.
+"""
+
+import asyncio
+import heapq
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from session_service.base import rpc
+from session_service.checkpoints import messages
+from session_service.ports.checkpoints import (
+    CheckpointInfo,
+    CheckpointResult,
+    FolderEntry,
+    LastLook,
+    LogHead,
+    PendingLook,
+    Progress,
+    RestoreReport,
+    SavePlan,
+    StoreStatus,
+    WorkspaceName,
+)
+from session_service.ports.desktops import EndProof
+
+URGENT: Final = 0
+"""A close or a start waits for it."""
+SOON: Final = 1
+"""A person asked, or a client was just lost."""
+ROUTINE: Final = 2
+"""Periodic work."""
+_ORDER: Final = {
+    "final": URGENT,
+    "first_of_close": URGENT,
+    "loss": SOON,
+    "demand": SOON,
+    "conflict": SOON,
+    "periodic": ROUTINE,
+}
+
+
+class _Queue:
+    """Hands out workers, most urgent caller first, in order of arrival within a class."""
+
+    def __init__(self, clients: Sequence[rpc.Client]) -> None:
+        self._free = list(clients)
+        self._waiting: list[tuple[int, int, asyncio.Future[rpc.Client]]] = []
+        self._arrivals = 0
+
+    @asynccontextmanager
+    async def worker(self, order: int) -> AsyncIterator[rpc.Client]:
+        """Wait for a free worker and give it back afterwards."""
+        if self._free:
+            client = self._free.pop(0)
+        else:
+            self._arrivals += 1
+            turn: asyncio.Future[rpc.Client] = asyncio.get_running_loop().create_future()
+            heapq.heappush(self._waiting, (order, self._arrivals, turn))
+            try:
+                client = await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._give_back(turn.result())
+                raise
+        try:
+            yield client
+        finally:
+            self._give_back(client)
+
+    def _give_back(self, client: rpc.Client) -> None:
+        while self._waiting:
+            _, _, turn = heapq.heappop(self._waiting)
+            if not turn.done():
+                turn.set_result(client)
+                return
+        self._free.append(client)
+
+
+class Workers:
+    """Implements `ports.checkpoints.Checkpoints`."""
+
+    def __init__(self, sockets: Sequence[Path]) -> None:
+        assert sockets
+        self._homes = _Queue([rpc.Client(path, part="worker") for path in sockets])
+        self._readers = [rpc.Client(path, part="worker") for path in sockets]
+        self._turn = 0
+
+    async def close(self) -> None:
+        """Close the connections; the workers go on."""
+        for client in (*self._readers, *self._homes._free):
+            await client.close()
+
+    def _reader(self) -> rpc.Client:
+        self._turn = (self._turn + 1) % len(self._readers)
+        return self._readers[self._turn]
+
+    async def _home_call(
+        self,
+        order: int,
+        method: str,
+        params: Any,
+        answer: type[Any],
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Any:
+        async with self._homes.worker(order) as client:
+            return await client.call(method, params, answer, event=Progress, on_event=progress)
+
+    async def take_over(
+        self,
+        workspace: WorkspaceName,
+        *,
+        fence_at_least: int,
+        node_id: str,
+        session_id: str,
+        registry_epoch: int,
+    ) -> LogHead:
+        params = messages.TakeOver(
+            workspace=workspace,
+            fence_at_least=fence_at_least,
+            node_id=node_id,
+            session_id=session_id,
+            registry_epoch=registry_epoch,
+        )
+        return await self._reader().call("take_over", params, LogHead)
+
+    async def head(self, workspace: WorkspaceName) -> LogHead | None:
+        answer: LogHead | None = await self._reader().call(
+            "head",
+            messages.Named(workspace=workspace),
+            LogHead | None,  # type: ignore[arg-type]  # msgspec takes unions as types
+        )
+        return answer
+
+    async def save(
+        self, plan: SavePlan, *, progress: Callable[[Progress], None] | None = None
+    ) -> CheckpointResult:
+        order = _ORDER.get(plan.reason, ROUTINE)
+        result: CheckpointResult = await self._home_call(
+            order, "save", messages.Save(plan=plan), CheckpointResult, progress
+        )
+        return result
+
+    async def pending(self, workspace: WorkspaceName, *, home: str) -> PendingLook:
+        return await self._reader().call(
+            "pending", messages.Pending(workspace=workspace, home=home), PendingLook
+        )
+
+    async def prove(
+        self, workspace: WorkspaceName, *, session_id: str, fence: int, seq: int, hash: bytes, home: str
+    ) -> EndProof:
+        look = messages.Look(
+            workspace=workspace, session_id=session_id, fence=fence, seq=seq, hash=hash, home=home
+        )
+        proof: EndProof = await self._home_call(URGENT, "prove", look, EndProof)
+        return proof
+
+    async def last_look(
+        self, workspace: WorkspaceName, *, session_id: str, fence: int, seq: int, hash: bytes, home: str
+    ) -> LastLook:
+        look = messages.Look(
+            workspace=workspace, session_id=session_id, fence=fence, seq=seq, hash=hash, home=home
+        )
+        found: LastLook = await self._home_call(URGENT, "last_look", look, LastLook)
+        return found
+
+    async def new_home(
+        self,
+        workspace: WorkspaceName,
+        *,
+        fence: int,
+        seq: int | None,
+        owner: tuple[int, int] | None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> RestoreReport:
+        params = messages.NewHome(workspace=workspace, fence=fence, seq=seq, owner=owner)
+        report: RestoreReport = await self._home_call(URGENT, "new_home", params, RestoreReport, progress)
+        return report
+
+    async def history(self, workspace: WorkspaceName) -> list[CheckpointInfo]:
+        return await self._reader().call("history", messages.Named(workspace=workspace), list[CheckpointInfo])
+
+    async def folder(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> list[FolderEntry]:
+        params = messages.AtPath(workspace=workspace, seq=seq, path=path)
+        return await self._reader().call("folder", params, list[FolderEntry])
+
+    def read(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> AsyncIterator[bytes]:
+        params = messages.AtPath(workspace=workspace, seq=seq, path=path)
+        return self._reader().stream("read", params, bytes)
+
+    def archive(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> AsyncIterator[bytes]:
+        params = messages.AtPath(workspace=workspace, seq=seq, path=path)
+        return self._reader().stream("archive", params, bytes)
+
+    async def restore_to(self, workspace: WorkspaceName, *, seq: int, into: str) -> RestoreReport:
+        params = messages.RestoreTo(workspace=workspace, seq=seq, into=into)
+        report: RestoreReport = await self._home_call(SOON, "restore_to", params, RestoreReport)
+        return report
+
+    async def upload(
+        self,
+        workspace: WorkspaceName,
+        *,
+        home: str,
+        name: str,
+        source: str,
+        owner: tuple[int, int] | None,
+    ) -> str:
+        params = messages.Upload(workspace=workspace, home=home, name=name, source=source, owner=owner)
+        return await self._reader().call("upload", params, str)
+
+    async def put_receipt(self, workspace: WorkspaceName, *, session_id: str, body: bytes) -> bytes:
+        params = messages.ReceiptOf(workspace=workspace, session_id=session_id, body=body)
+        return await self._reader().call("put_receipt", params, bytes)
+
+    async def receipt(self, workspace: WorkspaceName, *, session_id: str) -> bytes | None:
+        answer: bytes | None = await self._reader().call(
+            "receipt",
+            messages.ReceiptOf(workspace=workspace, session_id=session_id),
+            bytes | None,  # type: ignore[arg-type]  # msgspec takes unions as types
+        )
+        return answer
+
+    async def verify(self, workspace: WorkspaceName, *, level: str) -> list[str]:
+        params = messages.Verify(workspace=workspace, level=level)
+        return await self._reader().call("verify", params, list[str])
+
+    async def status(self, *, probe: bool = False) -> StoreStatus:
+        return await self._reader().call("status", messages.Status(probe=probe), StoreStatus)
+
+    async def workspaces(self) -> list[WorkspaceName]:
+        return await self._reader().call("workspaces", None, list[WorkspaceName])
