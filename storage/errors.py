@@ -57,7 +57,10 @@ class StoreUnavailable(StoreError):
 
 
 class StoreFull(StoreUnavailable):
-    """The disk or the quota of the store is used up. Retryable, because freeing space heals it; nothing was written."""
+    """The disk or the quota of the store is used up.
+
+    Retryable, because freeing space heals it; nothing was written.
+    """
 
     code = "store_full"
 
@@ -155,7 +158,10 @@ class ChainBroken(RepositoryError):
 
 
 class FenceMoved(RepositoryError):
-    """Another owner has taken the workspace over: a higher E stands in the log. Nothing more may be written."""
+    """Another owner has taken the workspace over: a higher E stands in the log.
+
+    Nothing more may be written.
+    """
 
     code = "fence_moved"
 
@@ -241,6 +247,19 @@ class TargetFull(RestoreError):
     """The target has not enough space or inodes for what the checkpoint says."""
 
     code = "target_full"
+
+
+class TargetFailed(RestoreError):
+    """The target refused something that a restore needs. Facts: `path`, `errno`."""
+
+    code = "target_failed"
+
+
+class DescriptorsExhausted(RestoreError):
+    """No open file is to be had any more, here (EMFILE) or on the whole machine (ENFILE)."""
+
+    code = "descriptors_exhausted"
+    retryable = True
 
 
 class HostileTree(RestoreError):

@@ -1,16 +1,17 @@
 """What the scanner finds and what the extractor is told: plain values between disk and repository.
 
 Not the entries of the format (`storage/format/tree.py`): these carry inode and ctime, which never leave the
-host, and open descriptors' worth of context. Names and paths are bytes, paths are relative to the root without
-a leading slash, and `b""` is the root itself.
+host, and open descriptors' worth of context. Names and paths are bytes, paths are relative to the root
+without a leading slash, and `b""` is the root itself.
 
 The functions that fill and use these values (in this folder):
 
     walk(root_fd, *, repair_rights: bool, stop: Callable[[], bool]) -> Iterator[Found]
         Depth-first, a folder before what is in it, all of one folder's files before its first subfolder.
         The root comes first. lstat through folder descriptors, links never followed, other mounts not entered
-        (reported as a folder with error EXDEV). `Found.folder_fd` is open until the next step of the iterator.
-        Deep trees hold a bounded number of descriptors. A folder that cannot be listed comes with `error`.
+        (reported as a folder with error EXDEV). `Found.folder_fd` is open until the next step of the
+        iterator. Deep trees hold a bounded number of descriptors. A folder that cannot be listed comes with
+        `error`.
 
     read_stable(folder_fd, name, expected: StatFacts, *, sink: Sink, repair_rights: bool, stop) -> ReadOutcome
         O_NOFOLLOW | O_NONBLOCK | O_NOATIME, fstat, data extents by SEEK_DATA/SEEK_HOLE, fstat again; retries
@@ -24,7 +25,9 @@ The functions that fill and use these values (in this folder):
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
+
+RawPath: TypeAlias = bytes
 
 PIECE_BYTES: Final = 4 * 1024 * 1024
 """Largest piece a sink is given; a file of at most this size and without holes comes as one piece."""
@@ -151,8 +154,8 @@ class ExtractReport:
     """What was made, and what of it differs from the checkpoint: (path, what)."""
 
     entries: int
-    bytes: int
-    differences: tuple[tuple[bytes, str], ...]
+    content_bytes: int
+    differences: tuple[tuple[RawPath, str], ...]
 
 
 class FileWriter(Protocol):

@@ -29,7 +29,10 @@ OPEN_LEVELS_MAX = 32
 DEPTH_MAX = 4_096
 """Of the format. A deeper folder is reported with ENAMETOOLONG and not entered."""
 
-_SWAPPED = frozenset({errno.ELOOP, errno.ENOTDIR})
+PATH_BYTES_MAX = 16 * 1024
+"""Four times what a program can open by path. The walk holds a path for each level it stands in, so without a
+limit a hostile home could make it hold gigabytes. Treated like DEPTH_MAX."""
+
 _KINDS = {
     stat.S_IFREG: Kind.FILE,
     stat.S_IFDIR: Kind.FOLDER,
@@ -222,7 +225,7 @@ class _Walk:
             level.facts = _with_mode(facts, mode_before)
         if facts.device != self._device:
             level.error = errno.EXDEV
-        elif len(self._levels) > DEPTH_MAX:
+        elif len(self._levels) > DEPTH_MAX or len(path) > PATH_BYTES_MAX:
             level.error = errno.ENAMETOOLONG
         else:
             _list_names(level, fd)

@@ -1,0 +1,338 @@
+"""Make files again beneath one open folder, from a checkpoint that may be hostile, and touch nothing else.
+
+Each name is made with O_EXCL (or its like) relative to a folder that this extractor made itself, so nothing
+that exists is ever opened for writing and no link is ever followed. Folders stay 0700 and ours until
+everything is in them; owners, modes and times of folders come last, the deepest first. Hard links lead only
+to files of this restore. Whatever fails, the harm is limited to the fresh folder that the caller gave, and
+is his to remove.
+
+Devices and sockets are not made. Two threads may use one extractor; each file has one writer.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from storage.errors import DescriptorsExhausted, HostileTree, TargetFailed, TargetFull, TargetNotEmpty
+from storage.scan.attributes import FLAG_NOCOW
+from storage.scan.dress import Wardrobe, set_nocow
+from storage.scan.entry import ExtractReport, RestoreFacts, RestorePolicy
+from storage.scan.rights import HANDLE, READ_FOLDER
+from storage.scan.walk import PATH_BYTES_MAX
+
+FOLDERS_OPEN_MAX = 64
+DIFFERENCES_MAX = 10_000
+NAME_BYTES_MAX = 255
+TARGET_BYTES_MAX = 4_095
+FILE_BYTES_MAX = (1 << 63) - 1
+
+SPARE_BYTES_PER_ENTRY = 1_024
+"""Added to the contents when asking whether a target is large enough: names, inodes and rounding."""
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
+
+
+def require_space(root_fd: int, *, bytes_needed: int, entries_needed: int) -> None:
+    """Raise TargetFull unless the file system of `root_fd` has room for that much (as far as it tells)."""
+    found = os.statvfs(root_fd)
+    bytes_free = found.f_bavail * found.f_frsize
+    bytes_wanted = bytes_needed + entries_needed * SPARE_BYTES_PER_ENTRY
+    if bytes_wanted > bytes_free:
+        raise TargetFull(what="bytes", wanted=bytes_wanted, free=bytes_free)
+    if found.f_files and entries_needed > found.f_favail:
+        raise TargetFull(what="inodes", wanted=entries_needed, free=found.f_favail)
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    facts: RestoreFacts
+    identity: tuple[int, int]
+
+
+class Extractor:
+    """An `EntryExtractor`. Close it, also after an error: it holds descriptors."""
+
+    def __init__(self, root_fd: int, policy: RestorePolicy) -> None:
+        """Take an open, empty folder, which stays the caller's to close."""
+        with os.scandir(root_fd) as entries:
+            if next(entries, None) is not None:
+                raise TargetNotEmpty()
+        self._policy = policy
+        self._wardrobe = Wardrobe(policy)
+        self._lock = threading.RLock()
+        self._open: OrderedDict[bytes, int] = OrderedDict()
+        self._root_fd = root_fd
+        self._folders: dict[bytes, _Folder] = {}
+        self._files: set[int] = set()
+        """Inodes of the files made here: what a hard link may lead to."""
+        self._writers: set[OpenFile] = set()
+        self._renamed: dict[bytes, bytes] = {}
+        """Path to the name it really got, where its own was taken."""
+        self._entries = 0
+        self._bytes = 0
+        self._differences: list[tuple[bytes, str]] = []
+
+    def folder(self, path: bytes, facts: RestoreFacts) -> None:
+        """Make a folder; for `b""` note what the root shall become."""
+        with self._lock, _target(path):
+            if path == b"":
+                self._folders[path] = _Folder(facts, _identity(os.fstat(self._root_fd)))
+                return
+            parent_fd, leaf = self._place(path)
+            leaf = self._make(path, leaf, lambda name: os.mkdir(name, 0o700, dir_fd=parent_fd))
+            fd = os.open(leaf, READ_FOLDER, dir_fd=parent_fd)
+            self._keep_open(path, fd)
+            self._folders[path] = _Folder(facts, _identity(os.fstat(fd)))
+
+    def file(self, path: bytes, facts: RestoreFacts) -> "OpenFile":
+        """Make an empty file and return its writer. Closing the writer gives the file its size, owner and
+        times.
+        """
+        length = _check_extents(path, facts)
+        with self._lock, _target(path):
+            self._bytes += length
+            if self._bytes > self._policy.bytes_max:
+                raise HostileTree(path=path, rule="more bytes than announced")
+            parent_fd, leaf = self._place(path)
+            made: list[int] = []
+            self._make(
+                path, leaf, lambda name: made.append(os.open(name, _NEW_FILE, 0o600, dir_fd=parent_fd))
+            )
+            writer = OpenFile(self, path, made[0], facts)
+            self._writers.add(writer)
+            self._files.add(os.fstat(made[0]).st_ino)
+            if (facts.attributes.inode_flags or 0) & FLAG_NOCOW and not set_nocow(made[0]):
+                self._differs(path, ["flag nocow"])
+            return writer
+
+    def symlink(self, path: bytes, target: bytes, facts: RestoreFacts) -> None:
+        """Write a link; where it leads is nobody's business here."""
+        if not 1 <= len(target) <= TARGET_BYTES_MAX or b"\0" in target:
+            raise HostileTree(path=path, rule="target of a link")
+        with self._lock, _target(path):
+            parent_fd, leaf = self._place(path)
+            leaf = self._make(path, leaf, lambda name: os.symlink(target, name, dir_fd=parent_fd))
+            self._dress_handle(path, parent_fd, leaf, stat.S_IFLNK, facts)
+
+    def fifo(self, path: bytes, facts: RestoreFacts) -> None:
+        with self._lock, _target(path):
+            parent_fd, leaf = self._place(path)
+            leaf = self._make(path, leaf, lambda name: os.mkfifo(name, 0o600, dir_fd=parent_fd))
+            self._dress_handle(path, parent_fd, leaf, stat.S_IFIFO, facts)
+
+    def hardlink(self, path: bytes, first: bytes) -> None:
+        """Make `path` another name of `first`, a file this extractor made."""
+        with self._lock, _target(path):
+            first_fd, first_leaf = self._place(first, new=False)
+            handle = os.open(first_leaf, HANDLE, dir_fd=first_fd)
+            try:
+                found = os.fstat(handle)
+                if not stat.S_ISREG(found.st_mode) or found.st_ino not in self._files:
+                    raise HostileTree(path=path, rule="hard link to something not restored here")
+                parent_fd, leaf = self._place(path)
+                source = f"/proc/self/fd/{handle}"
+                self._make(path, leaf, lambda name: os.link(source, name, dst_dir_fd=parent_fd))
+            finally:
+                os.close(handle)
+
+    def finish(self) -> ExtractReport:
+        """Dress the folders, deepest first, the root last; nothing may be made afterwards."""
+        with self._lock:
+            assert not self._writers, "every file is closed before the folders are finished"
+            for path in sorted(self._folders, key=lambda item: (-_depth(item), item)):
+                folder = self._folders[path]
+                with _target(path):
+                    fd = self._folder_fd(path)
+                    if _identity(os.fstat(fd)) != folder.identity:
+                        raise HostileTree(path=path, rule="the folder was replaced during the restore")
+                    self._differs(path, self._wardrobe.dress(fd, folder.facts))
+            self.close()
+            return ExtractReport(
+                entries=self._entries, content_bytes=self._bytes, differences=tuple(self._differences)
+            )
+
+    def close(self) -> None:
+        """Close every descriptor; files still being written stay as they are, unfinished."""
+        with self._lock:
+            for writer in list(self._writers):
+                writer.abandon()
+            while self._open:
+                os.close(self._open.popitem()[1])
+
+    def written(self, writer: "OpenFile", left_off: list[str]) -> None:
+        """Called by a writer that is done."""
+        with self._lock:
+            self._writers.discard(writer)
+            self._differs(writer.path, left_off)
+
+    def dress(self, fd: int, facts: RestoreFacts) -> list[str]:
+        """Called by a writer: the rules of this restore, for one file."""
+        return self._wardrobe.dress(fd, facts)
+
+    def _dress_handle(self, path: bytes, parent_fd: int, leaf: bytes, kind: int, facts: RestoreFacts) -> None:
+        handle = os.open(leaf, HANDLE, dir_fd=parent_fd)
+        try:
+            found = os.fstat(handle)
+            if stat.S_IFMT(found.st_mode) != kind or found.st_uid != os.geteuid():
+                raise HostileTree(path=path, rule="the entry was replaced during the restore")
+            self._differs(path, self._wardrobe.dress(handle, facts, handle=True))
+        finally:
+            os.close(handle)
+
+    def _place(self, path: bytes, *, new: bool = True) -> tuple[int, bytes]:
+        """Return the folder that `path` lies in, open, and the name in it; check the path and the counts."""
+        _check_path(path, self._policy.depth_max)
+        if new:
+            self._entries += 1
+            if self._entries > self._policy.entries_max:
+                raise HostileTree(path=path, rule="more entries than announced")
+        parent, _, leaf = path.rpartition(b"/")
+        if parent and parent not in self._folders:
+            raise HostileTree(path=path, rule="its folder was not restored")
+        return self._folder_fd(parent), self._renamed.get(path, leaf)
+
+    def _folder_fd(self, path: bytes) -> int:
+        """Return a folder of this restore, opened name by name from the nearest one that is open."""
+        if path == b"":
+            return self._root_fd
+        fd = self._open.get(path)
+        if fd is not None:
+            self._open.move_to_end(path)
+            return fd
+        missing: list[bytes] = []
+        at = path
+        while at and at not in self._open:
+            missing.append(at)
+            at = at.rpartition(b"/")[0]
+        fd = self._open[at] if at else self._root_fd
+        for below in reversed(missing):
+            name = self._renamed.get(below, below.rpartition(b"/")[2])
+            fd = os.open(name, READ_FOLDER, dir_fd=fd)
+            self._keep_open(below, fd)
+        return fd
+
+    def _keep_open(self, path: bytes, fd: int) -> None:
+        self._open[path] = fd
+        if len(self._open) > FOLDERS_OPEN_MAX:
+            os.close(self._open.popitem(last=False)[1])
+
+    def _make(self, path: bytes, leaf: bytes, make: Callable[[bytes], None]) -> bytes:
+        """Make an entry under its name, or under a free one where the target takes two names for one."""
+        try:
+            make(leaf)
+            return leaf
+        except FileExistsError:
+            tag = blake2b(path, digest_size=2).hexdigest().encode()
+            other = leaf[: NAME_BYTES_MAX - len(tag) - 1] + b"~" + tag
+        make(other)
+        self._renamed[path] = other
+        self._differs(path, [f"name taken, now ~{tag.decode()}"])
+        return other
+
+    def _differs(self, path: bytes, what: list[str]) -> None:
+        if not what or len(self._differences) > DIFFERENCES_MAX:
+            return
+        if len(self._differences) == DIFFERENCES_MAX:
+            self._differences.append((b"", "there are more differences than are listed"))
+            return
+        self._differences.append((path, ", ".join(what)))
+
+
+class OpenFile:
+    """A `FileWriter`: one restored file being written. Bytes outside what is written stay holes."""
+
+    def __init__(self, extractor: Extractor, path: bytes, fd: int, facts: RestoreFacts) -> None:
+        self.path = path
+        self._extractor = extractor
+        self._fd = fd
+        self._facts = facts
+        self._end = 0
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write at a place inside the file's size; pieces may come in any order."""
+        assert self._fd >= 0, "written after close"
+        end = offset + len(data)
+        if offset < 0 or end > self._facts.size:
+            raise HostileTree(path=self.path, rule="bytes outside the file")
+        with _target(self.path):
+            rest = memoryview(data)
+            while rest:
+                count = os.pwrite(self._fd, rest, offset)
+                rest = rest[count:]
+                offset += count
+        self._end = max(self._end, end)
+
+    def close(self) -> None:
+        """Give the file its size and everything else but its content, and let go of it."""
+        if self._fd < 0:
+            return
+        try:
+            with _target(self.path):
+                if self._end < self._facts.size:
+                    os.ftruncate(self._fd, self._facts.size)
+                left_off = self._extractor.dress(self._fd, self._facts)
+        except BaseException:
+            self.abandon()
+            raise
+        os.close(self._fd)
+        self._fd = -1
+        self._extractor.written(self, left_off)
+
+    def abandon(self) -> None:
+        """Let go of an unfinished file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._extractor.written(self, [])
+
+
+def _check_path(path: bytes, depth_max: int) -> None:
+    if len(path) > PATH_BYTES_MAX or _depth(path) > depth_max:
+        raise HostileTree(path=path[:PATH_BYTES_MAX], rule="too deep")
+    for name in path.split(b"/"):
+        if not 1 <= len(name) <= NAME_BYTES_MAX or name in {b".", b".."} or b"\0" in name:
+            raise HostileTree(path=path, rule="name")
+
+
+def _check_extents(path: bytes, facts: RestoreFacts) -> int:
+    """Return how many bytes of data the file has."""
+    if not 0 <= facts.size <= FILE_BYTES_MAX:
+        raise HostileTree(path=path, rule="size")
+    if facts.extents is None:
+        return facts.size
+    at, total = 0, 0
+    for offset, length in facts.extents:
+        if offset < at or length < 1 or offset + length > facts.size:
+            raise HostileTree(path=path, rule="extents")
+        at = offset + length
+        total += length
+    return total
+
+
+def _depth(path: bytes) -> int:
+    return path.count(b"/") + 1 if path else 0
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+@contextlib.contextmanager
+def _target(path: bytes) -> Iterator[None]:
+    """Say what an error of the operating system means for a restore."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in _FULL:
+            raise TargetFull(path=path, errno=exc.errno) from exc
+        if exc.errno in _NO_DESCRIPTOR:
+            raise DescriptorsExhausted(path=path, errno=exc.errno) from exc
+        raise TargetFailed(path=path, errno=exc.errno) from exc
