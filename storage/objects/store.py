@@ -1,7 +1,7 @@
 """The contract of an object store: create-only writes, ranged reads, complete listings.
 
-This is the port of `storage`; the adapters (a folder, S3) lie beside it. It is deliberately small: there is no
-overwrite and no rename, because every object of a repository is written once. Names are ASCII, lower case,
+This is the port of `storage`; the adapters (a folder, S3) lie beside it. It is deliberately small: there is
+no overwrite and no rename, because every object of a repository is written once. Names are ASCII, lower case,
 parts separated by `/`, relative to the prefix of the store. What each failure means is part of the contract:
 the commit log draws conclusions from it (storage.md 4.4, "Answers of PUT").
 """
@@ -37,7 +37,8 @@ class ObjectStore(Protocol):
         Raises:
             ObjectExists: the name is taken (412), also by our own bytes of an earlier try.
             CreateConflict: 409, racing; the same bytes may be sent again.
-            AmbiguousWrite: the bytes may have landed, or may land later. Never raised once ObjectExists is known.
+            AmbiguousWrite: the bytes may have landed, or may land later. Never raised once ObjectExists is
+            known.
         """
 
     async def get(self, name: str, *, start: int = 0, length: int | None = None) -> bytes:
@@ -51,7 +52,10 @@ class ObjectStore(Protocol):
         """Return the size, or None on a clean 404."""
 
     def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
-        """Yield every object whose name starts with `prefix`, ascending by bytes. An error raises, never ends."""
+        """Yield every object whose name starts with `prefix`, ascending by bytes.
+
+        An error raises, never ends.
+        """
 
     async def delete(self, name: str) -> None:
         """Remove an object; "already gone" is done. Called by `repository/removal.py` only."""

@@ -1,0 +1,58 @@
+"""Sealed boxes: nonce 12, AES-256-GCM ciphertext, tag 16.
+
+Authenticated with it: the whole header (in head boxes also the length bytes), the kind of the box, its index.
+A nonce is 12 bytes of keyed BLAKE3 over random bytes, all of that, and the plaintext: a cloned machine that
+repeats its random numbers still never seals two plaintexts under one key and nonce; equal ones give equal
+bytes.
+
+Source: storage.md 4.1 "Box", 4.5 "Nonce".
+"""
+
+import struct
+from typing import Final
+
+from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from storage.errors import Malformed, NotAuthentic
+from storage.format.header import FRESH_BYTES, OpenHeader
+from storage.format.keys import BoxKind, EpochKeys
+from storage.format.limits import BOX_OVERHEAD_BYTES
+
+NONCE_BYTES: Final = 12
+_PLACE: Final = struct.Struct("<BI")
+
+
+def seal(
+    keys: EpochKeys,
+    header: OpenHeader,
+    kind: BoxKind,
+    index: int,
+    frame: bytes,
+    *,
+    fresh: bytes,
+    length_bytes: bytes = b"",
+) -> bytes:
+    """Return the sealed box of `frame` at its place. `fresh` is 32 random bytes, used once."""
+    if len(fresh) != FRESH_BYTES:
+        raise Malformed(rule="fresh bytes of a box")
+    place = header.raw + length_bytes + _PLACE.pack(kind, index)
+    nonce = keys.hedged(fresh, place, blake3(frame).digest(), length=NONCE_BYTES)
+    return nonce + AESGCM(header.keys.for_box(kind)).encrypt(nonce, frame, place)
+
+
+def unseal(header: OpenHeader, kind: BoxKind, index: int, box: bytes, *, length_bytes: bytes = b"") -> bytes:
+    """Return the frame in a box.
+
+    Raises:
+        NotAuthentic: changed, or sealed for another place or with another key.
+        Malformed: too short to be a box.
+    """
+    if len(box) < BOX_OVERHEAD_BYTES:
+        raise Malformed(rule="box length")
+    place = header.raw + length_bytes + _PLACE.pack(kind, index)
+    try:
+        return AESGCM(header.keys.for_box(kind)).decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], place)
+    except InvalidTag as exc:
+        raise NotAuthentic(box_kind=int(kind), index=index) from exc

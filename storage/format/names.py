@@ -1,0 +1,112 @@
+"""How the objects of a repository are named, relative to its prefix, and how names are read back.
+
+ASCII, lower case. `<seq>` is 16 decimal digits so that a listing sorts; `<fence>` is decimal. A name is part
+of an object's key (`storage/format/keys.py`), so spelling one differently makes the object unreadable.
+
+Source: storage.md 4.1, table of objects.
+"""
+
+import re
+from typing import Final
+
+from storage.errors import LimitReached, Malformed
+from storage.format.limits import FENCE_LIMIT, SEQ_LIMIT
+
+CONFIG: Final = "config"
+LOG_PREFIX: Final = "c/"
+PACK_PREFIX: Final = "p/"
+KEY_PREFIX: Final = "k/"
+
+_LOG_ENTRY: Final = re.compile(r"c/([0-9]{16})\Z")
+_PACK: Final = re.compile(r"p/(0|[1-9][0-9]{0,15})-([0-9a-f]{32})\Z")
+_EPOCH_SLOT: Final = re.compile(r"k/([1-9][0-9]{0,8})-([mkr])([0-9a-f]{16})\Z")
+_TENANT_SLOT: Final = re.compile(r"k/([0-9a-f]{16})-([mkr])([0-9a-f]{16})\Z")
+_SESSION: Final = re.compile(r"[0-9a-z][0-9a-z-]{0,63}\Z")
+
+
+def repository_prefix(tenant: str, workspace: str) -> str:
+    """Return the prefix under which everything of one workspace lies."""
+    return f"t/{tenant}/w/{workspace}/"
+
+
+def tenant_prefix(tenant: str) -> str:
+    """Return the prefix of a tenant: its keys, tombstones and workspaces."""
+    return f"t/{tenant}/"
+
+
+def log_entry(seq: int) -> str:
+    """Return the name of entry `seq` (1 and up)."""
+    if not 0 < seq < SEQ_LIMIT:
+        raise LimitReached(limit="seq", value=seq)
+    return f"c/{seq:016d}"
+
+
+def log_entry_seq(name: str) -> int:
+    """Return the number in the name of a log entry."""
+    match = _LOG_ENTRY.match(name)
+    if match is None or int(match[1]) == 0:
+        raise Malformed(rule="log entry name", object=name)
+    return int(match[1])
+
+
+def pack(fence: int, pack_id: bytes) -> str:
+    """Return the name of a pack; `pack_id` is 16 bytes."""
+    if not 0 < fence < FENCE_LIMIT:
+        raise LimitReached(limit="fence", value=fence)
+    if len(pack_id) != 16:
+        raise Malformed(rule="pack id is 16 bytes")
+    return f"p/{fence}-{pack_id.hex()}"
+
+
+def pack_parts(name: str) -> tuple[int, bytes]:
+    """Return (fence, id) of the name of a pack."""
+    match = _PACK.match(name)
+    if match is None:
+        raise Malformed(rule="pack name", object=name)
+    return int(match[1]), bytes.fromhex(match[2])
+
+
+def slot_id(method: str, wrapper: bytes) -> str:
+    """Return a slot id: the method's letter and 8 bytes that name the wrapping key."""
+    if method not in ("m", "k", "r") or len(wrapper) != 8:
+        raise Malformed(rule="slot id")
+    return method + wrapper.hex()
+
+
+def epoch_slot(key_epoch: int, slot: str) -> str:
+    """Return the name of a slot that wraps the secrets of one key epoch."""
+    name = f"k/{key_epoch}-{slot}"
+    if not _EPOCH_SLOT.match(name):
+        raise Malformed(rule="epoch slot name", object=name)
+    return name
+
+
+def epoch_slot_parts(name: str) -> tuple[int, str]:
+    """Return (key epoch, slot id)."""
+    match = _EPOCH_SLOT.match(name)
+    if match is None:
+        raise Malformed(rule="epoch slot name", object=name)
+    return int(match[1]), match[2] + match[3]
+
+
+def tenant_slot(key_id: bytes, slot: str) -> str:
+    """Return the name, below `t/<tenant>/`, of a slot that wraps a tenant key."""
+    name = f"k/{key_id.hex()}-{slot}"
+    if not _TENANT_SLOT.match(name):
+        raise Malformed(rule="tenant slot name", object=name)
+    return name
+
+
+def tenant_slot_parts(name: str) -> tuple[bytes, str]:
+    """Return (tenant key id, slot id)."""
+    match = _TENANT_SLOT.match(name)
+    if match is None:
+        raise Malformed(rule="tenant slot name", object=name)
+    return bytes.fromhex(match[1]), match[2] + match[3]
+
+
+def receipt(session: str) -> str:
+    """Return the name of the receipt of a session."""
+    if not _SESSION.match(session):
+        raise Malformed(rule="session id in a receipt's name", object=session[:80])
+    return f"r/{session}"
