@@ -1,6 +1,7 @@
 """Makes, finds and fills the homes of desktops on this machine's disk; runs in the worker.
 
-Not the restore itself (storage). A home is at homes/<workspace>/<fence>; it appears there by one rename when it is whole, and what is
+Not the restore itself (storage). A home is at homes/<workspace>/<fence>; it appears there by one rename
+when it is whole, and what is
 there is never overwritten. Paths a desktop can write are entered only by folder descriptor, never followed.
 """
 
@@ -22,7 +23,9 @@ _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEX
 
 
 def checked(layout: Layout, home: str) -> Path:
-    """Return `home` as a path below the homes folder. Raises BadInput for anything else: callers name only ours."""
+    """Return `home` as a path below the homes folder. Raises BadInput for anything else: callers name
+    only ours.
+    """
     path = Path(home)
     if path.parent.parent != layout.homes or not path.name.isdigit():
         raise errors.BadInput("not a home of this machine", home=home)
@@ -65,7 +68,9 @@ def drop_drafts(home: Path) -> None:
 
 
 def clean_name(name: str) -> bytes:
-    """Return a file name that can stand in a folder; path parts, controls and leading dots of an upload are refused."""
+    """Return a file name that can stand in a folder; path parts, controls and leading dots of an upload
+    are refused.
+    """
     raw = name.encode("utf-8", "strict")
     bad = not raw or b"/" in raw or raw.startswith(b".") or any(byte < 32 for byte in raw)
     if bad or len(raw) > NAME_BYTES_MAX - 8:

@@ -1,6 +1,7 @@
 """The master key of this machine: found, made on the very first start, and never silently replaced.
 
-Not the key hierarchy (storage). Losing this file and every copy of it means that no checkpoint can be read again; so it is made only
+Not the key hierarchy (storage). Losing this file and every copy of it means that no checkpoint can be
+read again; so it is made only
 while the store is empty, and doctor nags until a copy was made.
 """
 
@@ -20,7 +21,9 @@ _CONTEXT: Final = "session-service 2026-11 name of a master key"
 
 
 def name_of(key: bytes) -> str:
-    """Return the public name of a master key, for people to compare copies; it tells nothing about the key."""
+    """Return the public name of a master key, for people to compare copies; it tells nothing about the
+    key.
+    """
     return blake3(key, derive_key_context=_CONTEXT).hexdigest(length=8)
 
 
@@ -46,7 +49,9 @@ def read(path: Path) -> bytes | None:
 
 
 def make(path: Path) -> bytes:
-    """Make the key of a new, empty store. Two workers may try at once: the first one's key is used by both."""
+    """Make the key of a new, empty store. Two workers may try at once: the first one's key is used by
+    both.
+    """
     key = secrets.token_bytes(KEY_BYTES)
     draft = path.with_name(f"{path.name}.new-{secrets.token_hex(4)}")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
