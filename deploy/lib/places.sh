@@ -1,24 +1,22 @@
-# Where things lie: the code and its Python under a prefix, state apart from it, what can be made again in a cache.
-# As root everything is readable by the system users to which the running parts drop, so nothing lies in a home folder.
+# Where things lie: code with its Python under a prefix, state apart from it, and in a cache what can be made again.
+# As root the code lies where the system users can read it to which the running parts drop, so not in a home folder.
 
 if ((EUID == 0)); then
-  prefix=/opt/session-service state=/var/lib/session-service cache=/var/cache/session-service
-  test_home=$prefix/test
+  home=$(getent passwd 0 | cut -d: -f6)
+  prefix=/opt/session-service state=/var/lib/session-service test_home=/opt/session-service/test
 else
-  prefix=${XDG_DATA_HOME:-$HOME/.local/share}/session-service state=$prefix
-  cache=${XDG_CACHE_HOME:-$HOME/.cache}/session-service
-  test_home=$cache/test
+  home=${HOME:-$(getent passwd "$EUID" | cut -d: -f6)}
+  prefix=${XDG_DATA_HOME:-$home/.local/share}/session-service state=$prefix
 fi
+cache=${XDG_CACHE_HOME:-$home/.cache}/session-service
+: "${test_home:=$cache/test}"
 logs=$cache/logs
-# A run in the background tells where it lives: two lines, its pid and its start time as the kernel counts it.
-pid_file=$state/service.pid
-background_log=$state/service.log
 
-# fingerprint PATH...: one hash over the names and contents of files and folders, ours and nobody's caches.
+# fingerprint PATH...: one hash over the names and contents of files and folders of this tree; caches and built assets left out.
 fingerprint() {
   (
     cd -- "$source_tree"
     find "$@" -type d \( -name __pycache__ -o -path session_service/http/assets \) -prune -o -type f ! -name '*.py[co]' -print0 |
-      LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16
+      LC_ALL=C sort -z | xargs -0 sha256sum -- | sha256sum | cut -c1-16
   )
 }

@@ -1,0 +1,38 @@
+# What has to be there before the service runs: system packages, users, and this version of the code with its Python and its assets.
+# Every step looks first whether it is done, so that the whole costs a moment when nothing changed.
+
+# prepare LIST...: everything for `up`; sets release.
+prepare() {
+  need_linux
+  find_release
+  local packages
+  packages=$(missing_lines "$@")
+  if [[ -z $packages && -e $release/.complete ]]; then
+    make_users
+    return
+  fi
+  heading "Preparing this machine (done once; a later start takes a moment)"
+  need_room "$free_mb_up"
+  need_venv_support
+  need_packages "$@"
+  [[ -e $release/.complete ]] || start venv "Python packages of requirements.lock, each checked against its hash" make_venv "$release" requirements.lock
+  [[ -e $(assets_folder) ]] || start assets "noVNC, font and icons for the pages, from npm" make_assets
+  finish
+  make_users
+  if [[ ! -e $release/.complete ]]; then
+    start project "session-service itself" install_project "$release"
+    finish
+    touch -- "$release/.complete"
+  fi
+  say "code and Python: $release ($(megabytes "$release") MB)"
+}
+
+# need_venv_support: a Python that can make environments; Debian and Ubuntu leave that part out of a plain installation.
+need_venv_support() {
+  find_python
+  local extra
+  extra=$(venv_package)
+  [[ -z $extra ]] && return
+  need_packages --only "$extra"
+  finish
+}
