@@ -41,15 +41,14 @@ def prepare(layout: Layout, accounts: Accounts) -> None:
     worker = (accounts.worker_uid, accounts.worker_gid)
     layout.root.mkdir(parents=True, exist_ok=True)
     layout.root.chmod(0o711 if root else 0o700)
+    host = (0, 0) if root else service
     _folder(layout.registry, 0o700, *service, root=root)
     _folder(layout.uploads, 0o750, service[0], worker[1], root=root)
     _folder(layout.objects, 0o700, *worker, root=root)
     _folder(layout.keys, 0o700, *worker, root=root)
     _folder(layout.cache, 0o700, *worker, root=root)
     _folder(layout.homes, 0o711, *worker, root=root)
-    _folder(layout.seeds, 0o700, 0 if root else service[0], 0 if root else service[1], root=root)
-    _folder(layout.desktops, 0o711, 0 if root else service[0], 0 if root else service[1], root=root)
-    _folder(
-        layout.run, 0o1777 if root else 0o700, 0 if root else service[0], 0 if root else service[1], root=root
-    )
+    _folder(layout.seeds, 0o700, *host, root=root)
+    _folder(layout.desktops, 0o711, *host, root=root)
+    _folder(layout.run, 0o1777 if root else 0o700, *host, root=root)
     _secret(layout.seal_key, 0, worker[1], root=root)

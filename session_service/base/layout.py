@@ -61,7 +61,7 @@ class Layout:
 
     @property
     def run(self) -> Path:
-        """Sockets of the parts, pid file, seal key of this start."""
+        """Pid file, seal key of this start, and one folder for the sockets of each part."""
         return self.root / "run"
 
     def home(self, workspace_id: str, fence: int) -> Path:
@@ -70,16 +70,16 @@ class Layout:
 
     @property
     def host_socket(self) -> Path:
-        return self.run / "host.sock"
+        return self.run / "host" / "host.sock"
 
     def worker_socket(self, number: int) -> Path:
         """The socket of worker `number`, from 0."""
-        return self.run / f"worker-{number}.sock"
+        return self.run / "worker" / f"worker-{number}.sock"
 
     @property
     def api_socket(self) -> Path:
         """The REST API for the CLI, by peer credentials."""
-        return self.run / "api.sock"
+        return self.run / "service" / "api.sock"
 
     @property
     def seal_key(self) -> Path:
