@@ -1,0 +1,129 @@
+"""Turns the plain data of `storage` into the structs of our ports, and its errors into ours. No decision is made here."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import storage
+from session_service.base import errors
+from session_service.base.ids import hex_to_ulid
+from session_service.checkpoints import keyring
+from session_service.ports import checkpoints as port
+
+_REFUSED: Final = (storage.StoreRefused, storage.StoreUnsafe)
+
+
+def path(raw: bytes) -> str:
+    """Show a name of any bytes as text: what is not UTF-8, and control characters, as \\xNN."""
+    text = raw.decode("utf-8", "backslashreplace")
+    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
+
+
+def error(exc: storage.StorageError) -> errors.SessionError:
+    """Return our error for one of storage's; its code and facts stay readable."""
+    words = str(exc)
+    facts = {"storage_code": exc.code}
+    if isinstance(exc, storage.FenceMoved):
+        return errors.FenceMoved(words, **facts)
+    if isinstance(exc, _REFUSED):
+        return errors.StorageRefused(words, **facts)
+    if isinstance(exc, storage.ObjectNotFound | storage.NoSuchCheckpoint):
+        return errors.NotFound(words, **facts)
+    if exc.retryable:
+        return errors.StorageUnavailable(words, **facts)
+    return errors.StorageRefused(words, **facts)
+
+
+def progress(value: storage.Progress) -> port.Progress:
+    return port.Progress(stage=value.stage, done=value.done, total=value.total, unit=value.unit)
+
+
+def _bad(paths: Iterable[storage.BadPath]) -> tuple[port.BadPath, ...]:
+    return tuple(port.BadPath(path=path(one.path), grade=one.grade, error=one.error) for one in paths)
+
+
+def info(value: storage.CheckpointInfo) -> port.CheckpointInfo:
+    return port.CheckpointInfo(
+        seq=value.seq,
+        hash=value.hash,
+        fence=value.fence,
+        session_id=hex_to_ulid(value.session),
+        scan_ms=value.scan_ms,
+        reason=value.reason,
+        complete=value.complete,
+        final=value.final,
+        frozen=value.frozen,
+        entries=value.entries,
+        bytes=value.bytes,
+        new_stored_bytes=value.new_stored_bytes,
+        skipped=value.skipped,
+        fuzzy=value.fuzzy,
+        unreadable=value.unreadable,
+        bad_paths=_bad(value.bad_paths),
+    )
+
+
+def head(value: storage.LogHead) -> port.LogHead:
+    newest = None if value.newest is None else info(value.newest)
+    return port.LogHead(fence=value.fence, seq=value.seq, hash=value.hash, newest=newest)
+
+
+def result(value: storage.CheckpointResult) -> port.CheckpointResult:
+    return port.CheckpointResult(
+        info=info(value.info),
+        unchanged=value.unchanged,
+        saved_as_of_ms=value.saved_as_of_ms,
+        scan_s=value.scan_s,
+        total_s=value.total_s,
+    )
+
+
+def entry(value: storage.EntryInfo) -> port.FolderEntry:
+    return port.FolderEntry(
+        name=path(value.name),
+        raw_name=value.name,
+        kind=value.kind,
+        size=value.size,
+        mode=value.mode,
+        mtime_ms=value.mtime_ms,
+        grade=value.grade,
+        link_target=path(value.link_target),
+    )
+
+
+def restored(home: str, value: storage.RestoreReport, seconds: float) -> port.RestoreReport:
+    return port.RestoreReport(
+        home=home,
+        seq=value.seq,
+        entries=value.entries,
+        bytes=value.bytes,
+        not_made=_bad(value.not_made),
+        seconds=seconds,
+    )
+
+
+def status(url: str, verdict: storage.ProbeVerdict, key_path: Path, key: bytes) -> port.StoreStatus:
+    failed = [check.words for check in verdict.checks if check.needed and not check.passed]
+    return port.StoreStatus(
+        url=url,
+        usable=verdict.usable,
+        verdict=tuple((check.name, check.passed, check.words) for check in verdict.checks),
+        error="; ".join(failed),
+        key_backed_up=keyring.is_backed_up(key_path, key),
+        key_id=keyring.name_of(key),
+    )
+
+
+def with_backup(value: port.StoreStatus, key_path: Path) -> port.StoreStatus:
+    """Look again whether the master key was backed up; the rest stays."""
+    key = keyring.read(key_path)
+    if key is None:
+        return value
+    return port.StoreStatus(
+        url=value.url,
+        usable=value.usable,
+        verdict=value.verdict,
+        error=value.error,
+        key_backed_up=keyring.is_backed_up(key_path, key),
+        key_id=keyring.name_of(key),
+    )

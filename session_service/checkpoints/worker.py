@@ -1,0 +1,315 @@
+"""The storage worker: the process that reads and writes homes and speaks to the object store.
+
+It has no listening port, no registry and no desktop; it holds the master key and file capabilities only. Hostile files are parsed
+here and nowhere else. Killing it loses nothing: what was not committed is done again by another call.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import storage
+from session_service.base import errors, log, rpc
+from session_service.base.ids import hex_to_ulid, ulid_to_hex
+from session_service.base.layout import Layout
+from session_service.checkpoints import homes, keyring, messages, translate
+from session_service.core import proof
+from session_service.ports.checkpoints import (
+    CheckpointInfo,
+    CheckpointResult,
+    FolderEntry,
+    LastLook,
+    LogHead,
+    PendingLook,
+    Progress,
+    RestoreReport,
+    StoreStatus,
+    WorkspaceName,
+)
+from session_service.ports.desktops import EndProof
+
+PROGRESS_EVERY_S: Final = 0.25
+"""Progress is told at most so often; the last one always."""
+OPEN_RETRY_S: Final = 2.0
+"""Pause before an object store that does not answer is tried again."""
+DIFFERENCES_MAX: Final = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What a worker is told at its start."""
+
+    layout: Layout
+    number: int
+    store_url: str
+    credentials_file: Path | None
+    master_key_file: Path
+    service_uid: int
+    service_gid: int
+
+
+def wall_ms() -> int:
+    """UTC milliseconds, for display in log entries."""
+    return time.time_ns() // 1_000_000
+
+
+def boot_ms() -> int:
+    """CLOCK_BOOTTIME in milliseconds, for the age of proofs on this machine."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def _ref(workspace: WorkspaceName) -> storage.WorkspaceRef:
+    return storage.WorkspaceRef(
+        tenant=ulid_to_hex(workspace.tenant_id), workspace=ulid_to_hex(workspace.workspace_id)
+    )
+
+
+class _Emitter:
+    """Passes progress on from any thread, at most every quarter of a second."""
+
+    def __init__(self, call: rpc.Call) -> None:
+        self._call = call
+        self._loop = asyncio.get_running_loop()
+        self._told = 0.0
+
+    def __call__(self, progress: storage.Progress) -> None:
+        now = time.monotonic()
+        if now - self._told < PROGRESS_EVERY_S:
+            return
+        self._told = now
+        value = translate.progress(progress)
+        self._loop.call_soon_threadsafe(self._send, value)
+
+    def _send(self, value: Progress) -> None:
+        asyncio.run_coroutine_threadsafe(self._call.event(value), self._loop)
+
+
+class Worker:
+    """Answers the calls of the service about homes and checkpoints."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._layout = settings.layout
+        self._storage: storage.Storage | None = None
+        self._opening = asyncio.Lock()
+        self._status = StoreStatus(url=settings.store_url, usable=False, verdict=(), error="not opened yet")
+
+    async def _open(self) -> storage.Storage:
+        async with self._opening:
+            if self._storage is None:
+                self._storage = await self._open_store()
+            return self._storage
+
+    async def _open_store(self) -> storage.Storage:
+        path = self._settings.master_key_file
+        spec = storage.StoreSpec(url=self._settings.store_url, credentials_file=self._settings.credentials_file)
+        key = keyring.read(path)
+        if key is None:
+            if await storage.has_repositories(spec):
+                raise errors.StorageRefused(
+                    f"the store holds checkpoints but the master key {path} is missing: put the copy back"
+                )
+            key = keyring.make(path)
+            log.get_logger().info("key.created", key=keyring.name_of(key), file=str(path))
+        opened = await storage.Storage.open(
+            spec,
+            master_key=key,
+            cache_folder=self._layout.cache / f"worker-{self._settings.number}",
+            fresh=os.urandom,
+            clock_ms=wall_ms,
+        )
+        verdict = await opened.probe()
+        self._status = translate.status(self._settings.store_url, verdict, path, key)
+        if not verdict.usable:
+            await opened.close()
+            raise errors.StorageRefused("the object store does not keep its promises: " + self._status.error)
+        return opened
+
+    def handlers(self) -> dict[str, rpc.Handler]:
+        """Return every call by name, with storage's errors turned into ours."""
+        names = (
+            "take_over", "head", "save", "pending", "prove", "last_look", "new_home", "history", "folder", "read",
+            "archive", "restore_to", "upload", "put_receipt", "receipt", "verify", "status", "workspaces",
+        )  # fmt: skip
+        return {name: _translated(getattr(self, name)) for name in names}
+
+    async def take_over(self, call: rpc.Call) -> LogHead:
+        ask = call.params(messages.TakeOver)
+        store = await self._open()
+        head = await store.take_over(
+            _ref(ask.workspace),
+            fence_at_least=ask.fence_at_least,
+            node=ask.node_id,
+            session=ulid_to_hex(ask.session_id),
+            registry_epoch=ask.registry_epoch,
+        )
+        return translate.head(head)
+
+    async def head(self, call: rpc.Call) -> LogHead | None:
+        head = await (await self._open()).head(_ref(call.params(messages.Named).workspace))
+        return None if head is None else translate.head(head)
+
+    async def save(self, call: rpc.Call) -> CheckpointResult:
+        plan = call.params(messages.Save).plan
+        home = homes.checked(self._layout, plan.home)
+        store = await self._open()
+        result = await store.checkpoint(
+            _ref(plan.workspace),
+            home=home,
+            fence=plan.fence,
+            session=ulid_to_hex(plan.session_id),
+            reason=plan.reason,
+            frozen=plan.frozen,
+            final=plan.final,
+            first_of_close=plan.first_of_close,
+            progress=_Emitter(call),
+        )
+        return translate.result(result)
+
+    async def pending(self, call: rpc.Call) -> PendingLook:
+        ask = call.params(messages.Pending)
+        home = homes.checked(self._layout, ask.home)
+        found = await (await self._open()).pending(_ref(ask.workspace), home=home)
+        return PendingLook(files=found.files, bytes=found.bytes, looked_at_ms=wall_ms())
+
+    async def prove(self, call: rpc.Call) -> EndProof:
+        ask = call.params(messages.Look)
+        homes.checked(self._layout, ask.home)
+        await (await self._open()).prove(_ref(ask.workspace), seq=ask.seq, hash=ask.hash)
+        return self._seal("verified", ask)
+
+    async def last_look(self, call: rpc.Call) -> LastLook:
+        ask = call.params(messages.Look)
+        home = homes.checked(self._layout, ask.home)
+        found = await (await self._open()).same_as(_ref(ask.workspace), seq=ask.seq, hash=ask.hash, home=home)
+        words = tuple(translate.path(path) for path in found.paths[:DIFFERENCES_MAX])
+        return LastLook(same=found.same, proof=self._seal("same", ask) if found.same else None, differences=words)
+
+    def _seal(self, kind: str, ask: messages.Look) -> EndProof:
+        key = self._layout.seal_key.read_bytes()
+        return proof.sealed(
+            EndProof,
+            key,
+            kind=kind,
+            workspace_id=ask.workspace.workspace_id,
+            session_id=ask.session_id,
+            fence=ask.fence,
+            seq=ask.seq,
+            hash=ask.hash,
+            home=ask.home,
+            made_at_boot_ms=boot_ms(),
+        )
+
+    async def new_home(self, call: rpc.Call) -> RestoreReport:
+        ask = call.params(messages.NewHome)
+        home = self._layout.home(ask.workspace.workspace_id, ask.fence)
+        if home.exists():
+            return RestoreReport(home=str(home), seq=ask.seq, entries=0, bytes=0)
+        began = time.monotonic()
+        await asyncio.to_thread(homes.drop_drafts, home)
+        if ask.seq is None:
+            await asyncio.to_thread(homes.make_empty, home, ask.owner)
+            return RestoreReport(home=str(home), seq=None, entries=0, bytes=0)
+        draft = homes.draft_of(home)
+        report = await (await self._open()).restore(
+            _ref(ask.workspace), seq=ask.seq, into=draft, owner=ask.owner, progress=_Emitter(call)
+        )
+        await asyncio.to_thread(homes.publish, draft, home, ask.owner)
+        return translate.restored(str(home), report, time.monotonic() - began)
+
+    async def history(self, call: rpc.Call) -> list[CheckpointInfo]:
+        found = await (await self._open()).list(_ref(call.params(messages.Named).workspace))
+        return [translate.info(item) for item in found]
+
+    async def folder(self, call: rpc.Call) -> list[FolderEntry]:
+        ask = call.params(messages.AtPath)
+        found = await (await self._open()).folder(_ref(ask.workspace), seq=ask.seq, path=ask.path)
+        return [translate.entry(item) for item in found]
+
+    async def read(self, call: rpc.Call) -> None:
+        ask = call.params(messages.AtPath)
+        await _pass_on(call, (await self._open()).read(_ref(ask.workspace), seq=ask.seq, path=ask.path))
+
+    async def archive(self, call: rpc.Call) -> None:
+        ask = call.params(messages.AtPath)
+        store = await self._open()
+        await _pass_on(call, store.archive(_ref(ask.workspace), seq=ask.seq, path=ask.path, kind="zip"))
+
+    async def restore_to(self, call: rpc.Call) -> RestoreReport:
+        ask = call.params(messages.RestoreTo)
+        began = time.monotonic()
+        report = await (await self._open()).restore(
+            _ref(ask.workspace), seq=ask.seq, into=Path(ask.into), owner=None, progress=_Emitter(call)
+        )
+        return translate.restored(ask.into, report, time.monotonic() - began)
+
+    async def upload(self, call: rpc.Call) -> str:
+        ask = call.params(messages.Upload)
+        home = homes.checked(self._layout, ask.home)
+        return await asyncio.to_thread(homes.put_upload, self._layout, home, ask.name, ask.source, ask.owner)
+
+    async def put_receipt(self, call: rpc.Call) -> bytes:
+        ask = call.params(messages.ReceiptOf)
+        store = await self._open()
+        return await store.put_receipt(_ref(ask.workspace), session=ulid_to_hex(ask.session_id), body=ask.body)
+
+    async def receipt(self, call: rpc.Call) -> bytes | None:
+        ask = call.params(messages.ReceiptOf)
+        return await (await self._open()).receipt(_ref(ask.workspace), session=ulid_to_hex(ask.session_id))
+
+    async def verify(self, call: rpc.Call) -> list[str]:
+        ask = call.params(messages.Verify)
+        report = await (await self._open()).verify(_ref(ask.workspace), level=ask.level)
+        return list(report.faults)
+
+    async def status(self, call: rpc.Call) -> StoreStatus:
+        ask = call.params(messages.Status)
+        try:
+            store = await self._open()
+            if ask.probe:
+                verdict = await store.probe()
+                key = keyring.read(self._settings.master_key_file)
+                assert key is not None
+                path = self._settings.master_key_file
+                self._status = translate.status(self._settings.store_url, verdict, path, key)
+            return translate.with_backup(self._status, self._settings.master_key_file)
+        except (errors.SessionError, storage.StorageError) as exc:
+            return StoreStatus(url=self._settings.store_url, usable=False, verdict=(), error=str(exc))
+
+    async def workspaces(self, call: rpc.Call) -> list[WorkspaceName]:
+        return [
+            WorkspaceName(tenant_id=hex_to_ulid(ref.tenant), workspace_id=hex_to_ulid(ref.workspace))
+            for ref in await (await self._open()).workspaces()
+        ]
+
+
+async def _pass_on(call: rpc.Call, pieces: AsyncIterator[bytes]) -> None:
+    async for piece in pieces:
+        await call.event(piece)
+
+
+def _translated(method: Callable[[rpc.Call], Awaitable[Any]]) -> rpc.Handler:
+    async def handler(call: rpc.Call) -> Any:
+        try:
+            return await method(call)
+        except storage.StorageError as exc:
+            raise translate.error(exc) from exc
+
+    return handler
+
+
+async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
+    """Serve until `stop`; the store is opened on first use, and again while it does not answer."""
+    worker = Worker(settings)
+    server = rpc.Server(
+        settings.layout.worker_socket(settings.number),
+        worker.handlers(),
+        peer_uids=frozenset({settings.service_uid, os.geteuid(), 0}),
+    )
+    await server.start(mode=0o660, gid=settings.service_gid if os.getgid() != settings.service_gid else None)
+    await stop.wait()
+    await server.close()
