@@ -31,13 +31,12 @@ def check(limits: Room, folder: Path) -> None:
     memory, disk = memory_available_mb(), disk_free_mb(folder)
     if memory < limits.memory_free_mb_min:
         raise errors.NoRoom(
-            f"{memory} MB of memory are free, {limits.memory_free_mb_min} MB must stay free
-            (room.memory_free_mb_min)",
+            f"{memory} MB of memory are free, {limits.memory_free_mb_min} MB must stay free "
+            "(room.memory_free_mb_min)",
             memory_free_mb=memory,
         )
     if disk < limits.disk_free_mb_min:
         raise errors.NoRoom(
-            f"{disk} MB of disk are free, {limits.disk_free_mb_min} MB must stay free
-            (room.disk_free_mb_min)",
+            f"{disk} MB of disk are free, {limits.disk_free_mb_min} MB must stay free (room.disk_free_mb_min)",
             disk_free_mb=disk,
         )
