@@ -78,32 +78,41 @@ def _row(why: str, step: Next, by_itself: bool, shown: str) -> Ending:
 _NETWORK: Final = _row("network", Next.RESUME, True, "Reconnecting. Your desktop is kept.")
 _BROKEN: Final = _row("protocol", Next.REPORT, False, "Something went wrong with the connection.")
 
+_TOO_BIG: Final = _row("too_big", Next.REPORT, False, "Something went wrong with the connection.")
+_KEPT: Final = "Reconnecting. Your desktop is kept."
+
 ENDINGS: Final[Mapping[Close, Ending]] = MappingProxyType(
     {
         Close.NORMAL: _row("left", Next.NONE, False, "You left. Your desktop is kept."),
         Close.GOING_AWAY: _NETWORK,
         Close.NO_STATUS: _NETWORK,
         Close.ABNORMAL: _NETWORK,
-        Close.RESTART: _row("server_restart", Next.RESUME, True, "The service restarts. Your desktop goes
-        on."), Close.PROTOCOL: _BROKEN,
+        Close.RESTART: _row(
+            "server_restart", Next.RESUME, True, "The service restarts. Your desktop goes on."
+        ),
+        Close.PROTOCOL: _BROKEN,
         Close.NOT_UTF8: _BROKEN,
-        Close.TOO_BIG: _row("too_big", Next.REPORT, False, "Something went wrong with the connection."),
+        Close.TOO_BIG: _TOO_BIG,
         Close.BAD_MESSAGE: _BROKEN,
-        Close.MESSAGE_TOO_BIG: _row("too_big", Next.REPORT, False, "Something went wrong with the
-        connection."), Close.LOGIN: _row("login", Next.LOGIN, False, "Sign in again; nothing is lost."),
+        Close.MESSAGE_TOO_BIG: _TOO_BIG,
+        Close.LOGIN: _row("login", Next.LOGIN, False, "Sign in again; nothing is lost."),
         Close.PROOF_USED: _row("proof_used", Next.CLICK, False, "Open in another copy. Use it here?"),
         Close.NOT_FOUND: _row("not_found", Next.LOGIN, False, "There is nothing here for you. Sign in."),
-        Close.TOO_SLOW: _row("too_slow", Next.RESUME, True, "Reconnecting. Your desktop is kept."),
-        Close.TAKEN: _row("taken", Next.CLICK, False, "Your desktop is now in use on another device. Take it
-        back?"), Close.HOLD_EXPIRED: _row("hold_expired", Next.START, False, "Your desktop was closed; its
-        files are saved."), Close.SAVING: _row("hold_expired_saving", Next.WAIT, False, "Your desktop is
-        being saved."), Close.TOO_MANY: _row("too_many", Next.RESUME, True, "Reconnecting. Your desktop is
-        kept."), Close.ENDED: _row("ended", Next.START, False, "Your desktop was ended; its files are
-        saved."), Close.LEG_LOST: _row("leg_lost", Next.RESUME, True, "Reconnecting to the screen."),
+        Close.TOO_SLOW: _row("too_slow", Next.RESUME, True, _KEPT),
+        Close.TAKEN: _row(
+            "taken", Next.CLICK, False, "Your desktop is in use on another device. Take it back?"
+        ),
+        Close.HOLD_EXPIRED: _row(
+            "hold_expired", Next.START, False, "Your desktop was closed; its files are saved."
+        ),
+        Close.SAVING: _row("hold_expired_saving", Next.WAIT, False, "Your desktop is being saved."),
+        Close.TOO_MANY: _row("too_many", Next.RESUME, True, _KEPT),
+        Close.ENDED: _row("ended", Next.START, False, "Your desktop was ended; its files are saved."),
+        Close.LEG_LOST: _row("leg_lost", Next.RESUME, True, "Reconnecting to the screen."),
         Close.REVOKED: _row("revoked", Next.CONSENT, False, "The user ended the view."),
-        Close.MOVED: _row("moved", Next.RESUME, True, "Reconnecting. Your desktop is kept."),
+        Close.MOVED: _row("moved", Next.RESUME, True, _KEPT),
         Close.IN_USE: _row("in_use", Next.CLICK, False, "Your desktop is in use on another device."),
-        Close.RETRY: _row("retry", Next.RESUME, True, "Reconnecting. Your desktop is kept."),
+        Close.RETRY: _row("retry", Next.RESUME, True, _KEPT),
         Close.NODE_UNREACHABLE: _row("node_unreachable", Next.RESUME, True, "Waiting for its machine."),
     }
 )
