@@ -37,6 +37,6 @@ def check(limits: Room, folder: Path) -> None:
         )
     if disk < limits.disk_free_mb_min:
         raise errors.NoRoom(
-            f"{disk} MB of disk are free, {limits.disk_free_mb_min} MB must stay free (room.disk_free_mb_min)",
+            f"{disk} MB of disk are free, {limits.disk_free_mb_min} MB must stay so (room.disk_free_mb_min)",
             disk_free_mb=disk,
         )
