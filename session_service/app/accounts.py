@@ -31,10 +31,23 @@ class Accounts:
 
 
 def find() -> Accounts:
-    """Look the accounts up. Raises ConfigurationRefused when we are root and they are missing."""
-    if os.geteuid() != 0:
-        uid, gid = os.geteuid(), os.getegid()
-        return Accounts(root=False, service_uid=uid, service_gid=gid, worker_uid=uid, worker_gid=gid)
+    """Look the accounts up as the parent. Raises ConfigurationRefused when we are root and they are
+    missing.
+    """
+    return _named() if os.geteuid() == 0 else _ours()
+
+
+def find_parts(*, root: bool) -> Accounts:
+    """Look the accounts up inside a part that may have lost root already; `root` is what the parent was."""
+    return _named() if root else _ours()
+
+
+def _ours() -> Accounts:
+    uid, gid = os.geteuid(), os.getegid()
+    return Accounts(root=False, service_uid=uid, service_gid=gid, worker_uid=uid, worker_gid=gid)
+
+
+def _named() -> Accounts:
     try:
         service, worker = pwd.getpwnam(SERVICE_ACCOUNT), pwd.getpwnam(WORKER_ACCOUNT)
     except KeyError as exc:

@@ -1,0 +1,109 @@
+"""One part of the service as a process: `python -m session_service.app.part NAME PARENT_PID`. Started by
+the parent only.
+
+Not a command for people. It reads the settings that the parent hands over, runs one of host, worker-N or
+service until SIGTERM, and says
+by its exit status whether starting it again could help.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from session_service.app import accounts
+from session_service.app.parent import REFUSED_STATUS, parse_settings
+from session_service.app.settings import ConfigurationRefused, Settings
+from session_service.base import log
+from session_service.base.layout import Layout
+
+Run = Callable[[asyncio.Event], Awaitable[None]]
+
+
+def _worker(settings: Settings, number: int, *, root: bool) -> Run:
+    from session_service.checkpoints import worker
+
+    layout = Layout(settings.state_folder)
+    who = accounts.find_parts(root=root)
+    told = worker.WorkerSettings(
+        layout=layout,
+        number=number,
+        store_url=settings.store.url or f"file://{layout.objects}",
+        credentials_file=settings.store.credentials_file,
+        master_key_file=settings.store.master_key_file or layout.keys / "master.key",
+        service_uid=who.service_uid,
+        service_gid=who.service_gid,
+    )
+    return lambda stop: worker.run(told, stop)
+
+
+def _host(settings: Settings, *, root: bool) -> Run:
+    from session_service.host import main as host
+
+    who = accounts.find_parts(root=root)
+    told = host.HostSettings(
+        layout=Layout(settings.state_folder),
+        sandbox=settings.desktops.sandbox == "on",
+        service_uid=who.service_uid,
+        service_gid=who.service_gid,
+    )
+    return lambda stop: host.run(told, stop)
+
+
+def _service(settings: Settings) -> Run:
+    from session_service.app import service
+
+    return lambda stop: service.run(settings, stop)
+
+
+def _runner(name: str, settings: Settings) -> Run:
+    root = Path(settings.state_folder).stat().st_uid == 0  # the parent made it; we may have lost root since
+    if name == "host":
+        return _host(settings, root=root)
+    if name == "service":
+        return _service(settings)
+    return _worker(settings, int(name.removeprefix("worker-")), root=root)
+
+
+async def _until_told(run: Run) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await run(stop)
+
+
+def use_json(settings: Settings) -> bool:
+    """Say whether log lines are JSON: as set, else for machines only."""
+    chosen = settings.logs.format
+    return chosen == "json" or (chosen == "auto" and not sys.stderr.isatty())
+
+
+def main() -> int:
+    """Run the part that the arguments name; returns the exit status."""
+    name, parent = sys.argv[1], int(sys.argv[2])
+    settings = parse_settings()
+    log.configure(json=use_json(settings), level=settings.logs.level, part=name)
+    if os.getppid() != parent:
+        return 0  # the parent died before it could be told to end us
+    os.umask(0o077)
+    os.chdir(Path("/"))
+    try:
+        import uvloop
+
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop if name == "service" else None)
+    except ImportError:
+        runner = asyncio.Runner()
+    try:
+        with runner:
+            runner.run(_until_told(_runner(name, settings)))
+    except ConfigurationRefused as exc:
+        log.get_logger().error("configuration.refused", detail=exc.detail, action=exc.action)
+        return REFUSED_STATUS
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
