@@ -1,4 +1,6 @@
-"""Turns the plain data of `storage` into the structs of our ports, and its errors into ours. No decision is made here."""
+"""Turns the plain data of `storage` into the structs of our ports, and its errors into ours. No decision
+is made here.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,6 +1,7 @@
 """The storage worker: the process that reads and writes homes and speaks to the object store.
 
-It has no listening port, no registry and no desktop; it holds the master key and file capabilities only. Hostile files are parsed
+It has no listening port, no registry and no desktop; it holds the master key and file capabilities only.
+Hostile files are parsed
 here and nowhere else. Killing it loses nothing: what was not committed is done again by another call.
 """
 
@@ -11,6 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 import storage
 from session_service.base import errors, log, rpc
@@ -106,7 +109,9 @@ class Worker:
 
     async def _open_store(self) -> storage.Storage:
         path = self._settings.master_key_file
-        spec = storage.StoreSpec(url=self._settings.store_url, credentials_file=self._settings.credentials_file)
+        spec = storage.StoreSpec(
+            url=self._settings.store_url, credentials_file=self._settings.credentials_file
+        )
         key = keyring.read(path)
         if key is None:
             if await storage.has_repositories(spec):
@@ -187,13 +192,13 @@ class Worker:
         home = homes.checked(self._layout, ask.home)
         found = await (await self._open()).same_as(_ref(ask.workspace), seq=ask.seq, hash=ask.hash, home=home)
         words = tuple(translate.path(path) for path in found.paths[:DIFFERENCES_MAX])
-        return LastLook(same=found.same, proof=self._seal("same", ask) if found.same else None, differences=words)
+        return LastLook(
+            same=found.same, proof=self._seal("same", ask) if found.same else None, differences=words
+        )
 
     def _seal(self, kind: str, ask: messages.Look) -> EndProof:
         key = self._layout.seal_key.read_bytes()
-        return proof.sealed(
-            EndProof,
-            key,
+        unsealed = EndProof(
             kind=kind,
             workspace_id=ask.workspace.workspace_id,
             session_id=ask.session_id,
@@ -202,7 +207,9 @@ class Worker:
             hash=ask.hash,
             home=ask.home,
             made_at_boot_ms=boot_ms(),
+            seal=b"",
         )
+        return msgspec.structs.replace(unsealed, seal=proof.seal_of(unsealed, key))
 
     async def new_home(self, call: rpc.Call) -> RestoreReport:
         ask = call.params(messages.NewHome)
@@ -255,7 +262,9 @@ class Worker:
     async def put_receipt(self, call: rpc.Call) -> bytes:
         ask = call.params(messages.ReceiptOf)
         store = await self._open()
-        return await store.put_receipt(_ref(ask.workspace), session=ulid_to_hex(ask.session_id), body=ask.body)
+        return await store.put_receipt(
+            _ref(ask.workspace), session=ulid_to_hex(ask.session_id), body=ask.body
+        )
 
     async def receipt(self, call: rpc.Call) -> bytes | None:
         ask = call.params(messages.ReceiptOf)
