@@ -9,9 +9,10 @@ make_venv() {
   "$folder/bin/python" -m pip --disable-pip-version-check install --no-input --progress-bar off --require-hashes --no-deps --only-binary :all: -r "$source_tree/$lock"
 }
 
-# install_project VENV: the project as a copy, with its assets. Built in a folder of its own, so that the clone stays as it is.
+# install_project VENV [PIP]: the project as a copy, with its assets, by a pip of another environment if it has none of its own.
+# Built in a folder of its own, so that the clone stays as it is.
 install_project() {
-  local venv=$1 build
+  local venv=$1 pip=${2:-$1} build
   umask 022
   build=$(mktemp -d)
   (cd -- "$source_tree" && cp -R pyproject.toml README.md LICENSE session_service storage "$build/")
@@ -19,7 +20,7 @@ install_project() {
   rm -rf -- "$build/session_service/http/assets"
   mkdir -p -- "$build/session_service/http"
   cp -R -- "$(assets_folder)" "$build/session_service/http/assets"
-  "$venv/bin/python" -m pip --disable-pip-version-check install --no-input --no-index --no-deps --no-build-isolation --force-reinstall "$build"
+  "$pip/bin/python" -m pip --python "$venv/bin/python" --disable-pip-version-check install --no-input --no-index --no-deps --no-build-isolation --force-reinstall "$build"
   rm -rf -- "$build"
 }
 
@@ -49,25 +50,42 @@ make_assets() {
   mv -T -- "$folder.new" "$folder"
 }
 
-# release: sets release to the folder of this version. Each version has a folder of its own, so that a running service keeps
-# the code that it was started with while the next one is installed beside it.
+# A version of this project is a small environment of its own over the packages of its lock file, which versions share: a running
+# service keeps the code that it was started with while the next version is installed beside it.
+
+# find_release: sets release and, below it, packages_of_lock.
 find_release() {
+  packages_of_lock=$prefix/packages/$(fingerprint requirements.lock)
   release=$prefix/releases/$(fingerprint session_service storage pyproject.toml README.md LICENSE requirements.lock deploy/assets deploy/lib/environment.sh)
 }
 
+make_packages() {
+  make_venv "$packages_of_lock" requirements.lock
+  touch -- "$packages_of_lock/.complete"
+}
+
 make_release() {
-  make_venv "$release" requirements.lock
-  make_assets
-  install_project "$release"
+  umask 022
+  rm -rf -- "$release"
+  "$packages_of_lock/bin/python" -m venv --without-pip -- "$release"
+  local inner
+  inner=$("$release/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  printf '%s\n' "${inner/#"$release"/"$packages_of_lock"}" >"$inner/packages.pth"
+  printf '%s\n' "$packages_of_lock" >"$release/.packages"
+  install_project "$release" "$packages_of_lock"
   touch -- "$release/.complete"
 }
 
-# keep_releases: make this one the current one, and remove those that neither are the last before it nor run.
+# keep_releases: make this version the current one, and remove those that are neither one of the three newest nor running.
 keep_releases() {
   ln -sfnT -- "$release" "$prefix/venv"
   touch -- "$release"
   local old
   while read -r old; do
-    grep -qsaF -- "$old/" /proc/[0-9]*/cmdline 2>/dev/null || rm -rf -- "$old"
-  done < <(ls -1dt -- "$prefix"/releases/*/ 2>/dev/null | sed 's#/$##' | tail -n +4)
+    # By standard input, or grep would find the path in its own arguments.
+    grep -qsaFf - /proc/[0-9]*/cmdline <<<"$old/" || rm -rf -- "$old"
+  done < <(find "$prefix/releases" -mindepth 1 -maxdepth 1 -type d -printf '%T@ %p\n' | sort -rn | tail -n +4 | cut -d' ' -f2-)
+  while read -r old; do
+    grep -qsxF -- "$old" "$prefix"/releases/*/.packages || rm -rf -- "$old"
+  done < <(find "$prefix/packages" -mindepth 1 -maxdepth 1 -type d)
 }

@@ -42,7 +42,7 @@ need_packages() {
     fail "this system offers none of: ${names//|/, } ($why)." "$(no_offer "$names")"
   done <<<"$lines"
   detail "$(apt_plan "${chosen[@]}")"
-  start apt "${#chosen[@]} system packages" as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a \
+  start apt "system packages (${#chosen[@]})" as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a \
     apt-get -q -y "${apt_wait[@]}" -o Dpkg::Options::=--force-confold install --no-install-recommends -- "${chosen[@]}"
 }
 
@@ -57,10 +57,11 @@ update_lists() {
   lists_updated=1
 }
 
-# apt_plan PACKAGE...: what apt will fetch and how much room it takes, in its own words.
+# apt_plan PACKAGE...: what apt will fetch and how much room it takes; the wording changed with apt 3.
 apt_plan() {
-  { LC_ALL=C apt-get install --no-install-recommends --assume-no -- "$@" 2>/dev/null || true; } |
-    sed -nE 's/^Need to get ([^ ]+ [kMG]?B).* of archives.*/to fetch: \1/p; s/^After this operation, ([^ ]+ [kMG]?B) of .*/; on the disk afterwards: \1/p' | tr -d '\n'
+  { LC_ALL=C apt-get install --no-install-recommends --assume-no -- "$@" 2>/dev/null || true; } | sed -nE \
+    -e 's/^(Need to get|  Download size:) ([0-9.,]+ ?[kMG]?B).*/to fetch: \2/p' \
+    -e 's/^(After this operation,|  Space needed:) ([0-9.,]+ ?[kMG]?B).*/; on the disk afterwards: \2/p' | tr -d '\n'
 }
 
 no_offer() {

@@ -15,16 +15,16 @@ prepare() {
   need_room "$free_mb_up"
   need_venv_support
   need_packages "$@"
-  [[ -e $release/.complete ]] || start venv "Python packages of requirements.lock, each checked against its hash" make_venv "$release" requirements.lock
+  [[ -e $packages_of_lock/.complete ]] || start packages "Python packages of requirements.lock, each checked against its hash" make_packages
   [[ -e $(assets_folder) ]] || start assets "noVNC, font and icons for the pages, from npm" make_assets
   finish
   make_users
   if [[ ! -e $release/.complete ]]; then
-    start project "session-service itself" install_project "$release"
+    start project "session-service itself" make_release
     finish
-    touch -- "$release/.complete"
   fi
-  say "code and Python: $release ($(megabytes "$release") MB)"
+  say "Python packages: $(megabytes "$packages_of_lock") MB in $packages_of_lock"
+  detail "session-service: $(megabytes "$release") MB in $release"
 }
 
 # need_venv_support: a Python that can make environments; Debian and Ubuntu leave that part out of a plain installation.
