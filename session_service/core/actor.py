@@ -1,6 +1,5 @@
-"""Who acts: the one form in which a person or the service itself stands behind a change and in the audit.
-
-Not a right: whether the actor may do it was decided before (`http/` for people, the table for the service).
+"""Who does something, for the audit record. Not an account and not a permission: those were checked
+before.
 """
 
 from dataclasses import dataclass
@@ -8,19 +7,20 @@ from typing import Literal
 
 from session_service.base.ids import UserId
 
+ActorKind = Literal["user", "operator", "system"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
-    """A user acting for themselves, an operator acting for others, or the service."""
+    """A user, an operator, or the service itself (`user_id` None)."""
 
-    kind: Literal["user", "operator", "system"]
-    user_id: UserId | None = None
-    name: str = ""
+    kind: ActorKind
+    user_id: UserId | None
+    name: str
 
-    @property
-    def audit_name(self) -> str:
-        """The actor's text in audit records: `kind:id`, since names may change and ids may not."""
-        return f"{self.kind}:{self.user_id or self.name or 'service'}"
+    def __str__(self) -> str:
+        """The form in which audit records name an actor: by id, since names change."""
+        return self.kind if self.user_id is None else f"{self.kind}:{self.user_id}"
 
 
-SERVICE = Actor(kind="system", name="service")
+SYSTEM = Actor(kind="system", user_id=None, name="session-service")

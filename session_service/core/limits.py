@@ -1,0 +1,93 @@
+"""Every limit of the lifecycle, with its unit, its reason and what happens at it. Source: lifecycle.md
+section 10.
+
+Not settings: few of these are ever changed, and then here. What a policy may set stands in `core/policy.py`;
+the availability clock's own constants stand beside its rules in `core/availability.py`.
+"""
+
+from typing import Final
+
+# Starting
+START_S_MAX: Final = 60.0
+"""A launch that takes longer is tried again; the user is told."""
+START_ALARM_S: Final = 300.0
+"""A session that is still starting then raises an alarm."""
+START_WAIT_S_MAX: Final = 20.0
+"""How long an attach waits for a starting desktop before it is told to ask again."""
+STARTS_AT_ONCE: Final = 8
+"""More starts wait: each restores a home and launches a display."""
+
+# Holding
+EXPIRY_LOOK_S_MAX: Final = 1.0
+"""The longest pause between two looks at the wheel: a hold ends at most this late, plus one group."""
+EXPIRIES_AT_ONCE: Final = 256
+"""One slice of due holds; others run between slices."""
+
+# Closing
+STEP_ALARM_S: Final = 60.0
+"""A close step without progress raises an alarm; nothing is given up."""
+ENDING_ALARM_S: Final = 30.0
+"""The same for `ending` and `ended`, where only a machine is waited for."""
+CLOSING_ALARM_S: Final = 900.0
+"""A close that takes longer in all raises an alarm of its own."""
+FREEZE_S_MAX: Final = 10.0
+"""A process that cannot be frozen in this time: the close stays where it is, with an alarm."""
+ASK_S_MAX: Final = 40.0
+"""Hook 30 s, windows 2.5 s, TERM 3 s, and slack; then the applications are frozen as they are."""
+CLOSES_AT_ONCE: Final = 16
+"""Close steps that run at the same time; the others wait, frozen or running as their step says."""
+RETRY_S_MIN: Final = 1.0
+RETRY_S_MAX: Final = 30.0
+"""Pauses of every endless retry: doubled from the first to the second, with jitter. Giving up is not an
+outcome.
+"""
+ALARM_ATTEMPTS: Final = 2
+"""So many failures in a row raise the alarm early; one hiccup does not."""
+
+# Saving
+SAVE_SCAN_FACTOR: Final = 20.0
+"""The next periodic scan starts after this many times the last scan's duration, or the target, whichever is
+longer.
+"""
+SAVES_PER_CORE: Final = 1
+SAVED_AGE_ALARM_S: Final = 300.0
+"""Saved-as-of older than this with a healthy store raises an alarm."""
+LOSS_SAVES_WAITING_MAX: Final = 100_000
+"""Sessions that wait for their checkpoint after a loss: one entry per session, so bounded by sessions."""
+
+# Calls
+CALL_S_MAX: Final = 30.0
+"""A call to another part that should answer at once."""
+CHECKPOINT_S_MAX: Final = 3_600.0
+"""One checkpoint or restore; a slow store makes progress, a dead one raises sooner."""
+COMMIT_TRIES_MAX: Final = 8
+"""A user's request reads the record again so often after a lost compare-and-set before it is told
+`conflict`.
+"""
+
+# Reconciling
+RECONCILE_S: Final = 30.0
+LOOP_STALL_S_MAX: Final = 15.0
+"""A loop without a turn for this long is reported and the node is not ready."""
+UNSETTLED_ALARM_S: Final = 60.0
+DRAIN_S_MAX: Final = 10.0
+"""How long ending waits for checkpoints and commits under way."""
+
+# Watching
+SUBSCRIBERS_MAX: Final = 512
+"""More watchers are refused; each holds at most one note per session."""
+ALARMS_MAX: Final = 1_000
+"""More alarms are counted, not kept: the first ones matter."""
+EFFECTS_PER_SESSION_MAX: Final = 16
+
+# Tickets
+TICKET_S: Final = 60.0
+"""A ticket is for the page that asked for it, now."""
+LABEL_CHARACTERS_MAX: Final = 64
+
+# Names
+WORKSPACE_NAME_CHARACTERS_MAX: Final = 64
+WORKSPACES_PER_USER_MAX: Final = 50
+SESSION_ROWS_MAX: Final = 1_000
+"""Closed sessions of one list."""
+EXPLANATION_RECORDS_MAX: Final = 1_000

@@ -1,0 +1,73 @@
+"""What a refused caller is told: a code, why, and the way forward. Never just "no".
+
+Not the wire: the gateway sends this as `no` and closes with the code. One function per question, pure.
+Source: lifecycle.md section 3 ("What the refused caller is told") and gateway.md 9.5.
+"""
+
+from dataclasses import dataclass
+
+from session_service.core.close_codes import Close
+from session_service.core.records import CloseStep, Outcome, Session, State
+
+RETRY_MS = 1_000
+SAVING_RETRY_MS = 5_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Code, why and next as gateway.md 9.5 has them; times and outcome where they help."""
+
+    code: int
+    why: str
+    next: str
+    retry_ms: int | None = None
+    by: str = ""
+    saved_as_of_ms: int | None = None
+    outcome: str = ""
+
+
+UNKNOWN_TICKET = Refusal(code=Close.NOT_FOUND, why="not_found", next="login")
+USED_TICKET = Refusal(code=Close.PROOF_USED, why="proof_used", next="click")
+OLD_TICKET = Refusal(code=Close.PROOF_USED, why="proof_used", next="click")
+NOT_IN_PATH = Refusal(code=Close.NOT_FOUND, why="not_found", next="login")
+RETRY_NEW_TICKET = Refusal(code=Close.RETRY, why="retry", next="open", retry_ms=RETRY_MS)
+STARTING = Refusal(code=Close.RETRY, why="starting", next="open", retry_ms=RETRY_MS)
+
+
+def in_use(session: Session) -> Refusal:
+    """Another device has the desktop and the policy lets it keep it; the ticket is unused."""
+    return Refusal(code=Close.IN_USE, why="in_use", next="click", by=session.device_label)
+
+
+def by_state(session: Session, *, saved_as_of_ms: int | None) -> Refusal | None:
+    """Return why nobody attaches in this state; None when an attach is possible."""
+    if session.state in (State.STARTING, State.ACTIVE, State.HELD):
+        return None
+    if session.state is State.CLOSING:
+        if session.close_step in (CloseStep.ACCESS_ENDED, CloseStep.EXITING):
+            return Refusal(
+                code=Close.SAVING,
+                why="hold_expired_saving",
+                next="login",
+                retry_ms=SAVING_RETRY_MS,
+                saved_as_of_ms=saved_as_of_ms,
+            )
+        return Refusal(
+            code=Close.SAVING,
+            why="hold_expired_saving",
+            next="wait",
+            retry_ms=SAVING_RETRY_MS,
+            saved_as_of_ms=saved_as_of_ms,
+        )
+    outcome = session.outcome or Outcome.SAVED
+    if outcome in (Outcome.ENDED_BY_USER, Outcome.ENDED_BY_OPERATOR, Outcome.START_FAILED):
+        return Refusal(
+            code=Close.ENDED, why="ended", next="start", outcome=outcome.value, saved_as_of_ms=saved_as_of_ms
+        )
+    return Refusal(
+        code=Close.HOLD_EXPIRED,
+        why="hold_expired",
+        next="start",
+        outcome=outcome.value,
+        saved_as_of_ms=saved_as_of_ms,
+    )

@@ -1,0 +1,73 @@
+"""A hashed wheel of deadlines: millions of holds, one timer.
+
+Not a source of truth: the record decides whether a hold is over, the wheel only says whom to look at.
+Deadlines are readings of the availability counter in milliseconds; a counter that stands still fires nothing.
+One slot is one second, so a hold is looked at up to a second late and never early.
+"""
+
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+SLOT_MS = 1_000
+SLICE_KEYS_MAX = 256
+"""So many due keys are given out at once; the caller lets others run between slices."""
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Wheel(Generic[Key]):
+    """Keys with deadlines. Setting, moving and removing take constant time; the next due slot is kept at
+    hand.
+    """
+
+    def __init__(self) -> None:
+        self._slot_of: dict[Key, int] = {}
+        self._slots: dict[int, dict[Key, None]] = {}
+        self._first: int | None = None
+
+    def __len__(self) -> int:
+        return len(self._slot_of)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._slot_of
+
+    def set(self, key: Key, deadline_ms: int) -> None:
+        """Put a key at its deadline, rounded up to a slot; an earlier entry of the key is replaced."""
+        slot = -(-deadline_ms // SLOT_MS)
+        if self._slot_of.get(key) == slot:
+            return
+        self.remove(key)
+        self._slot_of[key] = slot
+        self._slots.setdefault(slot, {})[key] = None
+        if self._first is None or slot < self._first:
+            self._first = slot
+
+    def remove(self, key: Key) -> None:
+        """Take a key out; unknown is done."""
+        slot = self._slot_of.pop(key, None)
+        if slot is None:
+            return
+        keys = self._slots[slot]
+        del keys[key]
+        if not keys:
+            del self._slots[slot]
+            if slot == self._first:
+                self._first = min(self._slots, default=None)
+
+    def next_deadline_ms(self) -> int | None:
+        """Return the reading at which the first slot is due; None when the wheel is empty. Arm one timer for
+        it.
+        """
+        return None if self._first is None else self._first * SLOT_MS
+
+    def due(self, reading_ms: int) -> tuple[Key, ...]:
+        """Take out and return at most one slice of due keys, oldest slot first; call again until it is
+        empty.
+        """
+        taken: list[Key] = []
+        while self._first is not None and self._first * SLOT_MS <= reading_ms and len(taken) < SLICE_KEYS_MAX:
+            keys = self._slots[self._first]
+            for key in list(keys)[: SLICE_KEYS_MAX - len(taken)]:
+                taken.append(key)
+                self.remove(key)
+        return tuple(taken)
