@@ -273,3 +273,9 @@ class Cancelled(StorageError):
 
     code = "cancelled"
     retryable = True
+
+
+class WorkspaceErased(RepositoryError):
+    """A tombstone says that this workspace was erased on purpose. It is never "no checkpoint"."""
+
+    code = "workspace_erased"

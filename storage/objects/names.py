@@ -28,9 +28,18 @@ _NAME = re.compile(rf"{_PART}(?:/{_PART})*\Z", re.ASCII)
 _PREFIX = re.compile(rf"(?:{_PART}/)*(?:{_PART})?\Z", re.ASCII)
 
 
+def is_name(name: str) -> bool:
+    """Whether every adapter can store this name exactly as it is."""
+    return (
+        len(name) <= NAME_BYTES_MAX
+        and _NAME.match(name) is not None
+        and max(map(len, name.split("/"))) <= PART_BYTES_MAX
+    )
+
+
 def check_name(name: str) -> None:
     """Refuse a name that some adapter could not store exactly as it is."""
-    if len(name) > NAME_BYTES_MAX or not _NAME.match(name) or max(map(len, name.split("/"))) > PART_BYTES_MAX:
+    if not is_name(name):
         raise StoreRefused(name=name[:80], reason="not a valid object name")
 
 

@@ -20,11 +20,22 @@ class ObjectInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeVerdict:
-    """What a store was seen to do; `safe` is what a repository needs. `findings` name each promise broken."""
+class ProbeCheck:
+    """One promise that a store was asked to show. `words` say what was seen, for a person."""
 
-    safe: bool
-    findings: tuple[str, ...]
+    name: str
+    passed: bool
+    needed: bool
+    """Without it a repository cannot be safe; the others are told and lived with."""
+    words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeVerdict:
+    """What a store was seen to do; `usable` says that every needed check passed."""
+
+    usable: bool
+    checks: tuple[ProbeCheck, ...]
     took_ms: int
 
 
