@@ -60,6 +60,7 @@ class S3Store:
         self._client = client
         self._exit_stack = exit_stack
         self._prefix = f"{place.prefix}/" if place.prefix else ""
+        self._closed = False
 
     @classmethod
     async def open(cls, place: S3Place, *, create: bool = False) -> "S3Store":
@@ -73,8 +74,8 @@ class S3Store:
             check_name(place.prefix)
         exit_stack = AsyncExitStack()
         try:
-            await asyncio.to_thread(_load_models, place)
-            client = await exit_stack.enter_async_context(_new_client(place))
+            session = await asyncio.to_thread(_load_models, place)
+            client = await exit_stack.enter_async_context(_new_client(session, place))
             store = cls(place=place, client=client, exit_stack=exit_stack)
             await store._look_at_bucket(create=create)
         except BaseException:
@@ -93,10 +94,12 @@ class S3Store:
             secret_key="wrong-" + self._place.secret_key[:8][::-1],
         )
         exit_stack = AsyncExitStack()
-        client = await exit_stack.enter_async_context(_new_client(place))
+        session = await asyncio.to_thread(_load_models, place)
+        client = await exit_stack.enter_async_context(_new_client(session, place))
         return S3Store(place=place, client=client, exit_stack=exit_stack)
 
     async def create(self, name: str, data: bytes) -> None:
+        self._check_open()
         check_name(name)
         assert len(data) <= OBJECT_BYTES_MAX, "the writer splits before this limit"
         with s3_answers.of_write(name):
@@ -106,6 +109,7 @@ class S3Store:
                 )
 
     async def get(self, name: str, *, start: int = 0, length: int | None = None) -> bytes:
+        self._check_open()
         check_name(name)
         assert start >= 0
         assert length is None or length >= 0
@@ -128,6 +132,7 @@ class S3Store:
                 return await _body(name, dict(answer), start, length)
 
     async def head(self, name: str) -> int | None:
+        self._check_open()
         check_name(name)
         for _ in range(2):
             size = await self._size(name)
@@ -155,18 +160,26 @@ class S3Store:
                 return int(answer["ContentLength"])
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        self._check_open()
         check_prefix(prefix)
         for info in await self._collect(prefix):
             yield info
 
     async def delete(self, name: str) -> None:
+        self._check_open()
         check_name(name)
         with contextlib.suppress(ObjectNotFound), s3_answers.of_read(name):
             async with asyncio.timeout(REQUEST_S):
                 await self._client.delete_object(Bucket=self._place.bucket, Key=self._prefix + name)
 
     async def close(self) -> None:
+        self._closed = True
         await self._exit_stack.aclose()
+
+    def _check_open(self) -> None:
+        """The client underneath would quietly connect again."""
+        if self._closed:
+            raise StoreRefused(reason="the object store was closed")
 
     async def _collect(self, prefix: str) -> "tuple[ObjectInfo, ...]":
         """Read every page, then sort: not every server orders by bytes (SeaweedFS puts `a/` before `a-b`)."""
@@ -247,9 +260,8 @@ async def _body(name: str, answer: dict[str, Any], start: int, length: int | Non
     return data
 
 
-def _new_client(place: S3Place) -> Any:
+def _new_client(session: Any, place: S3Place) -> Any:
     """The client as a context manager. Every setting here is one that another default would break."""
-    import aioboto3
     from aiobotocore.config import AioConfig
 
     from storage.objects.s3_session import OneTrySession
@@ -265,20 +277,26 @@ def _new_client(place: S3Place) -> Any:
         response_checksum_validation="when_required",
         http_session_cls=OneTrySession,
     )
+    return session.client("s3", endpoint_url=place.endpoint, config=config)
+
+
+def _load_models(place: S3Place) -> Any:
+    """Import the library and read its models, in this thread and with a loop of its own; return its session.
+
+    The session keeps what was read, so the real client is made from it in milliseconds.
+    """
+    import aioboto3
+
     session = aioboto3.Session(
         aws_access_key_id=place.access_key,
         aws_secret_access_key=place.secret_key,
         aws_session_token=place.session_token,
         region_name=place.region,
     )
-    return session.client("s3", endpoint_url=place.endpoint, config=config)
-
-
-def _load_models(place: S3Place) -> None:
-    """Import the library and read its models once, in this thread, with a loop of its own."""
 
     async def make_and_drop() -> None:
-        async with _new_client(place):
+        async with _new_client(session, place):
             pass
 
     asyncio.run(make_and_drop())
+    return session
