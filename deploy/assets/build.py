@@ -1,8 +1,10 @@
-"""Builds the folder of foreign assets that the pages use: noVNC, the font, one sprite of icons, and their licences.
+"""Builds the folder of foreign assets that the pages use: noVNC, the font, one sprite of icons, and their
+licences.
 
-Not a bundler: files are taken as they are published, and only what is used. Every archive is fetched with `npm pack` and compared with
-the sha512 that stands in packages.txt before it is opened, because npm itself only compares it with what the registry says today.
-Standard library only, so that it runs before anything is installed.
+Not a bundler: files are taken as they are published, and only what is used. Every archive is fetched with
+`npm pack` and compared with the sha512 that stands in packages.txt before it is opened, because npm itself
+only compares it with what the registry says today. Standard library only, so that it runs before anything is
+installed.
 
     build.py NPM DESTINATION
 """
@@ -32,7 +34,8 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             archives = {
-                name: fetch(npm, Path(folder), name, version, integrity) for name, version, integrity, _ in pins()
+                name: fetch(npm, Path(folder), name, version, integrity)
+                for name, version, integrity, _ in pins()
             }
             build(archives, destination)
     except (AssetRefused, subprocess.SubprocessError, OSError, tarfile.TarError) as exc:
@@ -52,8 +55,12 @@ def fetch(npm: str, folder: Path, name: str, version: str, integrity: str) -> Pa
     target.mkdir()
     done = subprocess.run(
         [npm, "pack", "--silent", "--pack-destination", str(target), f"{name}@{version}"],
-        check=False, capture_output=True, text=True, timeout=FETCH_TIMEOUT_S, cwd=target,
-    )  # fmt: skip
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=FETCH_TIMEOUT_S,
+        cwd=target,
+    )
     archives = list(target.glob("*.tgz"))
     if done.returncode or len(archives) != 1:
         raise AssetRefused(f"npm could not fetch {name} {version}: {done.stderr.strip()[-400:]}")
@@ -73,7 +80,7 @@ def build(archives: dict[str, Path], destination: Path) -> None:
     """Write novnc/, fonts/, icons.svg and licences/ below the destination."""
     novnc, font, icons = read(archives[NOVNC]), read(archives[FONT]), read(archives[ICONS])
     for name, data in novnc.items():
-        if name.startswith(("core/", "vendor/")) or name == "LICENSE.txt" or name.startswith("docs/LICENSE"):
+        if name.startswith(("core/", "vendor/", "LICENSE.txt", "docs/LICENSE")):
             put(destination / "novnc" / name, data)
     for file in FONT_FILES:
         name = f"atkinson-hyperlegible-next-{file}"
@@ -87,7 +94,9 @@ def build(archives: dict[str, Path], destination: Path) -> None:
 
 
 def read(archive: Path) -> dict[str, bytes]:
-    """Return the plain files of a package by their name in it; links and names that lead outside are refused."""
+    """Return the plain files of a package by their name in it; links and names that lead outside are
+    refused.
+    """
     files: dict[str, bytes] = {}
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -110,10 +119,15 @@ def part(files: dict[str, bytes], name: str) -> bytes:
 
 def sprite(icons: dict[str, bytes]) -> str:
     """Return one SVG with a symbol for each icon in icons.txt and each glyph of our own."""
-    names = [line for line in (HERE / "icons.txt").read_text(encoding="utf-8").split("\n") if line and line[0] != "#"]
+    names = [
+        line
+        for line in (HERE / "icons.txt").read_text(encoding="utf-8").split("\n")
+        if line and line[0] != "#"
+    ]
     symbols = [symbol(name, part(icons, f"icons/{name}.svg").decode()) for name in names]
     glyphs = re.findall(r"<symbol .*?</symbol>", (HERE / "glyphs.svg").read_text(encoding="utf-8"), re.DOTALL)
-    head = '<svg xmlns="http://www.w3.org/2000/svg">\n<!-- Icons: lucide-static, ISC licence, see licences/lucide.txt. st- and cp- are our own. -->'
+    note = "<!-- Icons: lucide-static, ISC licence, see licences/lucide.txt. st- and cp- are our own. -->"
+    head = f'<svg xmlns="http://www.w3.org/2000/svg">\n{note}'
     return "\n".join([head, *symbols, *glyphs, "</svg>"]) + "\n"
 
 

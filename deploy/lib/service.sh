@@ -1,52 +1,69 @@
 # The running service, seen from outside: started behind the terminal, found again, stopped.
 
-background_log=$state/log/background.log
-pid_file=$state/background.pid
-start_wait_s=30
+state=${SESSION_SERVICE_STATE_FOLDER:-$state}
+background_log=$state/background.log
+start_wait_s=60
 
-# start_time PID: when a process began, as its kernel counts it; with the pid it names a process beyond doubt.
-start_time() { sed -E 's/^.*\) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
-
-# background_pid: the pid of the service that was started behind the terminal, if it is still the same process.
-background_pid() {
-  local pid began
-  read -r pid began 2>/dev/null <"$pid_file" || return 1
-  [[ -n $began && $(start_time "$pid") == "$began" ]] || return 1
+# running_pid: the first process of the service, by the note that it keeps; a number alone is not believed, since the kernel
+# gives it to another process later, so its start time is compared too.
+running_pid() {
+  local note pid began
+  note=$(cat -- "$state/run/parent.json" 2>/dev/null) || return 1
+  pid=$(sed -nE 's/.*"pid": *([0-9]+).*/\1/p' <<<"$note")
+  began=$(sed -nE 's/.*"start_time": *([0-9]+).*/\1/p' <<<"$note")
+  [[ -n $pid && -n $began && $(sed -E 's/^.*\) //' "/proc/$pid/stat" 2>/dev/null | cut -d' ' -f20) == "$began" ]] || return 1
   printf '%s' "$pid"
 }
 
 # run_behind COMMAND...: start it without a terminal, show its first words, return when it is ready or has failed.
 run_behind() {
   local pid shown=0 lines until=$((SECONDS + start_wait_s))
-  if pid=$(background_pid); then
-    say "It already runs in the background (pid $pid); its output is in $background_log"
-    exit 0
-  fi
-  mkdir -p -- "$(dirname -- "$background_log")"
-  : >"$background_log"
-  chmod 0600 -- "$background_log"
-  setsid --fork bash -c 'echo "$$ $(sed -E "s/^.*\) //" "/proc/$$/stat" | cut -d" " -f20)" >"$1"; shift; exec "$@"' \
-    up "$pid_file" "$@" >"$background_log" 2>&1 </dev/null
+  mkdir -p -- "$state"
+  (umask 077 && : >"$background_log")
+  setsid -- "$@" >"$background_log" 2>&1 </dev/null &
+  pid=$!
+  disown "$pid"
   while ((SECONDS < until)); do
     lines=$(wc -l <"$background_log")
-    if ((lines > shown)); then
-      sed -n "$((shown + 1)),${lines}p" -- "$background_log"
-      shown=$lines
-    fi
-    if [[ ! -s $pid_file ]]; then
-      sleep 0.1
-    elif ! background_pid >/dev/null; then
-      fail "session-service ended while it was starting." "Its output is in $background_log"
-    elif grep -qE 'https?://|service\.ready' -- "$background_log"; then
-      sleep 0.5
+    sed -n "$((shown + 1)),${lines}p" -- "$background_log"
+    shown=$lines
+    if ! kill -0 "$pid" 2>/dev/null; then
       sed -n "$((shown + 1)),\$p" -- "$background_log"
-      say "It runs in the background; its output is in $background_log. Stop it with: deploy/down"
+      fail "session-service ended while it was starting." "Its output is in $background_log"
+    elif grep -q 'service\.ready' -- "$background_log"; then
+      sleep 0.3
+      sed -n "$((shown + 1)),\$p" -- "$background_log"
+      say "It runs in the background (process $pid); its output goes to $background_log. Stop it with: deploy/down"
       return
-    else
-      sleep 0.1
     fi
+    sleep 0.1
   done
   fail "session-service is not ready after $start_wait_s s." "It goes on trying; its output is in $background_log"
+}
+
+# look_at_port ARGS...: say who has the port before the service finds out.
+look_at_port() {
+  local port=${SESSION_SERVICE_LISTEN__PORT:-8080} pid
+  while (($#)); do
+    case $1 in
+      --port=* | --listen.port=*) port=${1#*=} ;;
+      --port | --listen.port) port=${2:-$port} ;;
+    esac
+    shift
+  done
+  if pid=$(running_pid); then
+    fail "session-service runs already (process $pid)." "Stop it with deploy/down, which leaves its desktops; or go on using it."
+  fi
+  [[ $port =~ ^[0-9]+$ ]] && ((port > 0)) || return 0
+  if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+    fail "another program uses port $port$(port_owner "$port")." "Stop that program, or take another port: deploy/up -- --port $((port + 1))"
+  fi
+}
+
+port_owner() {
+  local owner
+  owner=$(ss -Hltnp "sport = :$1" 2>/dev/null | sed -nE 's/.*users:\(\("([^"]+)",pid=([0-9]+).*/\1, process \2/p' | head -n 1)
+  printf '%s' "${owner:+ ($owner)}"
 }
 
 # wants_minio ARGS...: whether these arguments of session-service need a MinIO of ours: `demo --s3` without an address.

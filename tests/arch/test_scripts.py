@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = sorted(path for path in [ROOT / ".ci" / "run", *(ROOT / "deploy").iterdir()] if path.is_file() and not path.suffix)
+SCRIPTS = sorted(
+    path
+    for path in [ROOT / ".ci" / "run", *(ROOT / "deploy").iterdir()]
+    if path.is_file() and not path.suffix
+)
 LIBRARIES = sorted((ROOT / "deploy" / "lib").glob("*.sh"))
 
 

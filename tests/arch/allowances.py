@@ -1,0 +1,85 @@
+"""Exceptions from the rules of the architecture, each with its reason; one that is no longer needed is an
+offence too.
+
+Not a list to grow: a change that adds a line here says in its commit why the rule does not fit.
+"""
+
+# A client library and the places that may import it.
+HOMES: dict[str, tuple[str, ...]] = {
+    # The S3 client raises aiohttp's errors; the one place that names errors has to know them.
+    "aiohttp": ("session_service/http/", "session_service/providers/", "storage/objects/s3_answers.py"),
+    "websockets": ("session_service/client/", "session_service/gateway/"),
+    "apsw": ("session_service/registry/",),
+    "sqlite3": (),
+    "asyncpg": ("session_service/registry/",),
+    "aioboto3": ("storage/objects/",),
+    "aiobotocore": ("storage/objects/",),
+    "botocore": ("storage/objects/",),
+    "typer": ("session_service/cli/",),
+    "rich": ("session_service/cli/",),
+    "argon2": ("session_service/http/",),
+}
+
+# (module, called name): why it destroys nothing that belongs to a user.
+DESTROYING: dict[tuple[str, str], str] = {
+    ("session_service/app/folders.py", "unlink"): "a draft of a key file of our own",
+    ("session_service/app/parent.py", "unlink"): "the parent's own note of its pid",
+    (
+        "session_service/app/parent.py",
+        "terminate",
+    ): "ends our own parts (service, host, worker), never a desktop",
+    ("session_service/app/parent.py", "kill"): "ends our own parts when they do not stop, never a desktop",
+    ("session_service/base/rpc.py", "unlink"): "the socket of our own that it listens on",
+    (
+        "session_service/checkpoints/homes.py",
+        "rmtree",
+    ): "drafts of an interrupted restore (NAME.new-*), never a home",
+    ("session_service/checkpoints/homes.py", "unlink"): "the half-written upload that this call made",
+    ("session_service/checkpoints/keyring.py", "unlink"): "a draft of a key file of our own",
+    (
+        "session_service/host/control_groups.py",
+        "rmdir",
+    ): "control groups, which the kernel lets go only when they are empty",
+    ("session_service/host/identity.py", "pidfd_send_signal"): "gentle signals only, to a proven identity",
+    (
+        "storage/objects/folder.py",
+        "unlink",
+    ): "the store's own primitive, called by repository/removal.py, and its temporary files",
+    (
+        "storage/objects/s3.py",
+        "delete_object",
+    ): "the store's own primitive, called by repository/removal.py alone",
+    ("storage/repository/cache.py", "unlink"): "a draft in our own cache",
+}
+
+# (module, import) that a part which only thinks may have.
+THINKING: dict[tuple[str, str], str] = {
+    (
+        "storage/format/frame.py",
+        "threading",
+    ): "one codec object per thread; nothing is started and nothing waits",
+}
+
+# Data classes that are written by position: the rows of a table.
+BY_POSITION: dict[tuple[str, str], str] = {
+    ("session_service/core/lifecycle.py", "Rule"): "a row of the transition table, read in columns",
+}
+
+# Public names with a word that the glossary gives another meaning: a name, or (module, name).
+WORDS: dict[str | tuple[str, str], str] = {
+    "connection_made": "asyncio's name",
+    "connection_lost": "asyncio's name",
+    "hook": "the user's own script before a close, which the lifecycle calls the user hook",
+    "HookState": "the state of the user hook",
+    "hook_state": "the state of the user hook",
+    "may_run_hook": "about the user hook",
+    "sync_folder": "fsync, as POSIX calls it",
+    (
+        "session_service/base/rpc.py",
+        "CALLS_PER_CONNECTION_MAX",
+    ): "a connection of a unix socket between our own parts",
+    ("session_service/registry/connection.py", "breaks_connection"): "a database connection",
+    ("session_service/registry/connection.py", "open_connection"): "a database connection",
+    ("storage/format/header.py", "INDEX_SNAPSHOT"): "the name of this object in format version 1",
+    ("storage/objects/s3.py", "CONNECTIONS_MAX"): "connections of the HTTP client",
+}
