@@ -36,6 +36,12 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._running)
 
+    async def wait(self, limit_s: float) -> bool:
+        """Wait until all have ended by themselves, for `limit_s` seconds at most; say whether they have."""
+        if self._running:
+            await asyncio.wait(list(self._running), timeout=limit_s)
+        return not self._running
+
     async def close(self) -> None:
         """Cancel what runs and wait for its end; errors were reported already."""
         tasks = list(self._running)

@@ -1,0 +1,39 @@
+"""Whose connection it is when a proxy stands in front: believed only from proxies that were named.
+
+Not authentication: an address is for logs and for throttling. Without `trusted` no header is ever looked at.
+"""
+
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+Networks = Sequence[IPv4Network | IPv6Network]
+
+
+def client_address(peer: str, forwarded: Sequence[str], trusted: Networks) -> str:
+    """Return the nearest address that is not one of our proxies.
+
+    Args:
+        peer: address of the socket's other end.
+        forwarded: values of X-Forwarded-For, in the order of the request.
+        trusted: networks of the proxies in front (`--behind-proxy`).
+    """
+    chain = [part.strip() for value in forwarded for part in value.split(",")]
+    address = peer
+    while chain and _is_trusted(address, trusted):
+        nearer = chain.pop()
+        if not _is_address(nearer):
+            break
+        address = nearer
+    return address
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_trusted(text: str, trusted: Networks) -> bool:
+    return _is_address(text) and any(ip_address(text) in network for network in trusted)

@@ -1,0 +1,111 @@
+"""The first bytes of every connection on the one port: ours below `/s/`, everything else aiohttp's.
+
+Not an HTTP server: it waits for one request head, then hands the connection on with the bytes that were
+read, by public APIs only. A second request on a connection that aiohttp owns never comes back here; an
+upgrade there is answered 421 by the HTTP part, and proxies must use a new connection for a websocket.
+"""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Final
+
+from session_service.gateway.address import client_address
+from session_service.gateway.handshake import Refusal, is_ours, read_upgrade, refuse
+from session_service.gateway.hub import Hub
+from session_service.gateway.link import Link
+
+_HEAD_END: Final = b"\r\n\r\n"
+_RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
+
+
+class Front(asyncio.Protocol):
+    """One connection of which nothing is known yet."""
+
+    __slots__ = ("_began_at", "_head", "_hub", "_transport", "bucket")
+
+    _transport: asyncio.Transport
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._head = b""
+        self._began_at = 0.0
+        self.bucket = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._began_at = asyncio.get_running_loop().time()
+        self._hub.ticker.add(self)
+        self._hub.wait_for_first(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._head += data
+        end = self._head.find(_HEAD_END)
+        too_long = (end if end >= 0 else len(self._head)) > self._hub.limits.head_bytes_max
+        if end < 0 and not too_long:
+            return
+        if not is_ours(self._head):
+            self._hand_over()
+        elif too_long:
+            self._refuse(refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "This request is too long."))
+        else:
+            self._upgrade(end + len(_HEAD_END))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+
+    def look(self, now: float, excused: float) -> bool:
+        return now - max(self._began_at, excused) > self._hub.limits.head_s
+
+    def judge(self, now: float, excused: float) -> None:
+        if self.look(now, excused):
+            self.reset()
+
+    def reset(self) -> None:
+        """Drop the connection: too slow, or room is needed for a newer one."""
+        self._forget()
+        connection = self._transport.get_extra_info("socket")
+        if connection is not None and not self._transport.is_closing():
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+        self._transport.abort()
+
+    def _forget(self) -> None:
+        self._hub.ticker.remove(self)
+        self._hub.waiting.pop(self, None)
+
+    def _hand_over(self) -> None:
+        self._forget()
+        protocol = self._hub.http()
+        assert isinstance(protocol, asyncio.Protocol)
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
+        protocol.data_received(self._head)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._forget()
+        self._hub.stats.refused(refusal.status)
+        self._hub.log.info("link.refused", status=refusal.status, address=self._address(()))
+        self._transport.write(refusal.answer)
+        self._transport.close()
+
+    def _upgrade(self, end: int) -> None:
+        hub = self._hub
+        answer = read_upgrade(self._head[:end], origins=hub.origins(), shard=hub.shard)
+        if isinstance(answer, Refusal):
+            self._refuse(answer)
+            return
+        if hub.is_closing or len(hub.links) >= hub.limits.links_max:
+            self._refuse(refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Not now; try again soon.", "Retry-After: 2"))
+            return
+        self._forget()
+        link = Link(hub, answer, self._address(answer.forwarded))
+        self._transport.set_protocol(link)
+        link.begin(self._transport, self._head[end:])
+
+    def _address(self, forwarded: Sequence[str]) -> str:
+        peer = self._transport.get_extra_info("peername")
+        address = peer[0] if isinstance(peer, tuple) and peer else "unix"
+        return client_address(address, forwarded, self._hub.trusted)

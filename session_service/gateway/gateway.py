@@ -1,0 +1,141 @@
+"""The gateway as the rest of the program sees it: made by hand, listening on one port, told by control whom
+to close.
+
+Not a decision about sessions: control owns those and is asked through `Attachments`. This is the place
+where one gateway's parts are put together, and where they are ended in order: intake, links, legs, tasks.
+"""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+import structlog
+
+from session_service.base.aio import Tasks
+from session_service.core.close_codes import Close
+from session_service.gateway.address import Networks
+from session_service.gateway.front import Front
+from session_service.gateway.hub import Hub
+from session_service.gateway.limits import GatewayLimits
+from session_service.gateway.liveness import Ticker
+from session_service.gateway.stats import GatewayStats
+from session_service.ports.clock import Ids
+from session_service.ports.streams import Attachments
+
+SHARD = "0"
+
+
+class Gateway:
+    """One gateway. It is a `ports.streams.Streams` for control.
+
+    Args:
+        attachments: what control answers.
+        http: makes the protocol of every connection that is no websocket of ours, e.g. aiohttp's
+        `AppRunner.server`. origins: the public origins now, like "https://desk.example" or
+        "http://127.0.0.1:8080". ids: fresh link ids.
+        trusted: networks of the proxies in front, whose X-Forwarded-For is believed; none without
+        `--behind-proxy`. limits: shortened by tests only.
+        shard: the part of the path that names this gateway.
+    """
+
+    def __init__(
+        self,
+        *,
+        attachments: Attachments,
+        http: Callable[[], asyncio.BaseProtocol],
+        origins: Callable[[], Collection[str]],
+        ids: Ids,
+        trusted: Networks = (),
+        limits: GatewayLimits | None = None,
+        shard: str = SHARD,
+    ) -> None:
+        limits = limits or GatewayLimits()
+        stats = GatewayStats()
+        self._hub = Hub(
+            attachments=attachments,
+            ids=ids,
+            http=http,
+            origins=origins,
+            shard=shard,
+            trusted=trusted,
+            limits=limits,
+            stats=stats,
+            ticker=Ticker(look_s=limits.look_s, stall_s=limits.stall_s, stats=stats),
+            tasks=Tasks(self._task_failed),
+            log=structlog.get_logger(),
+        )
+        self._servers: list[asyncio.Server] = []
+
+    def front(self) -> asyncio.Protocol:
+        """Return the protocol of a new connection; for whoever listens by himself."""
+        return Front(self._hub)
+
+    async def listen(
+        self, host: str | None, port: int, *, tls: ssl.SSLContext | None = None
+    ) -> tuple[tuple[str, int], ...]:
+        """Take connections; return the addresses that are listened on. Port 0 takes a free one."""
+        server = await asyncio.get_running_loop().create_server(
+            self.front,
+            host,
+            port,
+            ssl=tls,
+            backlog=self._hub.limits.backlog,
+            reuse_address=True,
+            ssl_handshake_timeout=self._hub.limits.head_s if tls else None,
+        )
+        self._servers.append(server)
+        return tuple(tuple(listening.getsockname()[:2]) for listening in server.sockets)
+
+    def close_link(self, session_id: str, link_id: str, *, code: int, why: str, by: str = "") -> None:
+        """End one link with a code: read no more at once, close frame, reset after a second. Unknown is
+        done.
+        """
+        link = self._hub.links.get(link_id)
+        if link is not None and link.session_id in {"", session_id}:
+            link.close_link(code, why, by)
+
+    def links(self, session_id: str) -> tuple[str, ...]:
+        """Return the ids of the links that are open now, oldest first."""
+        return tuple(sorted(self._hub.sessions.get(session_id, ())))
+
+    def stats(self) -> GatewayStats:
+        """Return the counters as they are now, the bytes of open links included."""
+        hub = self._hub
+        carried = [link.payload_bytes for link in hub.links.values()]
+        return replace(
+            hub.stats,
+            links_ended=dict(hub.stats.links_ended),
+            refusals=dict(hub.stats.refusals),
+            first_frames=list(hub.stats.first_frames),
+            bytes_down=hub.stats.bytes_down + sum(down for down, _ in carried),
+            bytes_up=hub.stats.bytes_up + sum(up for _, up in carried),
+            links_open=sum(len(known) for known in hub.sessions.values()),
+            waiting=len(hub.waiting),
+        )
+
+    async def close(self) -> None:
+        """Take nothing new, tell every link when to come back, and return when they are gone (about a
+        second at most).
+        """
+        hub = self._hub
+        hub.is_closing = True
+        for server in self._servers:
+            server.close()
+        low_ms, high_ms = hub.limits.restart_jitter_ms
+        for link in tuple(hub.links.values()):
+            link.close_link(Close.RESTART, "server_restart", f"{low_ms} {high_ms}")
+        for socket in tuple(hub.waiting):
+            socket.reset()
+        # Whoever is being attached now is told, too; its task ends by itself once control has answered.
+        await hub.tasks.wait(hub.limits.close_s)
+        if hub.connections:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2 * hub.limits.close_s):
+                    await hub.empty.wait()
+        await hub.tasks.close()
+        hub.ticker.stop()
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        self._hub.log.error("task.failed", task=name, error=type(error).__name__, detail=str(error))

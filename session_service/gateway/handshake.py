@@ -1,0 +1,122 @@
+"""The opening handshake: a request head in, what to do with the connection out.
+
+Not HTTP: everything that is not below `/s/` belongs to aiohttp. The head is parsed and answered by
+`ServerProtocol` of websockets, which is thrown away afterwards: its handshake is right, its data path costs
+three times ours.
+"""
+
+import logging
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+from websockets.datastructures import MultipleValuesError
+from websockets.exceptions import NegotiationError
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+BINARY: Final = "binary"
+TARGET: Final = re.compile(r"/s/([a-z0-9]{1,16})/(?:ws|t/([A-Za-z0-9_-]{16,128}))")
+"""The page's address, and the one with a ticket for stock clients; nothing else below `/s/` exists."""
+USER_AGENT_CHARACTERS_MAX: Final = 256
+
+_SILENT: Final = logging.Logger("session_service.gateway.handshake", logging.CRITICAL + 1)
+"""websockets logs request lines when debugging, and a ticket may stand in one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upgrade:
+    """A valid request for a websocket. `accepted` is the whole 101 answer, not yet sent."""
+
+    shard: str
+    ticket: str | None
+    """None when the ticket comes in the first message."""
+    subprotocol: str | None
+    """What was agreed and echoed; None when the client offered none."""
+    user_agent: str
+    forwarded: Sequence[str]
+    accepted: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """The whole answer to a request that is not let in; the connection is closed after it."""
+
+    status: int
+    answer: bytes
+
+
+def is_ours(head: bytes) -> bool:
+    """Say whether a request head (or its beginning) is for a path below `/s/`, whatever its method."""
+    parts = head.split(b"\r\n", 1)[0].split(b" ", 2)
+    return len(parts) > 1 and parts[1].startswith(b"/s/")
+
+
+def read_upgrade(head: bytes, *, origins: Collection[str], shard: str) -> Upgrade | Refusal:
+    """Judge a whole request head (with its empty line).
+
+    Args:
+        head: the bytes as they came.
+        origins: the public origins of this service; a browser must come from one, a program sends none.
+        shard: the shard this process owns.
+    """
+    parser = ServerProtocol(select_subprotocol=_select, logger=_SILENT)
+    parser.receive_data(head)
+    events = parser.events_received()
+    if not events or not isinstance(events[0], Request):
+        return refuse(HTTPStatus.BAD_REQUEST, "This is not a request.")
+    request = events[0]
+    response = parser.accept(request)
+    if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+        extra = ("Upgrade: websocket",) if response.status_code == HTTPStatus.UPGRADE_REQUIRED else ()
+        return refuse(response.status_code, "A websocket is served here, and nothing else.", *extra)
+    try:
+        origin = request.headers.get("Origin")
+        user_agent = request.headers.get("User-Agent", "")
+    except MultipleValuesError:
+        return refuse(HTTPStatus.BAD_REQUEST, "A header stands twice that may stand once.")
+    if origin is not None and origin not in origins:
+        return refuse(
+            HTTPStatus.FORBIDDEN,
+            "This page is not one of this service (check public_origins and the proxy in front).",
+        )
+    target = TARGET.fullmatch(request.path.partition("?")[0])
+    if target is None or target[1] != shard:
+        return refuse(HTTPStatus.NOT_FOUND, "There is no desktop at this address.")
+    parser.send_response(response)
+    return Upgrade(
+        shard=target[1],
+        ticket=target[2],
+        subprotocol=parser.subprotocol,
+        user_agent="".join(filter(str.isprintable, user_agent))[:USER_AGENT_CHARACTERS_MAX],
+        forwarded=request.headers.get_all("X-Forwarded-For"),
+        accepted=b"".join(parser.data_to_send()),
+    )
+
+
+def refuse(status: int, text: str, *headers: str) -> Refusal:
+    """Return an answer in plain text that ends the connection and tells no other site where it came from."""
+    body = (text + "\n").encode()
+    lines = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+        "Connection: close",
+        "Cache-Control: no-store",
+        "Referrer-Policy: no-referrer",
+        "X-Content-Type-Options: nosniff",
+        "Content-Type: text/plain; charset=utf-8",
+        f"Content-Length: {len(body)}",
+        *headers,
+    )
+    return Refusal(status=status, answer="\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+
+
+def _select(_parser: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    """Agree on `binary`. None offered means the same, and none is echoed, as noVNC expects it."""
+    if not offered:
+        return None
+    if BINARY in offered:
+        return Subprotocol(BINARY)
+    raise NegotiationError("no subprotocol in common")

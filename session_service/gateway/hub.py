@@ -1,0 +1,98 @@
+"""What all connections of one gateway share: limits, counters, the ticker, and who is there.
+
+Not behaviour: connections act, this remembers. There is one per gateway, made by it and passed on by hand.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from session_service.base.aio import Tasks
+from session_service.gateway.address import Networks
+from session_service.gateway.limits import GatewayLimits
+from session_service.gateway.liveness import Ticker
+from session_service.gateway.stats import GatewayStats
+from session_service.ports.clock import Ids
+from session_service.ports.streams import Attachments
+
+
+class Waiting(Protocol):
+    """A socket without a first message."""
+
+    def reset(self) -> None:
+        """Drop it at once."""
+        ...
+
+
+class OpenLink(Protocol):
+    """A link as the others see it."""
+
+    @property
+    def session_id(self) -> str: ...
+    @property
+    def payload_bytes(self) -> tuple[int, int]: ...
+    def close_link(self, code: int, why: str, by: str) -> None: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Hub:
+    """Shared state of one gateway."""
+
+    attachments: Attachments
+    ids: Ids
+    http: Callable[[], asyncio.BaseProtocol]
+    """Makes the protocol of every connection that is not ours: aiohttp's `AppRunner.server`."""
+    origins: Callable[[], Collection[str]]
+    """The public origins now, e.g. {"https://desk.example"}."""
+    shard: str
+    trusted: Networks
+    limits: GatewayLimits
+    stats: GatewayStats
+    ticker: Ticker
+    tasks: Tasks
+    log: Any
+    is_closing: bool = False
+    waiting: OrderedDict[Waiting, None] = field(default_factory=OrderedDict)
+    """Oldest first."""
+    links: dict[str, OpenLink] = field(default_factory=dict)
+    """By link id, from before control is asked, so that a close that comes first finds its link."""
+    sessions: dict[str, set[str]] = field(default_factory=dict)
+    """Link ids by session."""
+    connections: set[OpenLink] = field(default_factory=set)
+    """Every upgraded socket that is not closed yet, those that only wait for their end included."""
+    empty: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the last of `connections` has gone while closing."""
+
+    def enter(self, link: OpenLink) -> None:
+        """An upgraded socket is there."""
+        self.connections.add(link)
+
+    def leave(self, link: OpenLink) -> None:
+        """It is closed; repeating this is harmless."""
+        self.connections.discard(link)
+        if self.is_closing and not self.connections:
+            self.empty.set()
+
+    def wait_for_first(self, socket: Waiting) -> None:
+        """Note a socket without a first message; at the limit the oldest makes room."""
+        if len(self.waiting) >= self.limits.waiting_sockets_max:
+            oldest, _ = self.waiting.popitem(last=False)
+            self.stats.waiting_reset += 1
+            oldest.reset()
+        self.waiting[socket] = None
+
+    def add_link(self, session_id: str, link_id: str) -> None:
+        """A link leads to a session from now on."""
+        self.sessions.setdefault(session_id, set()).add(link_id)
+        self.stats.links_opened += 1
+
+    def remove_link(self, session_id: str, link_id: str) -> None:
+        """It leads nowhere any more; repeating this is harmless."""
+        self.links.pop(link_id, None)
+        known = self.sessions.get(session_id)
+        if known is not None:
+            known.discard(link_id)
+            if not known:
+                del self.sessions[session_id]

@@ -1,0 +1,525 @@
+"""One websocket: from its 101 to its end. Frames in and out, liveness, refusals, the canonical report of
+its end.
+
+Not the stream: what it carries is a `BinaryStream`, so that a stream can once outlive its link. No
+coroutine and no timer per link: the loop calls it when bytes came, the ticker looks at it, and one short
+task asks control for its desktop.
+"""
+
+import asyncio
+import socket
+import struct
+from enum import IntEnum
+from typing import Final
+
+import msgspec
+
+from session_service.core import websocket
+from session_service.core.close_codes import ENDINGS, Close
+from session_service.core.records import LossCause
+from session_service.core.rfb import RfbError
+from session_service.core.websocket import Decoder, FrameError, close_frame, frame_head
+from session_service.gateway.first_message import read_open
+from session_service.gateway.handshake import Upgrade, refuse
+from session_service.gateway.hub import Hub
+from session_service.gateway.stream import BinaryStream
+from session_service.ports.streams import Attachment, LinkEnd, LinkOffer, LinkRefusal
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # a build of websockets without its compiled part
+    from websockets.utils import apply_mask
+
+_RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
+_LEFT: Final = frozenset({Close.NORMAL, Close.GOING_AWAY, Close.NO_STATUS})
+
+
+class Phase(IntEnum):
+    """Where a link stands; only ever grows."""
+
+    UPGRADING = 0
+    """Ticket in the path: its 101 is sent when control has said yes."""
+    FIRST = 1
+    """The 101 is sent; the first message has not come."""
+    OPENING = 2
+    """Control is asked, or the desktop's socket is being opened."""
+    OPEN = 3
+    ENDING = 4
+    """Said goodbye; what the client still sends is read and thrown away until it closes."""
+    GONE = 5
+
+
+class Link(asyncio.Protocol):
+    """The protocol of an upgraded connection. `begin` takes the transport over from the first bytes."""
+
+    __slots__ = (
+        "_attachment",
+        "_began_at",
+        "_controls",
+        "_controls_at",
+        "_decoder",
+        "_drained_at",
+        "_early",
+        "_ended_at",
+        "_frame_at",
+        "_full",
+        "_hub",
+        "_offer",
+        "_opened_at",
+        "_pinged_at",
+        "_pong_due",
+        "_read_paused",
+        "_seen_at",
+        "_stream",
+        "_time",
+        "_transport",
+        "_upgrade",
+        "bucket",
+        "cause",
+        "close_code",
+        "link_id",
+        "phase",
+    )
+
+    _transport: asyncio.Transport
+
+    def __init__(self, hub: Hub, upgrade: Upgrade, address: str) -> None:
+        self._hub = hub
+        self._upgrade = upgrade
+        self._time = asyncio.get_running_loop().time
+        self._decoder = Decoder(
+            unmask=apply_mask,
+            message_bytes_max=hub.limits.message_bytes_max,
+            text_bytes_max=hub.limits.text_bytes_max,
+        )
+        self._stream: BinaryStream | None = None
+        self._attachment: Attachment | None = None
+        self._early = b""
+        self._full = self._read_paused = False
+        self._pong_due: bytes | None = None
+        self._controls = 0
+        self._began_at = self._seen_at = self._controls_at = self._time()
+        self._pinged_at = self._drained_at = self._frame_at = self._ended_at = self._opened_at = 0.0
+        self.phase = Phase.FIRST if upgrade.ticket is None else Phase.UPGRADING
+        self.cause = LossCause.UNKNOWN
+        self.close_code: int | None = None
+        self.bucket = 0
+        self.link_id = hub.ids.ulid()
+        self._offer = LinkOffer(
+            link_id=self.link_id,
+            ticket=upgrade.ticket or "",
+            subprotocol="binary",
+            address=address,
+            user_agent=upgrade.user_agent,
+            in_path=upgrade.ticket is not None,
+        )
+
+    # What the loop calls.
+
+    def begin(self, transport: asyncio.Transport, rest: bytes) -> None:
+        """Take over a connection whose request head was read; `rest` came behind it."""
+        self._transport = transport
+        transport.set_write_buffer_limits(high=self._hub.limits.down_bytes_max)
+        _set_options(transport, self._hub)
+        self._hub.enter(self)
+        self._hub.ticker.add(self)
+        if self.phase is Phase.FIRST:
+            transport.write(self._upgrade.accepted)
+            self._hub.wait_for_first(self)
+        else:
+            self._ask()
+        if rest:
+            self.data_received(rest)
+
+    def data_received(self, data: bytes) -> None:
+        self._seen_at = self._time()
+        if self.phase is Phase.UPGRADING:
+            self._early += data
+            if len(self._early) > self._hub.limits.early_bytes_max:
+                self.reset()
+            return
+        try:
+            messages = self._decoder.feed(data)
+        except FrameError as error:
+            for opcode, payload in error.messages:
+                self._take(opcode, payload)
+            self._broke(error.code, error.detail)
+            return
+        stream = self._stream
+        if stream is not None and self.phase is Phase.OPEN and len(messages) == 1 and messages[0][0] == 2:
+            self._pass(stream, messages[0][1])
+        else:
+            for opcode, payload in messages:
+                self._take(opcode, payload)
+        if not self._decoder.is_partial:
+            self._frame_at = 0.0
+        elif not self._frame_at or messages:
+            self._frame_at = self._seen_at
+
+    def pause_writing(self) -> None:
+        self._full = True
+        if self._stream is not None:
+            self._stream.pause()
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._drained_at = self._time()
+        if self._pong_due is not None and self.phase < Phase.ENDING:
+            pong, self._pong_due = self._pong_due, None
+            self._transport.write(frame_head(websocket.PONG, len(pong)) + pong)
+        if self._stream is not None:
+            self._stream.resume()
+
+    def eof_received(self) -> None:
+        self._lost(LossCause.RESET)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost(LossCause.SILENT if isinstance(exc, TimeoutError) else LossCause.RESET)
+        self.phase = Phase.GONE
+        self._hub.ticker.remove(self)
+        self._hub.waiting.pop(self, None)
+        self._hub.leave(self)
+
+    # What the ticker calls.
+
+    def look(self, now: float, excused: float) -> bool:
+        """Ping a silent client; say whether something is due that should be judged once more after
+        reading.
+        """
+        limits = self._hub.limits
+        if self.phase <= Phase.OPEN and self.phase is not Phase.UPGRADING:
+            quiet_since = max(self._seen_at, self._pinged_at, excused)
+            if now - quiet_since >= limits.ping_s and not self._full:
+                self._pinged_at = now
+                self._transport.write(frame_head(websocket.PING, 0))
+        return self._due(now, excused) is not None
+
+    def judge(self, now: float, excused: float) -> None:
+        """End the link if what `look` saw is still so."""
+        due = self._due(now, excused)
+        if due is Close.TOO_SLOW:
+            self.end(LossCause.UNKNOWN, due)
+        elif due is not None:
+            self.reset(LossCause.SILENT)
+
+    def _due(self, now: float, excused: float) -> Close | None:
+        """TOO_SLOW to be told so, ABNORMAL to be reset, None to live on."""
+        limits = self._hub.limits
+        if self.phase is Phase.ENDING:
+            return Close.ABNORMAL if now - max(self._ended_at, excused) > limits.close_s else None
+        if self.phase is Phase.FIRST and now - max(self._began_at, excused) > limits.first_message_s:
+            return Close.TOO_SLOW
+        if self._frame_at and now - max(self._frame_at, excused) > limits.frame_s:
+            return Close.ABNORMAL
+        if self._read_paused or self.phase is Phase.UPGRADING:
+            # We do not read, so its silence says nothing; the kernel's keepalive still finds a dead peer.
+            return None
+        silent_s = now - max(self._seen_at, excused)
+        if silent_s < limits.silent_s - limits.look_s:
+            return None
+        drains = now - self._drained_at < limits.silent_s
+        return None if drains and silent_s < limits.slow_s else Close.ABNORMAL
+
+    # What the stream calls.
+
+    def carry(self, data: bytes) -> None:
+        """Send bytes of the desktop as one message; head and body are not joined, so nothing is copied."""
+        self._transport.writelines((frame_head(websocket.BINARY, len(data)), data))
+
+    def stream_opened(self) -> None:
+        """The desktop's socket is open: say so before its first byte."""
+        attachment = self._attachment
+        assert attachment is not None
+        if self.phase is Phase.UPGRADING:
+            self._transport.write(self._upgrade.accepted)
+        else:
+            self._say(
+                {
+                    "t": "opened",
+                    "sid": attachment.session_id,
+                    "n": 0,
+                    "mode": attachment.mode,
+                    "hold": attachment.hold_s,
+                    "gap": attachment.gap_s,
+                    "use": [],
+                }
+            )
+        self.phase = Phase.OPEN
+        self._opened_at = self._time()
+        if self._full and self._stream is not None:
+            self._stream.pause()
+        self._hub.log.info(
+            "link.opened",
+            session_id=attachment.session_id,
+            link_id=self.link_id,
+            mode=attachment.mode,
+            address=self._offer.address,
+            user_agent=self._offer.user_agent,
+            in_path=self._offer.in_path,
+        )
+        early, self._early = self._early, b""
+        if early:
+            self.data_received(early)
+
+    def stream_lost(self) -> None:
+        """The desktop closed its side. The link is told, control is told; whether the desktop died is for
+        the host to say.
+        """
+        if self.phase >= Phase.ENDING:
+            return
+        assert self._attachment is not None
+        self._hub.attachments.leg_lost(self._attachment.session_id, self.link_id)
+        self.end(LossCause.UNKNOWN, Close.LEG_LOST)
+
+    def stream_full(self) -> None:
+        """The desktop cannot take more: read the client no more for now."""
+        if not self._read_paused and self.phase < Phase.ENDING:
+            self._read_paused = True
+            self._transport.pause_reading()
+
+    def stream_ready(self) -> None:
+        """The desktop can take more."""
+        if self._read_paused:
+            self._read_paused = False
+            self._seen_at = self._time()
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    # What the opening task and control call.
+
+    def is_over(self) -> bool:
+        """True when nobody is there to be opened for any more."""
+        return self.phase >= Phase.ENDING
+
+    @property
+    def session_id(self) -> str:
+        """Where it leads; "" before control has said so."""
+        return "" if self._attachment is None else self._attachment.session_id
+
+    @property
+    def payload_bytes(self) -> tuple[int, int]:
+        """Bytes carried down and up so far."""
+        return (0, 0) if self._stream is None else (self._stream.bytes_down, self._stream.bytes_up)
+
+    def attached(self, attachment: Attachment) -> BinaryStream | None:
+        """Control has committed: report the end at once if it came first, else return the stream to be
+        opened.
+        """
+        self._attachment = attachment
+        if self.is_over():
+            self._report()
+            return None
+        self._hub.add_link(attachment.session_id, self.link_id)
+        self._stream = BinaryStream(
+            carrier=self, view_only=attachment.mode != "control", stats=self._hub.stats, time=self._time
+        )
+        return self._stream
+
+    def tell_wait(self, why: str, percent: int | None) -> None:
+        """Say that the session is starting; stock clients are told nothing, their 101 just takes longer."""
+        if self.phase is Phase.OPENING:
+            self._say({"t": "wait", "why": why, "pct": percent})
+
+    def refuse(self, refusal: LinkRefusal) -> None:
+        """Say no, with the way forward, and close."""
+        if self.is_over():
+            return
+        self._hub.log.info("link.refused", link_id=self.link_id, code=refusal.code, why=refusal.why)
+        if self.phase is not Phase.UPGRADING:
+            self._say(
+                {
+                    "t": "no",
+                    **{key: value for key, value in msgspec.to_builtins(refusal).items() if value != ""},
+                }
+            )
+        self.end(LossCause.UNKNOWN, refusal.code, refusal.why)
+
+    def close_link(self, code: int, why: str, by: str) -> None:
+        """End it on control's word: nothing more of it is read, and it is reset after a second."""
+        cause = LossCause.UNKNOWN
+        if code == Close.TAKEN:
+            cause = LossCause.TAKEN_OVER
+        elif code == Close.RESTART:
+            cause = LossCause.SERVER_RESTART
+        if self.phase is Phase.OPENING:
+            row = ENDINGS.get(Close(code)) if code in set(Close) else None
+            self._say({"t": "no", "code": code, "why": why, "next": row.next if row else "open", "by": by})
+        self.end(cause, code, f"{why} {by}".rstrip())
+
+    def end(self, cause: LossCause, code: int, why: str = "") -> None:
+        """Say goodbye with a code; the client then has a moment to close. Repeating this is harmless."""
+        if self.phase >= Phase.ENDING:
+            return
+        if code not in _LEFT:
+            self._hub.stats.refused(code)
+        upgrading = self.phase is Phase.UPGRADING
+        self._stop(cause, code)
+        if upgrading:
+            later = code in {
+                Close.RETRY,
+                Close.RESTART,
+                Close.TOO_MANY,
+                Close.NODE_UNREACHABLE,
+                Close.LEG_LOST,
+            }
+            status, text = (503, "Not now; try again soon.") if later else (403, "This ticket opens nothing.")
+            self._transport.write(refuse(status, text, *(("Retry-After: 2",) if later else ())).answer)
+            self._transport.close()
+            return
+        row = ENDINGS.get(Close(code)) if code in set(Close) else None
+        self._transport.write(close_frame(code, why or (row.why if row else "")))
+
+    def reset(self, cause: LossCause = LossCause.RESET) -> None:
+        """Drop the connection without waiting for what lies in a buffer: close() would wait for a dead
+        peer.
+        """
+        self._lost(cause)
+        connection = self._transport.get_extra_info("socket")
+        if connection is not None and not self._transport.is_closing():
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+        self._transport.abort()
+
+    # What it does by itself.
+
+    def _take(self, opcode: int, payload: bytes) -> None:
+        """Act on one message, whatever the phase."""
+        if self.phase >= Phase.ENDING:
+            if opcode == websocket.CLOSE:
+                self._transport.close()
+            return
+        if opcode == websocket.BINARY:
+            if self.phase is Phase.OPEN and self._stream is not None:
+                self._pass(self._stream, payload)
+            else:
+                self._broke(Close.BAD_MESSAGE, "bytes before the answer")
+        elif opcode == websocket.TEXT:
+            self._take_text(payload)
+        elif opcode == websocket.CLOSE:
+            self._take_close(payload)
+        else:
+            self._take_control(opcode, payload)
+
+    def _pass(self, stream: BinaryStream, payload: bytes) -> None:
+        try:
+            stream.up(payload)
+        except RfbError as error:
+            self._broke(Close.MESSAGE_TOO_BIG if error.too_big else Close.BAD_MESSAGE, error.detail)
+
+    def _take_text(self, payload: bytes) -> None:
+        """Only the first message may be text on `binary`."""
+        if self.phase is not Phase.FIRST:
+            self._broke(Close.BAD_MESSAGE, "text where only bytes are legal")
+            return
+        try:
+            ticket = read_open(websocket.decode_text(payload), self._hub.origins())
+        except FrameError as error:
+            self._broke(error.code, error.detail)
+            return
+        self.phase = Phase.OPENING
+        self._offer = msgspec.structs.replace(self._offer, ticket=ticket)
+        self._ask()
+
+    def _take_close(self, payload: bytes) -> None:
+        """The client leaves. Its code is given back, then the socket is closed behind it."""
+        try:
+            code, _reason = websocket.parse_close(payload)
+        except FrameError as error:
+            self._broke(error.code, error.detail)
+            return
+        self._stop(LossCause.TAB_CLOSED if code in _LEFT else LossCause.UNKNOWN, code)
+        self._transport.write(close_frame(code))
+        self._transport.close()
+
+    def _take_control(self, opcode: int, payload: bytes) -> None:
+        """Answer a ping; while nothing can be written only the last one is kept."""
+        limits = self._hub.limits
+        if self._seen_at - self._controls_at > limits.controls_s:
+            self._controls_at, self._controls = self._seen_at, 0
+        self._controls += 1
+        if self._controls > limits.controls_max:
+            self.end(LossCause.UNKNOWN, Close.TOO_MANY)
+        elif opcode == websocket.PING:
+            if self._full:
+                self._pong_due = payload
+            else:
+                self._transport.write(frame_head(websocket.PONG, len(payload)) + payload)
+
+    def _ask(self) -> None:
+        """Ask control, in the one task of this link's life."""
+        from session_service.gateway.opening import open_link
+
+        self._hub.waiting.pop(self, None)
+        self._hub.links[self.link_id] = self
+        self._hub.tasks.spawn(open_link(self._hub, self, self._offer), name=f"open-link-{self.link_id}")
+
+    def _say(self, message: dict[str, object]) -> None:
+        text = msgspec.json.encode(message)
+        self._transport.write(frame_head(websocket.TEXT, len(text)) + text)
+
+    def _broke(self, code: Close, detail: str) -> None:
+        """The client broke the protocol: tell it once, obey it no more."""
+        if self.phase >= Phase.ENDING:
+            self._transport.abort()
+            return
+        self._hub.log.info(
+            "link.refused", link_id=self.link_id, session_id=self.session_id, code=int(code), detail=detail
+        )
+        if self.phase in {Phase.FIRST, Phase.OPENING}:
+            row = ENDINGS[code]
+            self._say({"t": "no", "why": row.why, "code": int(code), "next": row.next, "detail": detail})
+        self.end(LossCause.UNKNOWN, code)
+
+    def _lost(self, cause: LossCause) -> None:
+        """The socket is gone without a goodbye."""
+        if self.phase < Phase.ENDING:
+            self._stop(cause, None)
+
+    def _stop(self, cause: LossCause, code: int | None) -> None:
+        """From here nothing is carried any more: release what is down, close the leg, report."""
+        self.phase = Phase.ENDING
+        self._ended_at = self._time()
+        self.cause, self.close_code = cause, code
+        self._hub.waiting.pop(self, None)
+        if self._read_paused:
+            self.stream_ready()
+        if self._stream is not None and self._stream.end():
+            self._hub.stats.keys_released += 1
+            self._hub.log.info("keys.released", session_id=self.session_id, link_id=self.link_id)
+        if self._attachment is not None:
+            self._report()
+
+    def _report(self) -> None:
+        """Tell control, count, and write the one canonical line."""
+        assert self._attachment is not None
+        hub, (down, up) = self._hub, self.payload_bytes
+        end = LinkEnd(
+            session_id=self._attachment.session_id,
+            link_id=self.link_id,
+            cause=self.cause.value,
+            bytes_down=down,
+            bytes_up=up,
+            seconds=round(self._ended_at - self._began_at, 3),
+            close_code=self.close_code,
+        )
+        hub.stats.links_ended[end.cause] += 1
+        hub.stats.bytes_down += down
+        hub.stats.bytes_up += up
+        hub.remove_link(end.session_id, self.link_id)
+        hub.log.info("link.ended", **msgspec.to_builtins(end))
+        hub.attachments.ended(end)
+
+
+def _set_options(transport: asyncio.Transport, hub: Hub) -> None:
+    """Make the kernel find dead peers, send at once, and keep little unsent."""
+    connection = transport.get_extra_info("socket")
+    if connection is None or connection.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    limits, tcp = hub.limits, socket.IPPROTO_TCP
+    idle_s, interval_s, probes = limits.keepalive_s
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(tcp, socket.TCP_NODELAY, 1)
+    connection.setsockopt(tcp, socket.TCP_KEEPIDLE, idle_s)
+    connection.setsockopt(tcp, socket.TCP_KEEPINTVL, interval_s)
+    connection.setsockopt(tcp, socket.TCP_KEEPCNT, probes)
+    connection.setsockopt(tcp, socket.TCP_USER_TIMEOUT, int(limits.user_timeout_s * 1000))
+    connection.setsockopt(tcp, socket.TCP_NOTSENT_LOWAT, limits.unsent_bytes_max)

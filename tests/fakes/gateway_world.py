@@ -1,0 +1,218 @@
+"""A running gateway for tests: a real port, aiohttp behind it, a fake control, and clients with and without
+manners.
+
+Not a mock of the gateway: only control and, where a test says so, the desktop are ours.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from websockets.asyncio.client import ClientConnection, connect
+
+from session_service.gateway.gateway import Gateway
+from session_service.gateway.limits import GatewayLimits
+from tests.fakes.gateway_control import FakeControl, FakeIds
+
+SHORT = GatewayLimits(
+    head_s=0.5,
+    first_message_s=0.5,
+    ping_s=0.2,
+    silent_s=0.8,
+    slow_s=2.0,
+    close_s=0.5,
+    poll_s=0.01,
+    wait_s=0.1,
+    frame_s=0.6,
+)
+XVNC = (
+    *(
+        "Xvnc",
+        "-rfbunixmode",
+        "0600",
+        "-rfbport",
+        "-1",
+        "-SecurityTypes",
+        "None",
+        "-AlwaysShared=1",
+        "-noreset",
+    ),
+    *("-geometry", "640x480", "-depth", "24", "-nolisten", "tcp", "-extension", "GLX"),
+)
+GREETING = b"RFB 003.008\n"
+
+
+class World:
+    """One gateway on one port."""
+
+    def __init__(self, gateway: Gateway, control: FakeControl, port: int, *, secure: bool = False) -> None:
+        self.gateway = gateway
+        self.control = control
+        self.port = port
+        self.origin = f"http{'s' if secure else ''}://127.0.0.1:{port}"
+        self.aud = f"ws{'s' if secure else ''}://127.0.0.1:{port}"
+
+    def connect(self, path: str = "/s/0/ws", **options: Any) -> connect:
+        """A websockets client as our SDK uses it."""
+        options.setdefault("subprotocols", ["binary"])
+        options.setdefault("origin", self.origin)
+        return connect(
+            self.aud + path,
+            compression=None,
+            ping_interval=None,
+            proxy=None,
+            max_size=None,
+            close_timeout=2,
+            **options,
+        )
+
+    def first(self, ticket: str, **more: object) -> str:
+        """The first message of the page."""
+        return json.dumps({"t": "open", "aud": self.aud, "auth": ticket, "can": [], **more})
+
+    @asynccontextmanager
+    async def opened(self, session_id: str, **options: Any) -> AsyncIterator[ClientConnection]:
+        """An open link with the answer read, before any byte of RFB."""
+        async with self.connect(**options) as client:
+            await client.send(self.first(self.control.ticket(session_id)))
+            answer = json.loads(await client.recv())
+            while answer["t"] == "wait":
+                answer = json.loads(await client.recv())
+            assert answer["t"] == "opened", answer
+            yield client
+
+
+@asynccontextmanager
+async def running(limits: GatewayLimits | None = None, **options: Any) -> AsyncIterator[World]:
+    """A gateway with aiohttp behind it, as the program builds them."""
+    control = FakeControl()
+    application = web.Application()
+
+    async def hello(request: web.Request) -> web.Response:
+        return web.Response(text=f"aiohttp {request.path} {len(await request.read())}")
+
+    async def misdirected(request: web.Request) -> web.Response:
+        return web.Response(status=421, headers={"Connection": "close"})
+
+    application.router.add_route("*", "/hello", hello)
+    application.router.add_route("*", "/s/{rest:.*}", misdirected)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    assert runner.server is not None
+    origins: set[str] = set()
+    tls = options.pop("tls", None)
+    gateway = Gateway(
+        attachments=control,
+        http=runner.server,
+        origins=lambda: origins,
+        ids=FakeIds(),
+        limits=limits or GatewayLimits(close_s=0.5, poll_s=0.01),
+        **options,
+    )
+    control.streams = gateway
+    ((_host, port),) = await gateway.listen("127.0.0.1", 0, tls=tls)
+    world = World(gateway, control, port, secure=tls is not None)
+    origins.add(world.origin)
+    try:
+        yield world
+    finally:
+        await gateway.close()
+        await runner.cleanup()
+
+
+async def greet(client: ClientConnection) -> bytes:
+    """The RFB handshake of a sharing client; returns what came after ServerInit was begun."""
+    seen = await read_bytes(client, 12)
+    assert seen == GREETING
+    await client.send(GREETING)
+    assert await read_bytes(client, 2) == b"\x01\x01"
+    await client.send(b"\x01")
+    assert await read_bytes(client, 4) == bytes(4)
+    await client.send(b"\x00")
+    return await read_bytes(client, 24)
+
+
+async def read_bytes(client: ClientConnection, count: int) -> bytes:
+    """At least `count` bytes of the stream, whole messages."""
+    found = b""
+    while len(found) < count:
+        message = await client.recv()
+        assert isinstance(message, bytes), message
+        found += message
+    return found
+
+
+async def raw(port: int, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A client without manners: these bytes, on a fresh connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    return reader, writer
+
+
+def request(path: str, *headers: str, method: str = "GET", key: str = "dGhlIHNhbXBsZSBub25jZQ==") -> bytes:
+    """The head of an upgrade, with further headers at will."""
+    lines = (
+        f"{method} {path} HTTP/1.1",
+        "Host: 127.0.0.1",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        f"Sec-WebSocket-Key: {key}",
+        *headers,
+    )
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+def masked(
+    opcode: int, payload: bytes, *, fin: bool = True, reserved: int = 0, mask: bytes | None = b"abcd"
+) -> bytes:
+    """A client frame; `mask=None` leaves it unmasked, which is against the rules."""
+    head = bytearray(((0x80 if fin else 0) | reserved | opcode,))
+    flag = 0 if mask is None else 0x80
+    if len(payload) < 126:
+        head.append(flag | len(payload))
+    elif len(payload) < 65536:
+        head += bytes((flag | 126,)) + len(payload).to_bytes(2, "big")
+    else:
+        head += bytes((flag | 127,)) + len(payload).to_bytes(8, "big")
+    if mask is None:
+        return bytes(head) + payload
+    return bytes(head) + mask + bytes(byte ^ mask[i & 3] for i, byte in enumerate(payload))
+
+
+@asynccontextmanager
+async def xvnc(folder: Path) -> AsyncIterator[Path]:
+    """A real Xvnc without a sandbox; yields its RFB socket. Its display is a number of its own, by
+    -displayfd.
+    """
+    rfb_socket = folder / "rfb.sock"
+    reading, writing = os.pipe()
+    with (folder / "xvnc.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *XVNC, "-displayfd", str(writing), "-rfbunixpath", str(rfb_socket),
+            stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(writing,),
+        )  # fmt: skip
+    os.close(writing)
+    try:
+        display = await asyncio.to_thread(_read_line, reading)
+        (folder / "display").write_text(display)
+        yield rfb_socket
+    finally:
+        os.close(reading)
+        process.terminate()
+        await process.wait()
+
+
+def _read_line(descriptor: int) -> str:
+    """Read to the newline: Xvnc writes it separately, and dies when its reader is gone by then."""
+    found = b""
+    while not found.endswith(b"\n"):
+        piece = os.read(descriptor, 64)
+        assert piece, "Xvnc ended before it was ready"
+        found += piece
+    return found.decode().strip()
