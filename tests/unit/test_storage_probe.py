@@ -1,0 +1,104 @@
+"""The probe must catch stores that break the promises, above all those that accept a condition and ignore
+it.
+"""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from storage.errors import ObjectExists, StoreUnavailable
+from storage.objects.memory import MemoryStore
+from storage.objects.probe import probe
+from storage.objects.store import ObjectInfo, ProbeVerdict
+from tests.fakes.faulty_store import FOR_EVER, Fault, FaultyStore
+
+
+class OverwritingStore(MemoryStore):
+    """Ignores create-only, as rclone serve s3, s3rver and others do."""
+
+    async def create(self, name: str, data: bytes) -> None:
+        await self.delete(name)
+        await super().create(name, data)
+
+
+class RacyStore(MemoryStore):
+    """Looks first and writes later: two see nothing, and both write."""
+
+    async def create(self, name: str, data: bytes) -> None:
+        if await self.head(name) is not None:
+            raise ObjectExists(name=name)
+        self.bucket.objects[name] = data
+
+
+class ForgetfulListing(MemoryStore):
+    """Lists nothing that was written lately."""
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        for info in ():
+            yield info
+
+
+class WholeAnswers(MemoryStore):
+    """Ignores ranges."""
+
+    async def get(self, name: str, *, start: int = 0, length: int | None = None) -> bytes:
+        return await super().get(name)
+
+
+class Undying(MemoryStore):
+    """Says that it deleted."""
+
+    async def delete(self, name: str) -> None:
+        return
+
+
+def failed(verdict: ProbeVerdict) -> set[str]:
+    return {check.name for check in verdict.checks if not check.passed}
+
+
+@pytest.mark.parametrize(
+    ("store", "found"),
+    [
+        (OverwritingStore(), "create_only"),
+        (RacyStore(), "create_race"),
+        (ForgetfulListing(), "list_after_write"),
+        (WholeAnswers(), "ranges"),
+        (Undying(), "gone_after_delete"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+async def test_a_store_that_breaks_a_promise_is_not_usable(store: MemoryStore, found: str) -> None:
+    verdict = await probe(store)
+    assert not verdict.usable
+    assert found in failed(verdict)
+    assert all(check.words for check in verdict.checks)
+
+
+async def test_a_flipped_bit_is_noticed() -> None:
+    store = FaultyStore(MemoryStore())
+    store.plan(Fault.FLIPPED, on="get", name="probe/.*/body")
+    verdict = await probe(store)
+    assert failed(verdict) == {"read_after_write"}
+
+
+async def test_a_store_that_is_away_gets_no_verdict() -> None:
+    store = FaultyStore(MemoryStore())
+    store.plan(Fault.UNAVAILABLE, on="create", times=FOR_EVER)
+    with pytest.raises(StoreUnavailable):
+        await probe(store)
+
+
+async def test_a_wrong_secret_that_is_accepted_is_told_but_does_not_forbid() -> None:
+    store = MemoryStore()
+    verdict = await probe(store, impostor=MemoryStore(store.bucket))
+    assert failed(verdict) == {"wrong_secret"}
+    assert verdict.usable
+
+
+async def test_the_long_listing_is_asked_for_only_on_demand() -> None:
+    store = FaultyStore(MemoryStore())
+    verdict = await probe(store, long_listing=True)
+    assert verdict.usable
+    assert "long_listing" in {check.name for check in verdict.checks}
+    assert not [info async for info in store.list("")]
+    assert len(store.calls) > 1_000
