@@ -2,6 +2,7 @@
 it.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -27,6 +28,7 @@ class RacyStore(MemoryStore):
     async def create(self, name: str, data: bytes) -> None:
         if await self.head(name) is not None:
             raise ObjectExists(name=name)
+        await asyncio.sleep(0)
         self.bucket.objects[name] = data
 
 
