@@ -13,10 +13,10 @@ from pathlib import Path
 HEAD = """# What this project is built on
 
 Everything below is free software; thank you to those who make it. The Python packages are installed from
-their own distributions, unchanged; the licence texts come with them. The parts of the pages come from their npm
-packages, unchanged (their texts lie beside them, in `licences/`). System packages (TigerVNC, bubblewrap, openbox
-and others) are installed by the system, with their texts under `/usr/share/doc`. This list is written by
-`deploy/licences`.
+their own distributions, unchanged; the licence texts come with them. The parts of the pages come from their
+npm packages, unchanged (their texts lie beside them, in `licences/`). System packages (TigerVNC, bubblewrap,
+openbox and others) are installed by the system, with their texts under `/usr/share/doc`. This list is
+written by `deploy/licences`.
 """
 # Words that packages use in place of an SPDX expression.
 SPDX = {

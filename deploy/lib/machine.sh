@@ -37,25 +37,28 @@ as_root() {
   if ((EUID == 0)); then "$@"; else sudo -n "$@"; fi
 }
 
-# find_python: sets python to one that is new enough and that the system users may run; installs one where the system has it.
+# find_python: sets python to one that is new enough and that the system users may run; fails where there is none.
 find_python() {
   local candidate names=(python3 python3.14 python3.13 python3.12 python3.11)
   for candidate in "${names[@]/#//usr/bin/}" "${names[@]}"; do
     candidate=$(command -v "$candidate") || continue
     # As root a Python in a home folder (pyenv) will not do: the running parts are not root and cannot read it.
-    ((EUID == 0)) && ! open_to_all "$(readlink -f -- "$candidate")" && continue
+    if ((EUID == 0)) && ! open_to_all "$(readlink -f -- "$candidate")"; then continue; fi
     "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null || continue
     python=$candidate
     return
   done
-  for candidate in 3.14 3.13 3.12 3.11; do
-    if apt-cache show "python$candidate-venv" >/dev/null 2>&1; then
-      python=/usr/bin/python$candidate
-      return
-    fi
+  return 1
+}
+
+# offered_python: the package with the newest Python that we can use and this system offers.
+offered_python() {
+  local name
+  for name in python3.14-venv python3.13-venv python3.12-venv python3.11-venv; do
+    offered "$name" && printf '%s' "$name" && return
   done
-  fail "Python 3.11 or newer is needed; this machine has $(python3 -V 2>/dev/null || echo none)." \
-    "Debian 12 and 13 and Ubuntu from 24.04 bring one." "On Ubuntu 22.04: sudo apt-get install python3.11-venv, then run the same command again."
+  fail "Python 3.11 or newer is needed; this machine has $(python3 -V 2>/dev/null || echo none) and offers no newer one." \
+    "Debian 12 and 13 and Ubuntu from 24.04 bring one; on Ubuntu 22.04 it is in universe: sudo add-apt-repository universe"
 }
 
 # open_to_all PATH: whether every user may pass all folders above it.

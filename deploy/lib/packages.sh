@@ -25,12 +25,7 @@ need_packages() {
     lines=$(missing_lines "$@")
   fi
   [[ -n $lines ]] || return 0
-  if ! may_be_root; then
-    fail "system packages are missing, and you may not install them (not root, and sudo is missing or refuses)." \
-      "Ask somebody who may to run:" \
-      "  apt-get update && apt-get install --no-install-recommends $(sed -E 's/[ |].*//' <<<"$lines" | tr '\n' ' ')" \
-      "and then run the same command again."
-  fi
+  may_install "$(sed -E 's/[ |].*//' <<<"$lines" | tr '\n' ' ')"
   update_lists
   while read -r names why; do
     for name in ${names//|/ }; do
@@ -44,6 +39,18 @@ need_packages() {
   detail "$(apt_plan "${chosen[@]}")"
   start apt "system packages (${#chosen[@]})" as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a \
     apt-get -q -y "${apt_wait[@]}" -o Dpkg::Options::=--force-confold install --no-install-recommends -- "${chosen[@]}"
+}
+
+# may_install PACKAGES: end with what to tell somebody who may, where we may not.
+may_install() {
+  may_be_root && return
+  fail "system packages are missing, and you may not install them (not root, and sudo is missing or refuses)." \
+    "Ask somebody who may to run:" "  apt-get update && apt-get install --no-install-recommends $1" "and then run the same command again."
+}
+
+may_update_lists() {
+  may_install python3-venv
+  update_lists
 }
 
 apt_wait=(-o DPkg::Lock::Timeout=300)

@@ -29,10 +29,15 @@ prepare() {
 
 # need_venv_support: a Python that can make environments; Debian and Ubuntu leave that part out of a plain installation.
 need_venv_support() {
-  find_python
-  local extra
-  extra=$(venv_package)
-  [[ -z $extra ]] && return
-  need_packages --only "$extra"
+  local lacking
+  if ! find_python; then
+    may_update_lists
+    need_packages --only "$(offered_python)"
+    finish
+    find_python || fail "no Python that fits was found." "Install Python 3.11 or newer under /usr and run the same command again."
+  fi
+  lacking=$(venv_package)
+  [[ -z $lacking ]] && return
+  need_packages --only "$lacking"
   finish
 }

@@ -49,7 +49,6 @@ DESTROYING: dict[tuple[str, str], str] = {
         "storage/objects/s3.py",
         "delete_object",
     ): "the store's own primitive, called by repository/removal.py alone",
-    ("storage/repository/cache.py", "unlink"): "a draft in our own cache",
 }
 
 # (module, import) that a part which only thinks may have.

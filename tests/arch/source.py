@@ -44,12 +44,27 @@ def parse(path: str, text: str) -> Module:
 
 @cache
 def product() -> tuple[Module, ...]:
-    """Return every module of the two packages."""
-    files = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
-    paths = [file.relative_to(ROOT).as_posix() for file in files]
-    return tuple(
-        parse(path, (ROOT / path).read_text(encoding="utf-8")) for path in paths if ASSETS not in path
+    """Return every module of the two packages that can be parsed; `broken` names the others."""
+    made = []
+    for path in product_paths():
+        try:
+            made.append(parse(path, (ROOT / path).read_text(encoding="utf-8")))
+        except SyntaxError:
+            continue
+    return tuple(made)
+
+
+def product_paths() -> list[str]:
+    """Return the path of every Python file of the two packages."""
+    files = (file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
+    return sorted(
+        path for file in files if not (path := file.relative_to(ROOT).as_posix()).startswith(ASSETS)
     )
+
+
+def broken() -> set[str]:
+    """Return the files that are no Python."""
+    return set(product_paths()) - {module.path for module in product()}
 
 
 @cache

@@ -8,7 +8,7 @@ import pytest
 
 from tests.arch import rules_calls, rules_shape, rules_words
 from tests.arch.allowances import DESTROYING, WORDS
-from tests.arch.source import Rule, calls, parse, product
+from tests.arch.source import Rule, broken, calls, parse, product
 
 LONG_FUNCTION = "def long():\n" + "    x = 1\n" * 71
 LONG_FILE = "x = 1\n" * 601
@@ -160,6 +160,11 @@ def test_the_rule_finds_what_it_forbids(rule: Rule, path: str, text: str) -> Non
 def test_the_rule_lets_pass_what_it_allows(rule: Rule, path: str, text: str) -> None:
     """A rule that forbids too much is switched off by the first who meets it."""
     assert not list(rule(parse(path, text)))
+
+
+def test_every_module_can_be_read() -> None:
+    """What cannot be parsed is not looked at by the rules, so it must not go unseen."""
+    assert not broken()
 
 
 def test_every_rule_has_a_bad_sample() -> None:
