@@ -32,7 +32,8 @@ need_venv_support() {
   local lacking
   if ! find_python; then
     may_update_lists
-    need_packages --only "$(offered_python)"
+    lacking=$(offered_python)
+    need_packages --only "$lacking"
     finish
     find_python || fail "no Python that fits was found." "Install Python 3.11 or newer under /usr and run the same command again."
   fi
