@@ -55,6 +55,16 @@ class Layout:
         return self.root / "desktops"
 
     @property
+    def look(self) -> Path:
+        """look/<fingerprint>: what desktops look like and start with, one folder per version; host writes, all read."""
+        return self.root / "look"
+
+    @property
+    def owners(self) -> Path:
+        """Which uid owns which desktop's files; host only."""
+        return self.desktops / "owners.json"
+
+    @property
     def uploads(self) -> Path:
         """Uploaded files before the worker moves them into a home; service writes, worker reads."""
         return self.root / "uploads"

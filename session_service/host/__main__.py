@@ -1,0 +1,8 @@
+"""`python -m session_service.host`: the privileged process by itself, as `app` starts it."""
+
+import sys
+
+from session_service.host.serve import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""The sandbox of a desktop: the command line of bubblewrap, or none where that was chosen.
+
+Not the decision whether there must be one, and no privileges of its own: bubblewrap works with user namespaces alone, as root
+(under the desktop's uid) and as a plain user. A desktop sees its home, its own processes, and the programs of the machine
+read-only; no other home, no /root, no state of ours (desktops.md 1).
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from session_service.base import errors
+
+INNER_UID: Final = 1000
+USER: Final = "user"
+HOME: Final = "/home/user"
+RUN: Final = "/run/desk"
+LOOK: Final = "/run/look"
+ETC: Final = "/run/desk-etc"
+SEARCH: Final = "/usr/local/bin:/usr/bin:/bin:/usr/games"
+TMP_BYTES_MAX: Final = 4 << 30
+"""A tmpfs is memory: this is a last resort where no control group counts it."""
+
+DISPLAY_FD, GO_FD, INFO_FD, BLOCK_FD, SYNC_FD = 3, 4, 5, 6, 7
+"""Descriptors that the command inherits: see `launch.py`."""
+
+_ENTER: Final = 'while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs" || exit 72; shift; done; shift; exec "$@"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folders:
+    """The folders of one desktop on the host."""
+
+    home: Path
+    base: Path
+    look: Path
+
+    @property
+    def run(self) -> Path:
+        """The RFB socket; writable by the desktop, entered by the service."""
+        return self.base / "run"
+
+    @property
+    def x11(self) -> Path:
+        """The X socket; writable by the desktop."""
+        return self.base / "x11"
+
+    @property
+    def etc(self) -> Path:
+        """passwd, group, hostname, hosts, resolv.conf, xauth: ours, read-only for the desktop."""
+        return self.base / "etc"
+
+    @property
+    def log(self) -> Path:
+        """Last words; not visible inside."""
+        return self.base / "log"
+
+
+def program(name: str) -> str:
+    """Return the path of a program of the machine. Raises PartUnavailable when it is not installed."""
+    found = shutil.which(name, path=f"{SEARCH}:/usr/sbin:/sbin")
+    if found is None:
+        raise errors.PartUnavailable(f"{name} is not installed", program=name)
+    return found
+
+
+def etc_files(*, host_name: str, resolver: str) -> dict[str, str]:
+    """Return the small files that a sandbox has of its own in /etc."""
+    return {
+        "passwd": f"root:x:0:0:root:/:/usr/sbin/nologin\n{USER}:x:{INNER_UID}:{INNER_UID}:User:{HOME}:/bin/bash\n",
+        "group": f"root:x:0:\n{USER}:x:{INNER_UID}:\n",
+        "hostname": f"{host_name}\n",
+        "hosts": f"127.0.0.1 localhost {host_name}\n::1 localhost {host_name}\n",
+        "resolv.conf": f"nameserver {resolver}\n" if resolver else "",
+    }
+
+
+def command(
+    inner: Sequence[str],
+    *,
+    folders: Folders,
+    environment: Mapping[str, str],
+    host_name: str,
+    own_network: bool,
+    held: bool,
+) -> list[str]:
+    """Return bubblewrap's command line. `held`: it waits on BLOCK_FD before the first process of the desktop starts."""
+    etc = [
+        part
+        for name in ("passwd", "group", "hostname", "hosts", "resolv.conf")
+        for part in ("--ro-bind", str(folders.etc / name), f"/etc/{name}")
+    ]
+    return [
+        program("bwrap"),
+        *("--unshare-user", "--uid", str(INNER_UID), "--gid", str(INNER_UID)),
+        *("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", host_name, "--unshare-cgroup-try"),
+        *(("--unshare-net",) if own_network else ()),
+        "--new-session",
+        *("--ro-bind", "/usr", "/usr"),
+        *_top_links(),
+        *("--ro-bind", "/etc", "/etc"),
+        *etc,
+        *("--proc", "/proc", "--dev", "/dev"),
+        *("--tmpfs", "/tmp", "--tmpfs", "/var/tmp", "--tmpfs", "/run"),
+        *("--ro-bind-try", "/var/lib/dbus", "/var/lib/dbus"),
+        *("--ro-bind-try", "/var/cache/fontconfig", "/var/cache/fontconfig"),
+        *("--ro-bind-try", "/opt", "/opt"),
+        *("--perms", "0700", "--dir", f"/run/user/{INNER_UID}"),
+        *("--bind", str(folders.run), RUN),
+        *("--bind", str(folders.x11), "/tmp/.X11-unix"),
+        *("--ro-bind", str(folders.etc), ETC),
+        *("--ro-bind", str(folders.look), LOOK),
+        *_defaults(folders.look),
+        *("--bind", str(folders.home), HOME, "--chdir", HOME),
+        "--clearenv",
+        *(part for name, value in environment.items() for part in ("--setenv", name, value)),
+        *("--info-fd", str(INFO_FD), "--sync-fd", str(SYNC_FD)),
+        *(("--block-fd", str(BLOCK_FD)) if held else ()),
+        "--",
+        *inner,
+    ]
+
+
+def as_owner(arguments: Sequence[str], owner: tuple[int, int] | None) -> list[str]:
+    """Return the command run under the desktop's uid, without any privilege; unchanged for a plain user."""
+    if owner is None:
+        return list(arguments)
+    drop = ["--reuid", str(owner[0]), "--regid", str(owner[1]), "--clear-groups", "--no-new-privs"]
+    return [program("setpriv"), *drop, "--bounding-set=-all", "--", *arguments]
+
+
+def in_groups(arguments: Sequence[str], groups: Sequence[Path]) -> list[str]:
+    """Return the command run inside these control groups from its first instruction on."""
+    if not groups:
+        return list(arguments)
+    return ["/bin/sh", "-c", _ENTER, "enter", *map(str, groups), "--", *arguments]
+
+
+def _top_links() -> list[str]:
+    """Return what /bin, /lib and so on are on this machine: links into /usr, or folders of old systems."""
+    found: list[str] = []
+    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
+        path = Path("/") / name
+        if path.is_symlink():
+            found += ["--symlink", str(path.readlink()).lstrip("/"), str(path)]
+        elif path.is_dir():
+            found += ["--ro-bind", str(path), str(path)]
+    return found
+
+
+def _defaults(look: Path) -> list[str]:
+    """Return binds of our defaults over those of programs that look in /usr only, so that the home stays clean."""
+    top = look / "defaults"
+    found: list[str] = []
+    for file in sorted(top.rglob("*")) if top.is_dir() else ():
+        target = Path("/") / file.relative_to(top)
+        if file.is_file() and target.is_file():
+            found += ["--ro-bind", str(file), str(target)]
+    return found
