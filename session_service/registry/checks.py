@@ -43,6 +43,7 @@ class Reason(StrEnum):
     EXISTS = "exists"
     GENERATION = "generation"
     LOSS_EPOCH = "loss_epoch"
+    IMMUTABLE = "immutable"
     NAME_TAKEN = "name_taken"
     OTHER_OWNER = "other_owner"
     FENCE_BACKWARDS = "fence_backwards"
@@ -122,3 +123,7 @@ def opened_workspaces(unit: Unit) -> Iterator[str]:
     """Yield the workspaces in which this unit leaves a session open; each may have one open session only."""
     sessions = [write.session for write in unit.writes if isinstance(write, PutSession)]
     yield from dict.fromkeys(one.workspace_id for one in sessions if one.state is not State.CLOSED)
+
+
+IMMUTABLE: Final = ("workspace_id", "user_id", "created_at_ms")
+"""Fields of a session that are what it is: authority is keyed by them (lifecycle.md 1)."""

@@ -42,6 +42,7 @@ from session_service.core.records import NodeState, RegistryMark, State
 from session_service.registry.checks import (
     EFFECT_ERROR_CHARS_MAX,
     IDEMPOTENCY_KEPT_MS,
+    IMMUTABLE,
     SIGN_IN_KEPT_MS,
     TICKET_KEPT_MS,
     Reason,
@@ -212,6 +213,8 @@ class MemoryTables:
             raise refused(what, Reason.ABSENT, id=key)
         elif old.generation != write.expected:
             raise refused(what, Reason.GENERATION, id=key, found=old.generation)
+        if table == "session" and any(old and getattr(old, n) != getattr(new, n) for n in IMMUTABLE):
+            raise refused(what, Reason.IMMUTABLE, id=key)
         if table == "lease" and old is not None and new.fence < old.fence:
             raise refused(what, Reason.FENCE_BACKWARDS, id=key, found=old.fence)
         if table in ("workspace", "account"):

@@ -229,7 +229,7 @@ class SqliteRegistry:
 
     async def close(self) -> None:
         self._hand_in()
-        # Readers first: the last connection to close copies the WAL back and removes it, and must be the writer.
+        # Readers first: the last connection to close removes the WAL, and may be none that only reads.
         await self._readers.close()
         await self._slow.close()
         await self._writer.stop()

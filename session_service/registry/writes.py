@@ -46,6 +46,7 @@ from session_service.registry import rows as codec
 from session_service.registry.checks import (
     EFFECT_ERROR_CHARS_MAX,
     IDEMPOTENCY_KEPT_MS,
+    IMMUTABLE,
     SIGN_IN_KEPT_MS,
     TICKET_KEPT_MS,
     Reason,
@@ -222,6 +223,8 @@ class Transaction:
             return refused(what, Reason.ABSENT, id=values[key])
         if found["generation"] != expected:
             return refused(what, Reason.GENERATION, id=values[key], found=found["generation"])
+        if table == "session" and any(found[name] != values[name] for name in IMMUTABLE):
+            return refused(what, Reason.IMMUTABLE, id=values[key])
         if table == "lease" and found["fence"] > values["fence"]:
             return refused(what, Reason.FENCE_BACKWARDS, id=values[key], found=found["fence"])
         return None

@@ -28,10 +28,9 @@ INSERT INTO session (
 
 -- name: update_session
 UPDATE session SET
-    workspace_id = :workspace_id, user_id = :user_id, policy_id = :policy_id, policy_rev = :policy_rev,
-    state = :state, outcome = :outcome, generation = :generation, registry_epoch = :registry_epoch,
-    fence = :fence, node_id = :node_id, hold_s = :hold_s, created_at_ms = :created_at_ms,
-    loss_epoch = :loss_epoch, loss_cause = :loss_cause, lost_at_ms = :lost_at_ms, hold_clock = :hold_clock,
+    policy_id = :policy_id, policy_rev = :policy_rev, state = :state, outcome = :outcome,
+    generation = :generation, registry_epoch = :registry_epoch, fence = :fence, node_id = :node_id,
+    hold_s = :hold_s, loss_epoch = :loss_epoch, loss_cause = :loss_cause, lost_at_ms = :lost_at_ms, hold_clock = :hold_clock,
     hold_base_ms = :hold_base_ms, hold_left_ms = :hold_left_ms, start_attempts = :start_attempts,
     start_from_seq = :start_from_seq, start_from_hash = :start_from_hash, chosen_seq = :chosen_seq,
     close_step = :close_step, close_cause = :close_cause, close_actor = :close_actor,
@@ -41,6 +40,7 @@ UPDATE session SET
     link_id = :link_id, device_id = :device_id, device_label = :device_label, closed_at_ms = :closed_at_ms,
     detail = :detail
 WHERE id = :id AND generation = :expected
+    AND workspace_id = :workspace_id AND user_id = :user_id AND created_at_ms = :created_at_ms
 
 -- name: open_sessions
 SELECT count(*) AS count FROM session WHERE workspace_id = :workspace_id AND state <> 'closed'
