@@ -1,0 +1,210 @@
+"""Routes of accounts and API tokens.
+
+Not sign-in (`sign_in.py`). Accounts are disabled, not deleted: ids stand in audit records and receipts for
+ever. The last administrator can be neither disabled nor made less.
+"""
+
+from dataclasses import replace
+
+from session_service.base import errors, log
+from session_service.base.ids import UserId
+from session_service.core.changes import ForgetSignIns, PutApiToken, PutUser, Unit, Write
+from session_service.core.records import ApiToken, State, User
+from session_service.http import answers, asks, audit, cursors, limits, render, secrets, setup
+from session_service.http.callers import NOBODY_YET, SCOPES_OF_ROLE
+from session_service.http.passwords import check_form
+from session_service.http.routes import Exchange, Reply
+from session_service.http.serve import check_generation, etag
+
+
+async def list_users(exchange: Exchange) -> answers.UsersOut:
+    """List accounts by id."""
+    query = exchange.query(asks.UsersQuery)
+    after = cursors.read(query.cursor) or ""
+    rest = sorted(
+        (user for user in await exchange.services.registry.users() if user.id > after),
+        key=lambda user: user.id,
+    )
+    page = rest[: query.limit]
+    more = len(rest) > query.limit
+    return answers.UsersOut(
+        items=[render.user(user) for user in page],
+        next_cursor=cursors.write(page[-1].id) if more else None,
+    )
+
+
+async def read_user(exchange: Exchange) -> Reply:
+    """Read one account."""
+    user = await _user(exchange)
+    return Reply(body=render.user(user), headers={"ETag": etag(user.generation)})
+
+
+async def _user(exchange: Exchange) -> User:
+    user = await exchange.services.registry.user(UserId(exchange.request.match_info["user_id"]))
+    if user is None:
+        raise errors.NotFound()
+    return user
+
+
+async def create_user(exchange: Exchange) -> Reply:
+    """Make an account and its default workspace."""
+    ask = exchange.body(asks.UserAsk)
+    services = exchange.services
+    check_form(ask.password, name=ask.name)
+    if await services.registry.user_by_name(ask.name) is not None:
+        raise errors.NameTaken(name=ask.name)
+    creator = exchange.caller.user
+    user, writes = setup.new_account(
+        services.ids,
+        tenant_id=None if creator.id == NOBODY_YET else creator.tenant_id,
+        name=ask.name,
+        role=ask.role,
+        password_hash=await services.passwords.hash(ask.password),
+        now_ms=services.clock.wall_ms(),
+    )
+    written = audit.entry(exchange, "user.created", user_id=user.id, role=user.role, name=user.name)
+    async with services.accounts:
+        if await services.registry.user_by_name(ask.name) is not None:
+            raise errors.NameTaken(name=ask.name)
+        await services.registry.commit(Unit(writes=writes, audit=(written,)))
+    log.get_logger().info("user.created", user_id=user.id, role=user.role)
+    return Reply(
+        body=render.user(user),
+        status=201,
+        headers={"ETag": etag(user.generation), "Location": f"/api/v1/users/{user.id}"},
+    )
+
+
+async def change_user(exchange: Exchange) -> Reply:
+    """Change role, password or standing of an account; its sign-ins end, and its links are cut."""
+    ask = exchange.body(asks.UserChangeAsk)
+    services = exchange.services
+    async with services.accounts:
+        user = await _user(exchange)
+        check_generation(exchange, user.generation)
+        changed = replace(
+            user,
+            role=ask.role or user.role,
+            disabled=user.disabled if ask.disabled is None else ask.disabled,
+            generation=user.generation + 1,
+        )
+        if ask.password is not None:
+            check_form(ask.password, name=user.name)
+            changed = replace(changed, password_hash=await services.passwords.hash(ask.password))
+        await _check_an_administrator_is_left(exchange, user, changed)
+        written = audit.entry(
+            exchange,
+            "user.changed",
+            user_id=user.id,
+            role=changed.role,
+            disabled=changed.disabled,
+            password=ask.password is not None,
+        )
+        writes: list[Write] = [PutUser(user=changed, expected=user.generation)]
+        loses_access = changed.disabled or ask.password is not None or changed.role != user.role
+        if loses_access:
+            writes.append(ForgetSignIns(user_id=user.id))
+        await services.registry.commit(Unit(writes=tuple(writes), audit=(written,)))
+    log.get_logger().info("user.changed", user_id=user.id)
+    if loses_access:
+        await _cut_links(exchange, user)
+    return Reply(body=render.user(changed), headers={"ETag": etag(changed.generation)})
+
+
+async def _check_an_administrator_is_left(exchange: Exchange, user: User, changed: User) -> None:
+    stays = changed.role == "administrator" and not changed.disabled
+    if stays or user.role != "administrator" or user.disabled:
+        return
+    others = [
+        each
+        for each in await exchange.services.registry.users()
+        if each.id != user.id and each.role == "administrator" and not each.disabled
+    ]
+    if not others:
+        raise errors.Conflict("This is the last administrator; make another one first.")
+
+
+async def _cut_links(exchange: Exchange, user: User) -> None:
+    actor = exchange.caller.actor(owner=user.id)
+    for view in await exchange.services.control.views(user_id=user.id):
+        if view.session.state is State.ACTIVE:
+            await exchange.services.control.disconnect(view.session.id, actor=actor, reason="account changed")
+
+
+async def list_tokens(exchange: Exchange) -> answers.TokensOut:
+    """List one's tokens; administrators see everybody's."""
+    query = exchange.query(asks.Page)
+    caller = exchange.caller
+    user_id = None if caller.may_administer else caller.user.id
+    after = cursors.read(query.cursor) or ""
+    present = await exchange.services.registry.api_tokens(user_id)
+    rest = sorted((each for each in present if each.id > after), key=lambda each: each.id)
+    page = rest[: query.limit]
+    more = len(rest) > query.limit
+    return answers.TokensOut(
+        items=[render.token(each) for each in page],
+        next_cursor=cursors.write(page[-1].id) if more else None,
+    )
+
+
+async def create_token(exchange: Exchange) -> Reply:
+    """Make a token; it is in this answer and nowhere else."""
+    ask = exchange.body(asks.TokenAsk)
+    services, now = exchange.services, exchange.services.clock.wall_ms()
+    owner = await _token_owner(exchange, ask)
+    excess = set(ask.scopes) - (SCOPES_OF_ROLE[owner.role] & _grantable(exchange))
+    if excess:
+        raise errors.NotAllowed(scope_needed=min(excess))
+    present = await services.registry.api_tokens(owner.id)
+    if sum(each.revoked_at_ms is None for each in present) >= limits.API_TOKENS_PER_USER_MAX:
+        raise errors.Conflict("There are too many tokens; revoke one first.")
+    text = secrets.TOKEN_PREFIX + secrets.text_of(services.ids.secret())
+    token = ApiToken(
+        id=services.ids.ulid(),
+        user_id=owner.id,
+        name=ask.name,
+        scopes=tuple(sorted(set(ask.scopes))),
+        hash=secrets.hash_of("token", text),
+        created_at_ms=now,
+        expires_at_ms=None if ask.expires_in_s is None else now + round(ask.expires_in_s * 1000),
+    )
+    written = audit.entry(
+        exchange, "token.created", user_id=owner.id, token=token.id, scopes=" ".join(token.scopes)
+    )
+    await services.registry.commit(Unit(writes=(PutApiToken(token=token),), audit=(written,)))
+    body = answers.NewTokenOut(token=text, **render.token(token).model_dump())
+    return Reply(body=body, status=201)
+
+
+async def _token_owner(exchange: Exchange, ask: asks.TokenAsk) -> User:
+    caller = exchange.caller
+    if ask.user_id is None or ask.user_id == caller.user.id:
+        if caller.user.id == NOBODY_YET:
+            raise errors.Conflict("There is no account yet: set the service up, or make an account first.")
+        return caller.user
+    if caller.via != "socket":
+        raise errors.NotAllowed("A token for another account is made on the machine itself only.")
+    owner = await exchange.services.registry.user(UserId(ask.user_id))
+    if owner is None or owner.disabled:
+        raise errors.NotFound()
+    return owner
+
+
+def _grantable(exchange: Exchange) -> frozenset[str]:
+    """A token can never make one that may do more than itself."""
+    caller = exchange.caller
+    return caller.scopes if caller.via == "token" else SCOPES_OF_ROLE["administrator"]
+
+
+async def revoke_token(exchange: Exchange) -> Reply:
+    """Revoke a token; its live streams end within two seconds."""
+    caller, services = exchange.caller, exchange.services
+    present = await services.registry.api_tokens(None if caller.may_administer else caller.user.id)
+    found = next((each for each in present if each.id == exchange.request.match_info["token_id"]), None)
+    if found is None:
+        raise errors.NotFound()
+    if found.revoked_at_ms is None:
+        revoked = replace(found, revoked_at_ms=services.clock.wall_ms())
+        written = audit.entry(exchange, "token.revoked", user_id=found.user_id, token=found.id)
+        await services.registry.commit(Unit(writes=(PutApiToken(token=revoked),), audit=(written,)))
+    return Reply(body=None)

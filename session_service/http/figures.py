@@ -1,0 +1,70 @@
+"""The figures of the HTTP side and of sessions, for Prometheus.
+
+Not read by us: nothing decides by them. Every series exists before its first failure; labels come from
+closed lists.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from session_service.core.records import OPEN_STATES
+from session_service.core.views import SessionView
+
+PAGE: Final = "page"
+NONE: Final = "none"
+"""Names of what is not in the table: pages with their files, and addresses that do not exist."""
+_SECONDS: Final = (0.005, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0)
+_STATUS_CLASSES: Final = ("2xx", "3xx", "4xx", "5xx")
+
+
+class Figures:
+    """The figures of the HTTP side and of sessions; every series exists before its first failure."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self._requests = Counter(
+            "session_service_requests_done",
+            "Requests answered, by route and class of status.",
+            ("route", "status"),
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "session_service_request_done_seconds",
+            "Time from a request's head to the end of its answer; live streams are left out.",
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self._sessions = Gauge(
+            "session_service_sessions", "Open sessions, by state.", ("state",), registry=registry
+        )
+        self._pending = Gauge(
+            "session_service_sessions_pending_bytes",
+            "Bytes of files changed since their newest checkpoint, where known.",
+            registry=registry,
+        )
+        self._alarms = Gauge("session_service_alarms", "Open alarms.", registry=registry)
+        self._streams = Gauge("session_service_event_streams", "Live event streams.", registry=registry)
+        for state in OPEN_STATES:
+            self._sessions.labels(state.value).set(0)
+
+    def know(self, routes: Iterable[str]) -> None:
+        """Make the series of every route."""
+        for name in (*routes, PAGE, NONE):
+            for status in _STATUS_CLASSES:
+                self._requests.labels(name, status)
+
+    def done(self, route: str, status: int, seconds: float, *, stream: bool) -> None:
+        """Count one answered request."""
+        self._requests.labels(route, f"{status // 100}xx").inc()
+        if not stream:
+            self._seconds.observe(seconds)
+
+    def seen(self, views: Sequence[SessionView], *, alarms: int, streams: int) -> None:
+        """Set what is only known when asked."""
+        for state in OPEN_STATES:
+            self._sessions.labels(state.value).set(sum(view.session.state is state for view in views))
+        self._pending.set(sum(view.pending_bytes or 0 for view in views))
+        self._alarms.set(alarms)
+        self._streams.set(streams)

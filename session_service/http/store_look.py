@@ -1,0 +1,39 @@
+"""What the object store last said of itself, asked seldom and never waited for long.
+
+Not a probe: that is the worker's. A store that is away must not make a status page hang, and does not make
+us unready.
+"""
+
+import asyncio
+
+from session_service.base import errors
+from session_service.http import limits
+from session_service.ports.checkpoints import Checkpoints, StoreStatus
+from session_service.ports.clock import Clock
+
+
+class StoreLook:
+    """Asks for the store's status at most every few seconds."""
+
+    def __init__(self, *, checkpoints: Checkpoints, clock: Clock) -> None:
+        self._checkpoints = checkpoints
+        self._clock = clock
+        self._last: StoreStatus | None = None
+        self._asked_ms: int | None = None
+        self._turn = asyncio.Lock()
+
+    async def status(self) -> StoreStatus | None:
+        """Return the store's status; None when nobody answered in time."""
+        async with self._turn:
+            now = self._clock.boot_ms()
+            if self._asked_ms is None or now - self._asked_ms > limits.STATUS_FRESH_S * 1000:
+                self._last = await self._ask()
+                self._asked_ms = self._clock.boot_ms()
+            return self._last
+
+    async def _ask(self) -> StoreStatus | None:
+        try:
+            async with asyncio.timeout(limits.STATUS_S):
+                return await self._checkpoints.status()
+        except (errors.SessionError, TimeoutError):
+            return None
