@@ -56,7 +56,7 @@ class Layout:
 
     @property
     def look(self) -> Path:
-        """look/<fingerprint>: what desktops look like and start with, one folder per version; host writes, all read."""
+        """look/<fingerprint>: what desktops look like and start with; host writes, all read."""
         return self.root / "look"
 
     @property

@@ -1,8 +1,8 @@
 """The seal on a proof that a desktop's files are saved: made by the storage worker, checked by the host.
 
-Not cryptography against the worker or the host (both hold the key) but against everybody else, and against mistakes: the one
-module that ends desktops accepts nothing that the service could have made up. Pure: key, time and fields are arguments.
-Source: lifecycle.md 6.1, design.md 3 ("One place destroys").
+Not cryptography against the worker or the host (both hold the key) but against everybody else, and against
+mistakes: the one module that ends desktops accepts nothing that the service could have made up. Pure: key,
+time and fields are arguments. Source: lifecycle.md 6.1, design.md 3 ("One place destroys").
 """
 
 import hmac
@@ -13,7 +13,10 @@ import msgspec
 
 SEAL_KEY_BYTES: Final = 32
 PROOF_AGE_MS_MAX: Final = 600_000
-"""Ten minutes by the boot-time clock: long enough for a slow end, short enough that a proof is about the home as it lies."""
+"""Ten minutes by the boot-time clock.
+
+Long enough for a slow end, short enough that a proof is about the home as it lies.
+"""
 
 
 class Proof(Protocol):
@@ -40,7 +43,10 @@ class Proof(Protocol):
 
 
 def seal_of(proof: Proof, key: bytes) -> bytes:
-    """Return the seal of a proof: BLAKE3 keyed with the 32 bytes of this start, over every other field in order."""
+    """Return the seal of a proof.
+
+    BLAKE3 keyed with the 32 bytes of this start, over every other field in order.
+    """
     assert len(key) == SEAL_KEY_BYTES, len(key)
     fields = (
         "session-service end proof 1",

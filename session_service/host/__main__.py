@@ -2,7 +2,7 @@
 
 import sys
 
-from session_service.host.serve import main
+from session_service.host.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

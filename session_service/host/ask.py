@@ -1,9 +1,9 @@
 """Ask the applications of a desktop to save and close, in the order in which that loses least.
 
-Not a command to close: who keeps a window open has unsaved work and is named on the receipt, and no button is pressed for the
-user. Order (desktops.md 8): the user's own hook, then every window's close button, then HUP for what hangs on a terminal (editors
-write their rescue files) and TERM for the rest of the applications. The desktop's own parts are left alone: their end would take
-everything along at once.
+Not a command to close: who keeps a window open has unsaved work and is named on the receipt, and no button is
+pressed for the user. Order (desktops.md 8): the user's own hook, then every window's close button, then HUP
+for what hangs on a terminal (editors write their rescue files) and TERM for the rest of the applications. The
+desktop's own parts are left alone: their end would take everything along at once.
 """
 
 import asyncio
@@ -52,9 +52,12 @@ async def run_hook(state: DesktopState, groups: DesktopGroups) -> str:
 async def run_inside(
     state: DesktopState, groups: DesktopGroups, arguments: Sequence[str], *, limit_s: float
 ) -> int | None:
-    """Run a program as the desktop's user among its applications; its exit status, None when it went on past the limit.
+    """Run a program as the desktop's user among its applications.
 
-    It enters as the desktop's own user, with no group and no descriptor of ours; one that goes on is frozen and ended with the rest.
+    Returns its exit status, None when it went on past the limit.
+
+    It enters as the desktop's own user, with no group and no descriptor of ours; one that goes on is frozen
+    and ended with the rest.
     """
     pid = spawn(
         sandbox.in_groups(_way_in(state, arguments), groups.entry("app")),
@@ -68,8 +71,7 @@ async def run_inside(
     try:
         async with asyncio.timeout(limit_s):
             await ended.wait()
-        _, status = os.waitpid(pid, 0)
-        return os.waitstatus_to_exitcode(status)
+        return identity.exit_status(pid)
     except TimeoutError:
         return None
     finally:
@@ -137,7 +139,7 @@ async def _end_softly(state: DesktopState) -> int:
         identity.send(*process.identity, number)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(TERM_S):
-            while _applications(state):
+            while _applications(state):  # noqa: ASYNC110 - processes of others tell nobody of their end
                 await asyncio.sleep(LOOK_AGAIN_S)
     return len(_applications(state))
 

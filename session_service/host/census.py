@@ -1,8 +1,8 @@
 """Look at all processes of the machine and say which belong to a desktop, by five independent marks.
 
-Not the state file's word: a process belongs by descent from the sandbox, by control group, by uid (where we are root), by the
-session id in its environment, or by having the desktop's home mounted. One mark is enough (S22): what we fail to see we would
-neither freeze nor end.
+Not the state file's word: a process belongs by descent from the sandbox, by control group, by uid (where we
+are root), by the session id in its environment, or by having the desktop's home mounted. One mark is enough
+(S22): what we fail to see we would neither freeze nor end.
 """
 
 import contextlib

@@ -1,8 +1,9 @@
-"""The control groups of a desktop: version 2, version 1, both side by side, or none; whatever this machine lets us write.
+"""The control groups of a desktop: version 2, version 1, both side by side, or none; whatever we may write.
 
-Not a scheduler. One group per desktop with sub-groups `x` (sandbox and X server), `app` (everything of the user) and `aid` (our
-network and log helpers), because applications alone are frozen while viewers still see the picture (desktops.md 1). Limits are set
-on the whole. What cannot be set is named, never silently left out.
+Not a scheduler. One group per desktop with sub-groups `x` (sandbox and X server), `app` (everything of the
+user) and `aid` (our network and log helpers), because applications alone are frozen while viewers still see
+the picture (desktops.md 1). Limits are set on the whole. What cannot be set is named, never silently left
+out.
 """
 
 import contextlib
@@ -85,8 +86,8 @@ def find(*, mountinfo: str | None = None, membership: str | None = None) -> Hier
             for name in (*_CONTROLLERS, "freezer"):
                 if name in mount.options and (folder := _made(mount.point / FOLDER)) is not None:
                     legacy[name] = folder
-    if unified is not None and controllers >= set(_CONTROLLERS):
-        legacy = {}
+    if unified is not None:
+        legacy = {name: place for name, place in legacy.items() if name not in {"freezer", *controllers}}
     return Hierarchies(unified=unified, controllers=controllers, legacy=legacy)
 
 
@@ -111,7 +112,10 @@ class DesktopGroups:
         return tuple(group for group in found if group != main)
 
     def make(self, limits: Limits) -> tuple[str, ...]:
-        """Make the groups, empty, and set the limits. Returns the names of limits that could not be set here."""
+        """Make the groups, empty, and set the limits.
+
+        Returns the names of limits that could not be set here.
+        """
         if self.main is not None:
             for part in PARTS:
                 (self.main / part).mkdir(parents=True, exist_ok=True)

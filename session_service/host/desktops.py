@@ -1,7 +1,8 @@
-"""The desktops of this machine: the calls of `ports/desktops.py`, each safe to repeat, one at a time per desktop.
+"""The desktops of this machine: the calls of `ports/desktops.py`, each safe to repeat, one at a time each.
 
-Not the lifecycle: it knows no hold and no user, keeps no timer, and believes nobody about a desktop but the machine itself. What a
-caller's handle says is compared with our own state file; what the state file says is compared with the processes.
+Not the lifecycle: it knows no hold and no user, keeps no timer, and believes nobody about a desktop but the
+machine itself. What a caller's handle says is compared with our own state file; what the state file says is
+compared with the processes.
 """
 
 import asyncio
@@ -78,7 +79,10 @@ class Desktops:
         )
 
     def adopt_all(self) -> int:
-        """Watch every desktop that runs, whoever started it; returns how many. Called once, at the host's start."""
+        """Watch every desktop that runs, whoever started it.
+
+        Returns how many. Called once, at the host's start.
+        """
         count = 0
         for state in state_file.read_all(self._layout.desktops):
             if state.ready and self._watch(state):
@@ -96,7 +100,10 @@ class Desktops:
         await self._tasks.close()
 
     def listen(self, listener: ExitListener) -> Callable[[], None]:
-        """Tell `listener` of every end from now on, and of those that ended before and are not wiped. Returns how to stop."""
+        """Tell `listener` of every end from now on, and of those that ended before and are not wiped.
+
+        Returns how to stop.
+        """
         self._listeners.append(listener)
         for state in state_file.read_all(self._layout.desktops):
             if state.ready and not self._runs(state):
@@ -133,7 +140,7 @@ class Desktops:
         table = await asyncio.to_thread(census.look)
         if state is not None:
             return self._observed(state, table)
-        stray = DesktopState(handle=handle, user_id="", registry_epoch=0)
+        stray = self._stray(handle)
         left = await asyncio.to_thread(census.members, stray, table, thorough=True)
         presence = Presence.RUNNING if left else Presence.ABSENT
         if presence is Presence.ABSENT and Path(handle.home).is_dir():
@@ -174,18 +181,14 @@ class Desktops:
     async def end(self, handle: Handle, proof: EndProof) -> None:
         """End every process of the desktop, with proof; already gone is done."""
         async with self._locks[handle.session_id]:
-            state = self._known(handle) or DesktopState(
-                handle=handle, user_id="", registry_epoch=0, ready=True
-            )
+            state = self._known(handle) or self._stray(handle)
             await self._destroyer.end(state, proof)
             self._log.info("desktop.ended", session_id=handle.session_id)
 
     async def wipe(self, handle: Handle, proof: EndProof) -> None:
         """Move the home to the seed area and forget the desktop, with proof; already gone is done."""
         async with self._locks[handle.session_id]:
-            state = self._known(handle) or DesktopState(
-                handle=handle, user_id="", registry_epoch=0, ready=True
-            )
+            state = self._known(handle) or self._stray(handle)
             await self._destroyer.wipe(state, proof)
             self._owners.forget(handle.workspace_id, handle.fence)
             self._log.info("desktop.wiped", session_id=handle.session_id)
@@ -250,7 +253,7 @@ class Desktops:
         return LaunchResult(handle=known.handle, ready_ms=0, adopted=True, limits=known.limits_missing)
 
     def _check_home(self, spec: DesktopSpec) -> None:
-        """Refuse a home that is not exactly the one of this workspace and fence, or that another desktop has."""
+        """Refuse a home that is not exactly that of this workspace and fence, or that another desktop has."""
         home = Path(spec.home)
         if home != self._layout.home(spec.workspace_id, spec.fence):
             raise errors.BadInput("this home does not lie where homes of this workspace lie", field="home")
@@ -267,7 +270,10 @@ class Desktops:
                 raise errors.Conflict("another desktop has this home", session_id=state.handle.session_id)
 
     def _known(self, handle: Handle) -> DesktopState | None:
-        """Return our own state for a handle that agrees with it; the handle's numbers are never used unchecked."""
+        """Return our own state for a handle that agrees with it.
+
+        The handle's numbers are never used unchecked.
+        """
         _check_ids(handle.session_id, handle.workspace_id)
         state = state_file.read(self._layout.desktops / handle.session_id)
         if state is None:
@@ -280,6 +286,17 @@ class Desktops:
                 "the desktop of this session is another one", session_id=handle.session_id
             )
         return state
+
+    def _stray(self, handle: Handle) -> DesktopState:
+        """Return what is known of a desktop without a state file: its ids, and none of the caller's numbers."""
+        own = msgspec.structs.replace(
+            handle,
+            pid=0,
+            start_time=0,
+            uid=os.geteuid(),
+            home=str(self._layout.home(handle.workspace_id, handle.fence)),
+        )
+        return DesktopState(handle=own, user_id="", registry_epoch=0, ready=True)
 
     def _running(self, handle: Handle) -> DesktopState:
         state = self._known(handle)

@@ -1,8 +1,9 @@
 """The one place that ends a started desktop or wipes a home, and only with a proof that its files are saved.
 
-Not a decision: the proof was made by the storage worker, which alone can seal one; here its seal, kind, session, fence, home and
-age are checked, and without it nothing happens (S1, design.md 3). A desktop that never became ready is the one exception.
-A test of the architecture forbids kill, rmtree and unlink of desktops' files anywhere else.
+Not a decision: the proof was made by the storage worker, which alone can seal one; here its seal, kind,
+session, fence, home and age are checked, and without it nothing happens (S1, design.md 3). A desktop that
+never became ready is the one exception. A test of the architecture forbids kill, rmtree and unlink of
+desktops' files anywhere else.
 """
 
 import asyncio
@@ -127,7 +128,7 @@ class Destroyer:
 
     async def _end_helpers(self, state: DesktopState) -> None:
         groups = DesktopGroups(self._hierarchies, state.handle.session_id)
-        # The log keeper ends by itself at the end of its input, with the last words written; it is given the time for that.
+        # The log keeper ends by itself at the end of its input; it is given the time to write the last words.
         for step in range(int(GROUP_REMOVE_S / LOOK_AGAIN_S)):
             left = census.helpers(state, census.look())
             if not left and groups.remove():
@@ -140,7 +141,10 @@ class Destroyer:
             await asyncio.sleep(LOOK_AGAIN_S)
 
     def _kill_group(self, groups: DesktopGroups) -> None:
-        """Kill a whole group at once, where the kernel can; a frozen one of version 1 dies when it is let go."""
+        """Kill a whole group at once, where the kernel can.
+
+        A frozen one of version 1 dies when it is let go.
+        """
         if groups.main is None:
             return
         for part in ("x", "app"):
@@ -164,7 +168,10 @@ class Destroyer:
             os.close(descriptor)
 
     def _seed(self, state: DesktopState) -> None:
-        """Rename the home into the seed area; already gone is done. Never follows a link, never leaves `homes`."""
+        """Rename the home into the seed area.
+
+        Already gone is done. Never follows a link, never leaves `homes`.
+        """
         handle = state.handle
         home = Path(handle.home)
         assert is_ulid(handle.workspace_id)

@@ -1,7 +1,8 @@
 """The X server of a desktop: its flags, its cookie, and what "ready" means.
 
-Not how it is put into its sandbox. Each flag is there because its absence broke something in a trial (desktops.md 1): without
-`-rfbport -1` a TCP port opens on all addresses, with GLX it takes four times the memory, and so on.
+Not how it is put into its sandbox. Each flag is there because its absence broke something in a trial
+(desktops.md 1): without `-rfbport -1` a TCP port opens on all addresses, with GLX it takes four times the
+memory, and so on.
 """
 
 import asyncio
@@ -78,7 +79,10 @@ async def window_manager(socket_path: Path, *, cookie: bytes, uid: int) -> None:
 
 
 async def banner(socket_path: Path, *, uid: int) -> None:
-    """Return when the RFB server says who it is; a bound socket alone proves nothing (it has a backlog before it answers)."""
+    """Return when the RFB server says who it is.
+
+    A bound socket alone proves nothing (it has a backlog before it answers).
+    """
     while True:
         with contextlib.suppress(OSError, EOFError):
             reader, writer = await asyncio.open_unix_connection(sock=open_socket(socket_path, uid=uid))

@@ -1,7 +1,7 @@
 """The environment of a desktop's programs: cleared, then only what is named here.
 
-Not a place for secrets: everything a desktop runs can read it. Wishes that this machine cannot fulfil (a locale or zone that is
-not installed) fall back to what always works.
+Not a place for secrets: everything a desktop runs can read it. Wishes that this machine cannot fulfil (a
+locale or zone that is not installed) fall back to what always works.
 """
 
 import functools

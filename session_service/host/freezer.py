@@ -1,7 +1,8 @@
 """Stop a desktop's processes where they stand, prove it, and let them go on.
 
-Not an end: a frozen desktop goes on exactly where it was. By the kernel's freezer where there is one, else by SIGSTOP to each
-process until two looks at the machine agree; the receipt names the method. Nothing is believed that the kernel does not report.
+Not an end: a frozen desktop goes on exactly where it was. By the kernel's freezer where there is one, else by
+SIGSTOP to each process until two looks at the machine agree; the receipt names the method. Nothing is
+believed that the kernel does not report.
 """
 
 import asyncio
@@ -32,7 +33,10 @@ class Freezer:
         return self._hierarchies.freezer
 
     async def freeze(self, state: DesktopState, *, applications_only: bool) -> FreezeReceipt:
-        """Return when nothing of it runs. Raises FreezeFailed after 10 seconds; what is frozen then stays frozen."""
+        """Return when nothing of it runs. Raises FreezeFailed after 10 seconds.
+
+        What is frozen then stays frozen.
+        """
         try:
             async with asyncio.timeout(FREEZE_S):
                 if (main := self._group(state)) is None:
@@ -68,7 +72,7 @@ class Freezer:
         if not group.is_dir():
             raise errors.DesktopGone("its control group is not there")
         self._switch(group, frozen=True)
-        while not self._reports_frozen(group):
+        while not self._reports_frozen(group):  # noqa: ASYNC110 - the kernel reports it in a file
             await asyncio.sleep(LOOK_AGAIN_S)
         inside = DesktopGroups(self._hierarchies, state.handle.session_id).members()
         outside = [p for pid, p in census.members(state, census.look()).items() if pid not in inside]

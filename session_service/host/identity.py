@@ -1,7 +1,8 @@
-"""Who a process is: pid, start time and boot id, held by a pidfd; and the gentle signals that are sent to a proven one.
+"""Who a process is: pid, start time and boot id, held by a pidfd; and the gentle signals to a proven one.
 
-Not the end of anything: only `destroy.py` kills. A pid alone is never believed, since the kernel gives it to the next process; the
-pidfd is opened first and the start time compared afterwards, so that no reuse can slip between (desktops.md 1).
+Not the end of anything: only `destroy.py` kills. A pid alone is never believed, since the kernel gives it to
+the next process; the pidfd is opened first and the start time compared afterwards, so that no reuse can slip
+between (desktops.md 1).
 """
 
 import os
@@ -56,7 +57,7 @@ def is_alive(found: ProcessFacts | None) -> bool:
 
 
 def open_process(pid: int, start_time: int) -> int | None:
-    """Return a pidfd of the process with this start time, or None when it is gone or somebody else has its number."""
+    """Return a pidfd of the process with this start time, or None when it is gone or its number is reused."""
     if pid <= 0:
         return None
     try:
@@ -84,8 +85,17 @@ def send(pid: int, start_time: int, number: signal.Signals) -> bool:
     return True
 
 
+def exit_status(pid: int) -> int:
+    """Return how a child of ours ended, negative for a signal; it has ended already, so that nothing waits."""
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
 def reap(pid: int) -> None:
-    """Collect the exit of a child of ours, if it is one and has ended; others are collected by their own parent."""
+    """Collect the exit of a child of ours, if it is one and has ended.
+
+    Others are collected by their own parent.
+    """
     try:
         os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:

@@ -1,9 +1,10 @@
 """Start one desktop and say when it is ready; or say why it is not, with its last words.
 
-Not a supervisor: once ready, the desktop lives by itself and needs no descriptor, pipe or parent of ours. Order matters, and each
-step has its reason: the state file is written before the first process, so that a crash leaves nothing unknown; the sandbox waits
-until its network has its rules; the applications wait until they are in their own control group; ready means that somebody who
-attaches now sees a window manager's screen.
+Not a supervisor: once ready, the desktop lives by itself and needs no descriptor, pipe or parent of ours.
+Order matters, and each step has its reason: the state file is written before the first process, so that a
+crash leaves nothing unknown; the sandbox waits until its network has its rules; the applications wait until
+they are in their own control group; ready means that somebody who attaches now sees a window manager's
+screen.
 """
 
 import asyncio
@@ -99,7 +100,10 @@ class Launch:
         self.state: DesktopState | None = None
 
     async def run(self) -> LaunchResult:
-        """Start it. Raises DesktopStartFailed, SandboxImpossible, NoRoom; then `state` says what may be left of it."""
+        """Start it. Raises DesktopStartFailed, SandboxImpossible, NoRoom.
+
+        Then `state` says what may be left of it.
+        """
         started = time.monotonic()
         self._check_room()
         self._prepare()

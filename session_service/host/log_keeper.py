@@ -1,7 +1,8 @@
-"""Keep the last words of a desktop without letting it fill the disk: a tiny process beside it that turns two files over.
+"""Keep the last words of a desktop without letting it fill the disk: a tiny process turns two files over.
 
-Not in Python: one runs per desktop for days, and a shell with `dd` takes a megabyte. Not a file that the desktop holds open: it
-could write without end. Not `head`: a writer would be killed by the closed pipe. It ends by itself when the last writer is gone.
+Not in Python: one runs per desktop for days, and a shell with `dd` takes a megabyte. Not a file that the
+desktop holds open: it could write without end. Not `head`: a writer would be killed by the closed pipe. It
+ends by itself when the last writer is gone.
 """
 
 from pathlib import Path

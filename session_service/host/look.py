@@ -1,7 +1,8 @@
-"""Put what desktops start with (scripts, settings, wallpaper) where their users can read it, one folder per version.
+"""Put what desktops start with (scripts, settings, wallpaper) where their users can read it.
 
-Not bound from the installed package: that may lie in a home folder that another uid cannot enter, and an upgrade would change it
-under running desktops. A version is copied once, under its fingerprint, and never changed.
+One folder per version. Not bound from the installed package: that may lie in a home folder that another uid
+cannot enter, and an upgrade would change it under running desktops. A version is copied once, under its
+fingerprint, and never changed.
 """
 
 import hashlib

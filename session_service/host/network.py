@@ -1,10 +1,11 @@
-"""The network of one desktop: its own namespace, a user-mode router into it, and rules that keep it out of private networks.
+"""The network of one desktop: its own namespace, a user-mode router, and rules against private networks.
 
-Not a firewall of the machine. Everything is set from outside before the first process of the desktop runs, and nothing in the
-sandbox has the right to change it. What cannot be set up becomes "none", which is said on the page; "host" is an explicit choice.
+Not a firewall of the machine. Everything is set from outside before the first process of the desktop runs,
+and nothing in the sandbox has the right to change it. What cannot be set up becomes "none", which is said on
+the page; "host" is an explicit choice.
 
-The namespace belongs to bubblewrap's first user namespace, not to the one its processes end in: both router and rules enter
-through the namespace's own owner (ioctl NS_GET_USERNS), else they are refused.
+The namespace belongs to bubblewrap's first user namespace, not to the one its processes end in: both router
+and rules enter through the namespace's own owner (ioctl NS_GET_USERNS), else they are refused.
 """
 
 import asyncio
@@ -31,11 +32,11 @@ _ROUTER: Final = (
     f"--exit-fd={_EXIT_FD}",
     f"--ready-fd={_READY_FD}",
 )
-"""slirp4netns for root and plain users alike: it failed for the latter only as long as it was not told which user namespace
-owns the network. pasta is not used: it needs the same device, and tells nobody when it is ready."""
+"""slirp4netns for root and plain users alike: it failed for the latter only until it was told which user
+namespace owns the network. pasta is not used: it needs the same device, and tells nobody when it is ready."""
 _PRIVATE_4: Final = (
-    "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.0.0.0/24, 192.168.0.0/16, "
-    "198.18.0.0/15, 224.0.0.0/3"
+    "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.0.0.0/24, "
+    "192.168.0.0/16, 198.18.0.0/15, 224.0.0.0/3"
 )
 _PRIVATE_6: Final = "::ffff:0:0/96, 64:ff9b::/96, fc00::/7, fe80::/10, ff00::/8"
 RULES: Final = f"""table inet desktop {{

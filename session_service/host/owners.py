@@ -1,7 +1,8 @@
-"""Which uid owns the files and processes of which desktop, where we are root: one of a pool, for as long as its home lives.
+"""Which uid owns the files and processes of which desktop, where we are root: one of a pool.
 
-Not accounts: these numbers need no passwd entry on the machine. A uid is kept per (workspace, fence) so that two desktops never
-share one, and is given again as late as possible. As a plain user everything is ours and there is nothing to keep.
+Given for as long as the home lives. Not accounts: these numbers need no passwd entry on the machine. A uid is
+kept per (workspace, fence) so that two desktops never share one, and is given again as late as possible. As a
+plain user everything is ours and there is nothing to keep.
 """
 
 import os

@@ -1,6 +1,7 @@
 """Read what a program that we started tells us through a pipe, once, at its start.
 
-Not a protocol: each pipe carries one short word and is closed. The reader takes the descriptor over and closes it.
+Not a protocol: each pipe carries one short word and is closed. The reader takes the descriptor over and
+closes it.
 """
 
 import asyncio
@@ -13,7 +14,8 @@ WORD_BYTES_MAX: Final = 4096
 async def read_until(descriptor: int, end: bytes) -> bytes:
     """Return what arrives up to and including `end`, or b"" when the pipe closes (or overflows) before that.
 
-    The whole word is waited for, since a program may write it in two pieces (Xvnc does) and would die of a pipe closed between.
+    The whole word is waited for, since a program may write it in two pieces (Xvnc does) and would die of a
+    pipe closed between.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[bytes] = loop.create_future()

@@ -1,8 +1,9 @@
 """The sandbox of a desktop: the command line of bubblewrap, or none where that was chosen.
 
-Not the decision whether there must be one, and no privileges of its own: bubblewrap works with user namespaces alone, as root
-(under the desktop's uid) and as a plain user. A desktop sees its home, its own processes, and the programs of the machine
-read-only; no other home, no /root, no state of ours (desktops.md 1).
+Not the decision whether there must be one, and no privileges of its own: bubblewrap works with user
+namespaces alone, as root (under the desktop's uid) and as a plain user. A desktop sees its home, its own
+processes, and the programs of the machine read-only; no other home, no /root, no state of ours (desktops.md
+1).
 """
 
 import shutil
@@ -69,7 +70,8 @@ def program(name: str) -> str:
 def etc_files(*, host_name: str, resolver: str) -> dict[str, str]:
     """Return the small files that a sandbox has of its own in /etc."""
     return {
-        "passwd": f"root:x:0:0:root:/:/usr/sbin/nologin\n{USER}:x:{INNER_UID}:{INNER_UID}:User:{HOME}:/bin/bash\n",
+        "passwd": "root:x:0:0:root:/:/usr/sbin/nologin\n"
+        f"{USER}:x:{INNER_UID}:{INNER_UID}:User:{HOME}:/bin/bash\n",
         "group": f"root:x:0:\n{USER}:x:{INNER_UID}:\n",
         "hostname": f"{host_name}\n",
         "hosts": f"127.0.0.1 localhost {host_name}\n::1 localhost {host_name}\n",
@@ -86,7 +88,10 @@ def command(
     own_network: bool,
     held: bool,
 ) -> list[str]:
-    """Return bubblewrap's command line. `held`: it waits on BLOCK_FD before the first process of the desktop starts."""
+    """Return bubblewrap's command line.
+
+    `held`: it waits on BLOCK_FD before the first process of the desktop starts.
+    """
     etc = [
         part
         for name in ("passwd", "group", "hostname", "hosts", "resolv.conf")
@@ -151,7 +156,7 @@ def _top_links() -> list[str]:
 
 
 def _defaults(look: Path) -> list[str]:
-    """Return binds of our defaults over those of programs that look in /usr only, so that the home stays clean."""
+    """Return binds of our defaults over those of programs that look in /usr only: homes stay clean."""
     top = look / "defaults"
     found: list[str] = []
     for file in sorted(top.rglob("*")) if top.is_dir() else ():

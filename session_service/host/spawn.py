@@ -1,7 +1,7 @@
 """Start a program that outlives us: a session of its own, no descriptor of ours but those that are named.
 
-Not asyncio's subprocess: its transport kills the child when the loop closes, and a desktop must outlive the host. Short programs
-whose answer is waited for (nft, nsenter) do use asyncio.
+Not asyncio's subprocess: its transport kills the child when the loop closes, and a desktop must outlive the
+host. Short programs whose answer is waited for (nft, nsenter) do use asyncio.
 """
 
 import fcntl

@@ -1,7 +1,8 @@
 """What the host remembers of one desktop, on disk, before and after every step that matters.
 
-Not the registry's record: the machine's own word, used to find a desktop again after a crash of everything else. Written to a new
-file, fsynced, renamed, and the folder fsynced (S25: a full disk leaves the last good one). An fsync error is a failure (S24).
+Not the registry's record: the machine's own word, used to find a desktop again after a crash of everything
+else. Written to a new file, fsynced, renamed, and the folder fsynced (S25: a full disk leaves the last good
+one). An fsync error is a failure (S24).
 """
 
 import os
@@ -31,7 +32,10 @@ class DesktopState(msgspec.Struct, frozen=True, kw_only=True):
     display: int = 1
     limits_missing: tuple[str, ...] = ()
     furniture: tuple[tuple[int, int], ...] = ()
-    """(pid, start time) of what ran when the desktop became ready: its own parts, not the user's applications."""
+    """(pid, start time) of what ran when the desktop became ready.
+
+    Its own parts, not the user's applications.
+    """
     display_side: tuple[tuple[int, int], ...] = ()
     """(pid, start time) of sandbox and X server: what goes on while only the applications are frozen."""
     helpers: tuple[tuple[int, int], ...] = ()
@@ -42,7 +46,10 @@ class DesktopState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write(folder: Path, state: DesktopState) -> None:
-    """Make this state the durable one; returns when it is on disk. Raises OSError, and then the old one stands."""
+    """Make this state the durable one.
+
+    Returns when it is on disk. Raises OSError, and then the old one stands.
+    """
     fresh = folder / f"{FILE_NAME}.new"
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -57,7 +64,10 @@ def write(folder: Path, state: DesktopState) -> None:
 
 
 def read(folder: Path) -> DesktopState | None:
-    """Return the state in this folder, or None when there is none; a damaged one counts as none and is left as it is."""
+    """Return the state in this folder, or None when there is none.
+
+    A damaged one counts as none and is left as it is.
+    """
     try:
         with (folder / FILE_NAME).open("rb") as file:
             state = msgspec.json.decode(file.read(STATE_BYTES_MAX), type=DesktopState)

@@ -1,9 +1,9 @@
 """Ask an X server three things: is a window manager there, which windows are open, and please close.
 
-Not an X library: the few requests of the core protocol that are needed, over the display's private unix socket. Why by hand: no
-program has to run inside the sandbox for it, which keeps "ready" at a fifth of a second, and what comes back is parsed with a
-limit on every length, because whoever listens on that socket belongs to the desktop, not to us.
-Source: X Window System Protocol, X.Org release 7.7; EWMH 1.5.
+Not an X library: the few requests of the core protocol that are needed, over the display's private unix
+socket. Why by hand: no program has to run inside the sandbox for it, which keeps "ready" at a fifth of a
+second, and what comes back is parsed with a limit on every length, because whoever listens on that socket
+belongs to the desktop, not to us. Source: X Window System Protocol, X.Org release 7.7; EWMH 1.5.
 """
 
 import asyncio
@@ -40,8 +40,9 @@ class Window:
 def open_socket(path: Path, *, uid: int) -> socket.socket:
     """Connect to a unix socket in a folder that a desktop can write, without being led elsewhere.
 
-    The file is opened without following a link, must be a socket of `uid`, is connected through its descriptor, and the peer must
-    be `uid` too (design.md 3: a symlink there reached another socket as root in a trial).
+    The file is opened without following a link, must be a socket of `uid`, is connected through its
+    descriptor, and the peer must be `uid` too (design.md 3: a symlink there reached another socket as root in
+    a trial).
 
     Raises: PartRefused when it is anything else; OSError when nobody listens.
     """
@@ -102,7 +103,10 @@ class Display:
         return await self._numbers(first[0], name) == first
 
     async def windows(self) -> list[Window]:
-        """Return the windows of applications: those that the window manager lists, without panel and wallpaper."""
+        """Return the windows of applications.
+
+        Those that the window manager lists, without panel and wallpaper.
+        """
         furniture = {await self._atom(name) for name in _FURNITURE_TYPES}
         delete = await self._atom("WM_DELETE_WINDOW")
         found = []
@@ -138,7 +142,10 @@ class Display:
         (self.root,) = struct.unpack_from("<I", body, place)
 
     async def _reply(self, request: bytes) -> bytes:
-        """Send a request that has a reply and return that reply; b"" when the server answers with an error."""
+        """Send a request that has a reply and return that reply.
+
+        B"" when the server answers with an error.
+        """
         async with asyncio.timeout(CALL_S):
             self._writer.write(request)
             await self._writer.drain()

@@ -1,6 +1,7 @@
-"""The parameters of the calls between the local provider and the host, one struct each; answers are those of `desktops.py`.
+"""The parameters of the calls between the local provider and the host, one struct each.
 
-Not a public interface: host and provider are of one version, started by one program.
+Answers are structs of `desktops.py`. Not a public interface: host and provider are of one version, started by
+one program.
 """
 
 import msgspec

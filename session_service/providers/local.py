@@ -1,8 +1,9 @@
 """Desktops of this machine, through the privileged host process.
 
-Not the host: this side holds no right of its own and keeps no state that matters. Every call may be repeated; when the host is
-away it raises PartUnavailable, which is retryable. Ends of desktops arrive on a call that streams events; when the host restarts it
-is called again, and the host tells once more what has ended meanwhile.
+Not the host: this side holds no right of its own and keeps no state that matters. Every call may be repeated;
+when the host is away it raises PartUnavailable, which is retryable. Ends of desktops arrive on a call that
+streams events; when the host restarts it is called again, and the host tells once more what has ended
+meanwhile.
 """
 
 import asyncio
@@ -62,7 +63,10 @@ class LocalDesktops:
         await self._client.close()
 
     async def owner(self, *, workspace_id: str, fence: int) -> tuple[int, int] | None:
-        """Return the uid and gid that the desktop of (workspace, fence) has or will have; None = our own user."""
+        """Return the uid and gid that the desktop of (workspace, fence) has or will have.
+
+        None = our own user.
+        """
         found = await self._call("owner", OwnerCall(workspace_id=workspace_id, fence=fence), Owner)
         return found.ids
 
@@ -110,7 +114,10 @@ class LocalDesktops:
         )
 
     def on_exit(self, callback: Callable[[Handle, str], None]) -> None:
-        """Call `callback(handle, last_words)` when a desktop's processes end, whoever ended them; perhaps twice."""
+        """Call `callback(handle, last_words)` when a desktop's processes end, whoever ended them.
+
+        Perhaps twice.
+        """
         self._callbacks.append(callback)
         if not self._listening:
             self._listening = True
