@@ -60,7 +60,9 @@ stop_work() {
 }
 
 finish() {
-  local name status failed='' told=$SECONDS
+  local name status failed='' told=$SECONDS columns
+  columns=$(stty size 2>/dev/null </dev/tty | cut -d' ' -f2) || true
+  ((${columns:-0} > 40)) || columns=80
   while ((${#work_pid[@]})); do
     for name in "${!work_pid[@]}"; do
       kill -0 "${work_pid[$name]}" 2>/dev/null && continue
@@ -79,7 +81,8 @@ finish() {
     [[ -z $failed ]] || break
     ((${#work_pid[@]})) || break
     if [[ -t 2 ]]; then
-      printf '\r%s[%3d s] still at: %s%s\e[K' "$dim" $((SECONDS - started_at)) "$(work_left)" "$plain" >&2
+      # No longer than the window is wide, or the line could not be written over.
+      printf '\r%s[%3d s] still at: %.*s%s\e[K' "$dim" $((SECONDS - started_at)) "$((columns - 22))" "$(work_left)" "$plain" >&2
     elif ((SECONDS - told >= 20)); then
       say "still at: $(work_left)"
       told=$SECONDS
