@@ -27,6 +27,7 @@ EVENTS: Final = frozenset(
         "configuration.refused",
         # sessions
         "session.started",
+        "session.changed",
         "session.activated",
         "session.held",
         "session.resumed",

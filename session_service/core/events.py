@@ -60,10 +60,10 @@ class Effect(StrEnum):
     REPORT = "report"
 
 
-DURABLE_EFFECTS = frozenset({Effect.THAW})
-"""Effects that a restart could not derive from the record: written as rows in the same transaction. The
-others follow from the state (starting: start; held: hold and checkpoint; closing: close) or concern a link
-that died with the process.
+DURABLE_EFFECTS = frozenset({Effect.THAW, Effect.LAUNCH})
+"""Effects that a restart could not derive from the record: written as rows in the same transaction (a launch
+keeps what the user asked for: geometry, keyboard, language). The others follow from the state (held: hold and
+checkpoint; closing: close) or concern a link that died with the process.
 """
 
 

@@ -78,7 +78,8 @@ def fresh_hold(session: Session, facts: Facts) -> Hold:
     """A full hold that begins now. Its base is never below the counter at the loss: a lower one would end it
     early (4.2).
     """
-    assert facts.clock is not None and facts.base_count_ms is not None, "a loss needs a counter reading"
+    assert facts.clock is not None, "a loss needs a node whose counter counts"
+    assert facts.base_count_ms is not None, "a loss needs a counter reading"
     return Hold(clock=facts.clock, base_ms=facts.base_count_ms, left_ms=round(session.hold_s * 1000))
 
 

@@ -65,7 +65,8 @@ def _no_link(session: Session, facts: Facts) -> str:
 
 
 def _no_process(session: Session, facts: Facts) -> str:
-    return "" if facts.found is Found.ABSENT else "the census does not prove that no process is left"
+    gone = facts.found in (Found.ABSENT, Found.PROCESSES_ENDED)
+    return "" if gone else "the census does not prove that no process is left"
 
 
 def _starts_left(session: Session, facts: Facts) -> str:

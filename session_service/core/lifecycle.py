@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from session_service.base.errors import TransitionRefused
+from session_service.base.ids import NodeId, PolicyId, SessionId, UserId, WorkspaceId
 from session_service.core.events import Effect, Event, Facts
 from session_service.core.fields import CHANGES, Change
 from session_service.core.guards import GUARDS, Guard
-from session_service.core.records import AuditEntry, Session, State
+from session_service.core.records import AuditEntry, LossCause, Outcome, Session, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,108 @@ def _apply(rule: Rule, session: Session, event: Event, facts: Facts, *, fresh: b
     return Step(
         session=after, effects=rule.effects, audit=audit_of(session, after, event, facts, fresh=fresh)
     )
+
+
+def refenced(session: Session, fence: int, *, at_ms: int) -> Step:
+    """Return a starting session under a higher fence: the log had an entry E that the registry did not know
+    (7).
+    """
+    assert session.state is State.STARTING
+    assert fence > session.fence, "a fence only grows"
+    after = replace(session, fence=fence, generation=session.generation + 1)
+    audit = AuditEntry(
+        kind="session.refenced",
+        actor="system",
+        at_ms=at_ms,
+        session_id=session.id,
+        workspace_id=session.workspace_id,
+        user_id=session.user_id,
+        facts=(("fence", fence), ("was", session.fence)),
+    )
+    return Step(session=after, effects=(), audit=audit)
+
+
+def returned(old: Session, *, session_id: SessionId, hold_s: float, facts: Facts) -> Step:
+    """Return the session that a user's held desktop goes on as: same lease, same fence, new id (5.6).
+
+    It begins held, as after a loss that never attached: it is active once a link is attached. Commit it with
+    the old one's close, thaw afterwards.
+    """
+    assert old.outcome is Outcome.REUSED
+    new = Session(
+        id=session_id,
+        workspace_id=old.workspace_id,
+        user_id=old.user_id,
+        policy_id=old.policy_id,
+        policy_rev=old.policy_rev,
+        state=State.STARTING,
+        generation=1,
+        registry_epoch=facts.epoch,
+        fence=old.fence,
+        node_id=old.node_id,
+        hold_s=hold_s,
+        created_at_ms=facts.at_ms,
+        start_from=old.start_from,
+    )
+    fields = CHANGES[Change.LOSS_NEVER_ATTACHED](new, Event.DESKTOP_REUSED, facts)
+    new = replace(new, state=State.HELD, **fields)
+    check(new)
+    audit = AuditEntry(
+        kind="session.returned",
+        actor=facts.actor,
+        at_ms=facts.at_ms,
+        session_id=new.id,
+        workspace_id=new.workspace_id,
+        user_id=new.user_id,
+        facts=(("from", old.id), ("to", new.state.value), ("fence", new.fence)),
+    )
+    return Step(session=new, effects=(Effect.THAW, Effect.ARM_HOLD), audit=audit)
+
+
+def adopted(
+    *,
+    session_id: SessionId,
+    workspace_id: WorkspaceId,
+    user_id: UserId,
+    fence: int,
+    node_id: NodeId,
+    policy_id: PolicyId,
+    policy_rev: int,
+    hold_s: float,
+    facts: Facts,
+) -> Step:
+    """Return the record of a desktop that runs and that the registry does not know: held, with a full hold
+    (8.5).
+    """
+    new = Session(
+        id=session_id,
+        workspace_id=workspace_id,
+        user_id=user_id,
+        policy_id=policy_id,
+        policy_rev=policy_rev,
+        state=State.STARTING,
+        generation=1,
+        registry_epoch=facts.epoch,
+        fence=fence,
+        node_id=node_id,
+        hold_s=hold_s,
+        created_at_ms=facts.at_ms,
+        grant_cause="login",
+    )
+    lost = replace(facts, cause=LossCause.SERVER_RESTART)
+    fields = CHANGES[Change.LOSS](new, Event.SETTLED, lost)
+    new = replace(new, state=State.HELD, **fields)
+    check(new)
+    audit = AuditEntry(
+        kind="session.adopted",
+        actor=facts.actor,
+        at_ms=facts.at_ms,
+        session_id=new.id,
+        workspace_id=workspace_id,
+        user_id=user_id,
+        facts=(("to", new.state.value), ("fence", fence), ("reason", facts.reason)),
+    )
+    return Step(session=new, effects=(Effect.THAW, Effect.ARM_HOLD), audit=audit)
 
 
 def check(session: Session) -> None:

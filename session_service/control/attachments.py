@@ -1,0 +1,344 @@
+"""Links and sessions: a ticket becomes an attached client after the commit, and the end of the recorded link
+becomes a loss.
+
+Not sockets: a gateway offers links and reports their ends (`ports/streams.py`). A refused caller is told the
+way forward. An old link's end changes nothing, and nobody is ever attached without a commit.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+
+from session_service.base.aio import Tasks
+from session_service.base.errors import Conflict, NotFound, RegistryUnavailable, TransitionRefused
+from session_service.base.ids import DeviceId, LinkId, SessionId
+from session_service.base.log import get_logger
+from session_service.control.node import Node
+from session_service.control.parts import Parts
+from session_service.control.pause import Pause
+from session_service.control.sessions import Live, OpenLink, Sessions
+from session_service.core import limits, refusals
+from session_service.core.changes import Rank, Unit, UseTicket
+from session_service.core.close_codes import Close
+from session_service.core.events import Event
+from session_service.core.records import AuditEntry, LossCause, State, Ticket
+from session_service.core.refusals import Refusal
+from session_service.ports.streams import Attachment, LinkEnd, LinkOffer, LinkRefusal
+
+
+def hash_of(token: str) -> bytes:
+    """Return what is stored of a ticket; the token itself is never kept."""
+    return hashlib.sha256(b"session-service ticket 1\n" + token.encode("utf-8", "replace")).digest()
+
+
+class LinkDesk:
+    """Implements `ports.streams.Attachments`."""
+
+    def __init__(
+        self,
+        *,
+        parts: Parts,
+        node: Node,
+        sessions: Sessions,
+        tasks: Tasks,
+        look_now: Callable[[], None],
+    ) -> None:
+        self._parts = parts
+        self._look_now = look_now
+        self._node = node
+        self._sessions = sessions
+        self._tasks = tasks
+        self._log = get_logger()
+        self.open = False
+        """False until the node is settled and again when it drains: everybody is told to ask again."""
+
+    # -- attach ---------------------------------------------------------------------------------------
+
+    async def attach(self, offer: LinkOffer) -> Attachment | LinkRefusal:
+        """Use the ticket up and attach; the answer comes after the commit."""
+        answer = await self._attach(offer)
+        if isinstance(answer, Refusal):
+            self._log.info("link.refused", link_id=offer.link_id, code=int(answer.code), why=answer.why)
+            return _wire(answer)
+        return answer
+
+    async def _attach(self, offer: LinkOffer) -> Attachment | Refusal:
+        if not self.open:
+            return refusals.RETRY_NEW_TICKET
+        try:
+            bound = self._bound(offer.link_id)
+            if bound is not None:
+                return await self._when_ready(bound, offer, None)
+            ticket = await self._parts.registry.ticket(hash_of(offer.ticket))
+            flaw = self._flaw(ticket, offer)
+            if flaw is not None:
+                return flaw
+            assert ticket is not None
+            return await self._with_ticket(ticket, offer)
+        except RegistryUnavailable:
+            return refusals.RETRY_NEW_TICKET
+
+    def _flaw(self, ticket: Ticket | None, offer: LinkOffer) -> Refusal | None:
+        if ticket is None:
+            return refusals.UNKNOWN_TICKET
+        if offer.in_path and not self._parts.policy.ticket_in_path:
+            return refusals.NOT_IN_PATH
+        if ticket.used_at_ms is not None or self._parts.clock.wall_ms() >= ticket.expires_at_ms:
+            return refusals.USED_TICKET
+        return None
+
+    async def _with_ticket(self, ticket: Ticket, offer: LinkOffer) -> Attachment | Refusal:
+        refusal = await self._refusal(ticket.session_id)
+        if refusal is not None:
+            return refusal
+        live = await self._sessions.get(ticket.session_id)
+        if live.record.user_id != ticket.user_id:
+            return refusals.UNKNOWN_TICKET
+        if ticket.mode != "control":
+            return await self._look_on(live, ticket, offer)
+        return await self._control(live, ticket, offer)
+
+    async def _refusal(self, session_id: SessionId) -> Refusal | None:
+        live = self._sessions.find(session_id)
+        record = live.record if live is not None else await self._parts.registry.session(session_id)
+        if record is None:
+            return refusals.UNKNOWN_TICKET
+        lease = live.lease if live is not None else await self._parts.registry.lease(record.workspace_id)
+        return refusals.by_state(record, saved_as_of_ms=lease.saved_as_of_ms if lease is not None else None)
+
+    async def _control(self, live: Live, ticket: Ticket, offer: LinkOffer) -> Attachment | Refusal:
+        lost_at_ms = live.record.lost_at_ms
+        link = OpenLink(id=offer.link_id, since_ms=self._parts.clock.wall_ms(), address=offer.address)
+        live.links[link.id] = link
+        try:
+            await self._sessions.move(
+                live,
+                Event.CLIENT_ATTACHED,
+                lambda _: self._node.facts(
+                    actor=f"user:{ticket.user_id}",
+                    link_id=LinkId(offer.link_id),
+                    device_id=ticket.device_id,
+                    device_label=ticket.device_label,
+                    takeover_allowed=self._may_take_over(live, ticket),
+                ),
+                rank=Rank.RESUME,
+                also=lambda _: [UseTicket(hash=ticket.hash, now_ms=self._parts.clock.wall_ms())],
+            )
+        except (TransitionRefused, NotFound):
+            self._forget_link(live, link)
+            refusal = await self._refusal(ticket.session_id)
+            return refusal if refusal is not None else refusals.in_use(live.record)
+        except Conflict:
+            self._forget_link(live, link)
+            return refusals.USED_TICKET
+        except BaseException:
+            # Unknown whether it is recorded: the link is refused, and the reconciler records its loss.
+            self._forget_link(live, link)
+            raise
+        link.recorded = True
+        self._displace(live)
+        return await self._when_ready(live, offer, lost_at_ms)
+
+    def _may_take_over(self, live: Live, ticket: Ticket) -> bool:
+        other = live.attached and live.record.device_id not in (None, ticket.device_id)
+        return self._parts.policy.takeover == "newest" or not other
+
+    def _forget_link(self, live: Live, link: OpenLink) -> None:
+        live.links.pop(link.id, None)
+        self._sessions.tell(live)
+
+    def _displace(self, live: Live) -> None:
+        """Close every other control link in the same step: taken over, stay down."""
+        for link in list(live.links.values()):
+            if link.id != live.record.link_id and link.recorded:
+                del live.links[link.id]
+                self._parts.streams.close_link(
+                    live.record.id,
+                    link.id,
+                    code=Close.TAKEN,
+                    why="taken",
+                    by=live.record.device_label,
+                )
+
+    async def _look_on(self, live: Live, ticket: Ticket, offer: LinkOffer) -> Attachment | Refusal:
+        if live.record.state not in (State.ACTIVE, State.HELD) or live.handle is None:
+            return refusals.STARTING
+        now_ms = self._parts.clock.wall_ms()
+        audit = AuditEntry(
+            kind="link.looked_on",
+            actor=f"user:{ticket.user_id}",
+            at_ms=now_ms,
+            session_id=live.record.id,
+            workspace_id=live.record.workspace_id,
+            user_id=live.record.user_id,
+            facts=(("mode", ticket.mode), ("device", ticket.device_label)),
+        )
+        try:
+            await self._parts.registry.commit(
+                Unit(writes=(UseTicket(hash=ticket.hash, now_ms=now_ms),), audit=(audit,))
+            )
+        except Conflict:
+            return refusals.USED_TICKET
+        return self._attachment(live, mode=ticket.mode, lost_at_ms=None)
+
+    def _bound(self, link_id: str) -> Live | None:
+        """Return the session that recorded this link while it was starting."""
+        for live in self._sessions.all():
+            link = live.links.get(link_id)
+            if link is not None and link.recorded:
+                return live
+        return None
+
+    async def _when_ready(self, live: Live, offer: LinkOffer, lost_at_ms: int | None) -> Attachment | Refusal:
+        """A starting session answers once it is ready; a link that was displaced meanwhile is told so."""
+        try:
+            async with asyncio.timeout(limits.START_WAIT_S_MAX):
+                while live.record.state is State.STARTING and offer.link_id in live.links:
+                    await live.changed.wait()
+        except TimeoutError:
+            self.ended(
+                LinkEnd(session_id=live.record.id, link_id=offer.link_id, cause=LossCause.UNKNOWN.value)
+            )
+            return refusals.STARTING
+        record = live.record
+        if record.state is State.ACTIVE and record.link_id == offer.link_id and live.handle is not None:
+            return self._attachment(live, mode="control", lost_at_ms=lost_at_ms)
+        live.links.pop(offer.link_id, None)
+        refusal = refusals.by_state(record, saved_as_of_ms=live.lease.saved_as_of_ms)
+        if refusal is not None:
+            return refusal
+        if record.state is State.ACTIVE:
+            return replace(refusals.in_use(record), code=Close.TAKEN, why="taken")
+        return refusals.RETRY_NEW_TICKET
+
+    def _attachment(self, live: Live, *, mode: str, lost_at_ms: int | None) -> Attachment:
+        assert live.handle is not None
+        gap_s = (self._parts.clock.wall_ms() - lost_at_ms) / 1000 if lost_at_ms is not None else None
+        return Attachment(
+            session_id=live.record.id,
+            generation=live.record.generation,
+            mode=mode,
+            socket=live.handle.socket,
+            uid=live.handle.uid,
+            hold_s=live.record.hold_s,
+            device_label=live.record.device_label,
+            gap_s=max(0.0, gap_s) if gap_s is not None else None,
+        )
+
+    async def wait_starting(self, offer: LinkOffer) -> str:
+        """Return what a starting session is doing now, or "" when `attach` has the answer.
+
+        The first call uses the ticket up for this link: a start may take longer than a ticket lives.
+        """
+        try:
+            live = self._bound(offer.link_id)
+            if live is None:
+                live = await self._bind(offer)
+        except (RegistryUnavailable, NotFound):
+            return ""
+        if live is None or live.record.state is not State.STARTING:
+            return ""
+        progress = live.progress
+        if progress is not None and progress.stage == "restore" and progress.total:
+            return f"restoring {100 * progress.done // progress.total} %"
+        return "starting"
+
+    async def _bind(self, offer: LinkOffer) -> Live | None:
+        if not self.open:
+            return None
+        ticket = await self._parts.registry.ticket(hash_of(offer.ticket))
+        if ticket is None or self._flaw(ticket, offer) is not None or ticket.mode != "control":
+            return None
+        live = await self._sessions.get(ticket.session_id)
+        if live.record.state is not State.STARTING or live.record.user_id != ticket.user_id:
+            return None
+        link = OpenLink(id=offer.link_id, since_ms=self._parts.clock.wall_ms(), address=offer.address)
+        live.links[link.id] = link
+        try:
+            await self._sessions.move(
+                live,
+                Event.CLIENT_ATTACHED,
+                lambda _: self._node.facts(
+                    actor=f"user:{ticket.user_id}",
+                    link_id=LinkId(offer.link_id),
+                    device_id=DeviceId(ticket.device_id),
+                    device_label=ticket.device_label,
+                ),
+                rank=Rank.RESUME,
+                also=lambda _: [UseTicket(hash=ticket.hash, now_ms=self._parts.clock.wall_ms())],
+            )
+        except (TransitionRefused, Conflict):
+            self._forget_link(live, link)
+            return None
+        except BaseException:
+            self._forget_link(live, link)
+            raise
+        link.recorded = True
+        self._displace(live)
+        return live
+
+    # -- ends -----------------------------------------------------------------------------------------
+
+    def ended(self, end: LinkEnd) -> None:
+        """A link ended. Never blocks; an old link's end changes nothing."""
+        live = self._sessions.find(end.session_id)
+        self._log.info(
+            "link.ended",
+            session_id=end.session_id,
+            link_id=end.link_id,
+            cause=end.cause,
+            bytes_down=end.bytes_down,
+            bytes_up=end.bytes_up,
+            seconds=round(end.seconds, 3),
+        )
+        if live is None or live.links.pop(end.link_id, None) is None:
+            return
+        self._sessions.tell(live)
+        self.lost(live, end.link_id, _cause(end.cause))
+
+    def lost(self, live: Live, link_id: str, cause: LossCause) -> None:
+        """Record a loss in the background, as long as it takes; a later attach makes it moot."""
+        self._tasks.spawn(self._record_loss(live, link_id, cause), name=f"loss-{link_id}")
+
+    async def _record_loss(self, live: Live, link_id: str, cause: LossCause) -> None:
+        pause = Pause(self._parts.ids)
+        while live.record.link_id == link_id and live.record.state is State.ACTIVE:
+            try:
+                await self._sessions.move(
+                    live,
+                    Event.CLIENT_DROPPED,
+                    lambda _: self._node.facts(link_id=LinkId(link_id), cause=cause),
+                    rank=Rank.DROP,
+                )
+            except (TransitionRefused, NotFound):
+                return
+            except (RegistryUnavailable, Conflict):
+                await pause.wait()
+
+    def leg_lost(self, session_id: str, link_id: str) -> None:
+        """The desktop's side of a link broke: look whether the desktop still lives, now and not in half a
+        minute.
+        """
+        live = self._sessions.find(session_id)
+        if live is not None:
+            self._look_now()
+
+
+def _cause(text: str) -> LossCause:
+    try:
+        return LossCause(text)
+    except ValueError:
+        return LossCause.UNKNOWN
+
+
+def _wire(refusal: Refusal) -> LinkRefusal:
+    return LinkRefusal(
+        code=int(refusal.code),
+        why=refusal.why,
+        next=refusal.next,
+        retry_ms=refusal.retry_ms,
+        by=refusal.by,
+        saved_as_of_ms=refusal.saved_as_of_ms,
+        outcome=refusal.outcome,
+    )

@@ -1,0 +1,391 @@
+"""Closing: the saga's steps carried out, one by one, each repeated for ever until its evidence is recorded.
+
+Not the order (`core/close.py`) and not the law (`core/lifecycle.py`). Before `ending` is recorded nothing
+here destroys and the desktop can be given back; after it every destructive call carries a proof that only the
+storage worker can make. Source: lifecycle.md 6.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from session_service.base.errors import (
+    CheckpointIncomplete,
+    Conflict,
+    DesktopGone,
+    FreezeFailed,
+    NotFound,
+    RegistryUnavailable,
+    SessionError,
+    StorageUnavailable,
+    TransitionRefused,
+)
+from session_service.base.log import get_logger
+from session_service.control.alarms import Alarms
+from session_service.control.node import Node
+from session_service.control.parts import Parts
+from session_service.control.pause import Pause
+from session_service.control.receipts import closed_facts, receipt_body
+from session_service.control.saving import position_of, saved
+from session_service.control.sessions import Live, Sessions
+from session_service.core import limits
+from session_service.core.changes import AddReceipt, ForgetDesktop, Write
+from session_service.core.close import StepName, may_run_hook, next_step
+from session_service.core.events import Event, Found
+from session_service.core.lifecycle import Step
+from session_service.core.records import CloseStep, HookState, Receipt, State
+from session_service.ports.checkpoints import CheckpointResult, Progress, SavePlan
+from session_service.ports.desktops import FreezeReceipt, Handle, ObservedDesktop, Presence
+
+HOOKS = {
+    "none": HookState.NONE,
+    "done": HookState.DONE,
+    "failed": HookState.FAILED,
+    "timed_out": HookState.TIMED_OUT,
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Closer:
+    """Carries closes out; one runner per closing session, a few steps at a time."""
+
+    parts: Parts
+    node: Node
+    sessions: Sessions
+    alarms: Alarms
+    slots: asyncio.Semaphore
+    _do: dict[StepName, Callable[[Live], Awaitable[None]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._do = {
+            StepName.SAVE_FIRST: self._save_first,
+            StepName.ASK: self._ask,
+            StepName.SAVE_FINAL: self._save_final,
+            StepName.END: self._end,
+            StepName.WIPE: self._wipe,
+            StepName.RECEIPT: self._receipt,
+        }
+
+    async def run(self, live: Live) -> None:
+        """Close one session; ends when it is closed, given back, or not ours any more."""
+        pause = Pause(self.parts.ids)
+        session_id = live.record.id
+        while live.record.state is State.CLOSING:
+            todo = next_step(live.record, asked=live.asked)
+            try:
+                async with self.slots:
+                    await self._do[todo.name](live)
+                self._progress(live, pause)
+            except (TransitionRefused, Conflict):
+                # Given back, died, accepted or settled meanwhile: the record says what to do now.
+                await self._refreshed(live)
+                await pause.wait(live.woken)
+            except NotFound:
+                return
+            except (SessionError, TimeoutError) as exc:
+                self._failed(live, exc, todo.alarm_s)
+                await pause.wait(live.woken)
+        if live.record.state is State.CLOSED:
+            self.alarms.clear_session(session_id)
+
+    async def _refreshed(self, live: Live) -> None:
+        try:
+            await self.sessions.refresh(live)
+        except (RegistryUnavailable, NotFound):
+            return
+
+    # -- trouble --------------------------------------------------------------------------------------
+
+    def _progress(self, live: Live, pause: Pause) -> None:
+        pause.reset()
+        trouble = live.trouble
+        trouble.error, trouble.since_ms, trouble.attempts = "", None, 0
+        live.progress = None
+        for kind in ("close", "freeze", "incomplete"):
+            self.alarms.clear(kind, session_id=live.record.id)
+        self.sessions.tell(live)
+
+    def _failed(self, live: Live, exc: BaseException, alarm_s: float) -> None:
+        trouble = live.trouble
+        trouble.error = str(exc) or "It takes longer than it should."
+        trouble.attempts += 1
+        if trouble.since_ms is None:
+            trouble.since_ms = self.parts.clock.wall_ms()
+            trouble.begun_mono_ms = self.parts.clock.monotonic_ms()
+        waited_ms = self.parts.clock.monotonic_ms() - trouble.begun_mono_ms
+        get_logger().warning(
+            "session.step_failed",
+            session_id=live.record.id,
+            error=trouble.error,
+            attempts=trouble.attempts,
+        )
+        if isinstance(exc, CheckpointIncomplete):
+            self.alarms.raise_(
+                "incomplete", trouble.error, session_id=live.record.id, facts=tuple(exc.facts.items())
+            )
+        elif isinstance(exc, FreezeFailed):
+            self.alarms.raise_("freeze", trouble.error, session_id=live.record.id)
+        elif trouble.attempts >= limits.ALARM_ATTEMPTS or waited_ms >= alarm_s * 1000:
+            if isinstance(exc, StorageUnavailable):
+                self.alarms.raise_("storage", trouble.error)
+            self.alarms.raise_("close", trouble.error, session_id=live.record.id)
+        self.sessions.tell(live)
+
+    # -- looking --------------------------------------------------------------------------------------
+
+    async def _handle(self, live: Live) -> Handle:
+        """Return the desktop's handle: from the record, else from the census.
+
+        Raises:
+            DesktopGone: neither knows one.
+        """
+        if live.handle is None:
+            async with asyncio.timeout(limits.CALL_S_MAX):
+                census = await self.parts.desktops.census()
+            for found in census:
+                named = (found.handle.workspace_id, found.handle.fence)
+                if named == (live.record.workspace_id, live.record.fence):
+                    live.handle = found.handle
+        if live.handle is None:
+            raise DesktopGone()
+        return live.handle
+
+    async def _look(self, live: Live) -> ObservedDesktop:
+        handle = await self._handle(live)
+        async with asyncio.timeout(limits.CALL_S_MAX):
+            return await self.parts.desktops.observe(handle)
+
+    async def _absent(self, live: Live, *, launched: bool) -> None:
+        """The owner's own machine has neither desktop nor home: closed, and the user is told the newest
+        checkpoint's time.
+        """
+        final = False
+        if launched:
+            head = await self.parts.checkpoints.head(live.workspace)
+            newest = head.newest if head is not None else None
+            final = newest is not None and newest.final and newest.fence == live.record.fence
+        reason = "the desktop and its home are not on this machine" if launched else ""
+        await self.sessions.move(
+            live,
+            Event.DESKTOP_ABSENT,
+            lambda _: self.node.facts(
+                found=Found.ABSENT, final_is_newest=final, launched=launched, reason=reason
+            ),
+            also=lambda _: [_forget(live)],
+        )
+
+    # -- the steps ------------------------------------------------------------------------------------
+
+    async def _frozen_save(
+        self, live: Live, *, final: bool
+    ) -> tuple[FreezeReceipt | None, CheckpointResult] | None:
+        """Freeze, save, and look that it is still frozen; None when the session was closed as absent."""
+        try:
+            handle = await self._handle(live)
+        except DesktopGone:
+            await self._absent(live, launched=False)
+            return None
+        frozen = await self._freeze(live, handle)
+        if frozen is None and (await self._look(live)).presence is Presence.ABSENT:
+            await self._absent(live, launched=True)
+            return None
+
+        def seen(progress: Progress) -> None:
+            live.progress = progress
+            self.sessions.tell(live)
+
+        plan = SavePlan(
+            workspace=live.workspace,
+            session_id=live.record.id,
+            fence=live.record.fence,
+            home=handle.home,
+            reason="final" if final else "first_of_close",
+            frozen=True,
+            final=final,
+            first_of_close=not final,
+        )
+        async with live.saving:
+            # A periodic checkpoint that is under way ends first: it is neither of the two.
+            async with asyncio.timeout(limits.CHECKPOINT_S_MAX):
+                result = await self.parts.checkpoints.save(plan, progress=seen)
+        self.alarms.clear("storage")
+        self._judge(live, result)
+        after = await self._look(live)
+        if after.presence is Presence.RUNNING and not after.frozen:
+            raise FreezeFailed("Something let the desktop run while it was being saved.")
+        return frozen, result
+
+    async def _freeze(self, live: Live, handle: Handle) -> FreezeReceipt | None:
+        """Freeze everything; None when no process is left, which is as good."""
+        try:
+            async with asyncio.timeout(limits.FREEZE_S_MAX + limits.CALL_S_MAX):
+                return await self.parts.desktops.freeze(handle)
+        except DesktopGone:
+            if (await self._look(live)).presence is Presence.RUNNING:
+                raise
+            return None
+
+    def _judge(self, live: Live, result: CheckpointResult) -> None:
+        """Incomplete is not success, unless somebody accepted each unreadable path by name."""
+        info = result.info
+        if info.complete:
+            return
+        bad = [path.path for path in info.bad_paths if path.grade not in ("skipped", "fuzzy")]
+        missing = [path for path in bad if path not in live.record.accepted_paths]
+        if bad and not missing and info.unreadable <= len(bad):
+            return
+        raise CheckpointIncomplete(
+            paths="\n".join(missing[:200]), count=max(len(missing), info.unreadable), seq=info.seq
+        )
+
+    async def _save_first(self, live: Live) -> None:
+        done = await self._frozen_save(live, final=False)
+        if done is None:
+            return
+        frozen, result = done
+        await self.sessions.move(
+            live,
+            Event.STEP_DONE,
+            lambda _: self.node.facts(
+                step=CloseStep.EXITING,
+                position=position_of(result.info),
+                freeze_method=frozen.method if frozen is not None else None,
+            ),
+            lease=lambda lease: saved(lease, result.info, result.saved_as_of_ms),
+        )
+
+    async def _ask(self, live: Live) -> None:
+        """Thaw and ask, so that exit handlers save; the intent is recorded before anything runs again."""
+        hook = self.parts.policy.hook and may_run_hook(live.record)
+        said = HookState.STARTED if hook else live.record.hook_state
+        await self.sessions.move(live, Event.STEP_DONE, lambda _: self.node.facts(hook=said))
+        handle = await self._handle(live)
+        refused: tuple[str, ...] = ()
+        word = said
+        try:
+            async with asyncio.timeout(limits.ASK_S_MAX):
+                await self.parts.desktops.thaw(handle)
+                report = await self.parts.desktops.ask_close(handle, hook=hook)
+            refused = report.refused_windows
+            word = HOOKS.get(report.hook, HookState.FAILED) if hook else said
+        except TimeoutError:
+            word = HookState.TIMED_OUT if hook else said
+        except DesktopGone:
+            # Nobody is left to be asked; the final checkpoint takes the home as it lies.
+            word = said
+        if word is not said or refused:
+            await self.sessions.move(
+                live,
+                Event.STEP_DONE,
+                lambda _: self.node.facts(hook=word, refused_windows=refused),
+            )
+        live.asked = True
+
+    async def _save_final(self, live: Live) -> None:
+        done = await self._frozen_save(live, final=True)
+        if done is None:
+            return
+        frozen, result = done
+        await self.sessions.move(
+            live,
+            Event.STEP_DONE,
+            lambda _: self.node.facts(
+                step=CloseStep.ENDING,
+                position=position_of(result.info),
+                freeze_method=frozen.method if frozen is not None else None,
+            ),
+            lease=lambda lease: saved(lease, result.info, result.saved_as_of_ms),
+        )
+
+    async def _end(self, live: Live) -> None:
+        """End the processes, with the proof that the recorded checkpoint is in the log and verified."""
+        handle, c2 = await self._handle(live), live.record.c2
+        assert c2 is not None
+        proof = await self.parts.checkpoints.prove(
+            live.workspace,
+            session_id=handle.session_id,
+            fence=live.record.fence,
+            seq=c2.seq,
+            hash=c2.hash,
+            home=handle.home,
+        )
+        if (await self._look(live)).presence is Presence.RUNNING:
+            async with asyncio.timeout(limits.CALL_S_MAX):
+                await self.parts.desktops.end(handle, proof)
+        found = Found((await self._look(live)).presence.value)
+        await self.sessions.move(
+            live,
+            Event.STEP_DONE,
+            lambda _: self.node.facts(step=CloseStep.ENDED, found=found),
+        )
+
+    async def _wipe(self, live: Live) -> None:
+        """Look once more at home and log; what differs is saved again, never wiped."""
+        handle, c2 = await self._handle(live), live.record.c2
+        assert c2 is not None
+        if (await self._look(live)).presence is Presence.ABSENT:
+            # Wiped with its proof before a crash; the log is asked once more all the same.
+            await self.parts.checkpoints.prove(
+                live.workspace,
+                session_id=handle.session_id,
+                fence=live.record.fence,
+                seq=c2.seq,
+                hash=c2.hash,
+                home=handle.home,
+            )
+        else:
+            look = await self.parts.checkpoints.last_look(
+                live.workspace,
+                session_id=handle.session_id,
+                fence=live.record.fence,
+                seq=c2.seq,
+                hash=c2.hash,
+                home=handle.home,
+            )
+            if not look.same or look.proof is None:
+                live.asked = True
+                await self.sessions.move(
+                    live,
+                    Event.HOME_CHANGED,
+                    lambda _: self.node.facts(reason="; ".join(look.differences[:10])),
+                )
+                return
+            async with asyncio.timeout(limits.CALL_S_MAX):
+                await self.parts.desktops.wipe(handle, look.proof)
+        await self.sessions.move(live, Event.STEP_DONE, lambda _: self.node.facts(step=CloseStep.WIPED))
+
+    async def _receipt(self, live: Live) -> None:
+        """Write the receipt once, read it back, and close in one transaction with the lease."""
+        record = live.record
+        body = await self.parts.checkpoints.receipt(live.workspace, session_id=record.id)
+        if body is None:
+            history = await self.parts.checkpoints.history(live.workspace)
+            told = closed_facts(record, history)
+            body = receipt_body(record, told, at_ms=self.parts.clock.wall_ms())
+            await self.parts.checkpoints.put_receipt(live.workspace, session_id=record.id, body=body)
+            body = await self.parts.checkpoints.receipt(live.workspace, session_id=record.id)
+        if body is None:
+            raise StorageUnavailable("The receipt that was written cannot be read back.")
+        kept = body
+
+        def also(done: Step) -> list[Write]:
+            at_ms = done.session.closed_at_ms or 0
+            receipt = Receipt(
+                session_id=record.id,
+                workspace_id=record.workspace_id,
+                user_id=record.user_id,
+                body=kept,
+                written_at_ms=at_ms,
+            )
+            return [AddReceipt(receipt=receipt), _forget(live)]
+
+        await self.sessions.move(
+            live,
+            Event.STEP_DONE,
+            lambda _: self.node.facts(step=CloseStep.RECEIPTED),
+            also=also,
+        )
+
+
+def _forget(live: Live) -> ForgetDesktop:
+    return ForgetDesktop(workspace_id=live.record.workspace_id, fence=live.record.fence)

@@ -1,0 +1,79 @@
+"""Everything control sees of the world: clock, ids, registry, desktops, checkpoints and streams, and nothing
+else.
+
+Not a container: `app` builds it once, top to bottom. On a deterministic loop a test gives fakes for all six.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from session_service.core.policy import DEFAULT, Policy
+from session_service.ports.checkpoints import Checkpoints
+from session_service.ports.clock import Clock, Ids
+from session_service.ports.desktops import DesktopProvider
+from session_service.ports.registry import Registry
+from session_service.ports.streams import Streams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFacts:
+    """Who this node is: an id that is kept on its disk, this boot, and where its users reach it."""
+
+    id: str
+    boot_id: str
+    address: str = ""
+    cores: int = 1
+
+
+def _room_for_all() -> None:
+    """Admit everybody; `app` gives a check of memory and disk that raises NoRoom."""
+
+
+def _always() -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """What `app` knows about the machine: `room` raises NoRoom, `accepting` says whether users could reach us
+    now.
+    """
+
+    room: Callable[[], None] = _room_for_all
+    accepting: Callable[[], bool] = _always
+
+
+class StreamsPlace:
+    """Where the gateway is put once it exists: it is built with control's `attachments`, so control comes
+    first.
+    """
+
+    def __init__(self) -> None:
+        self._streams: Streams | None = None
+
+    def put(self, streams: Streams) -> None:
+        """Take the gateway."""
+        self._streams = streams
+
+    def close_link(self, session_id: str, link_id: str, *, code: int, why: str, by: str = "") -> None:
+        """End one link with a code; without a gateway there is none."""
+        if self._streams is not None:
+            self._streams.close_link(session_id, link_id, code=code, why=why, by=by)
+
+    def links(self, session_id: str) -> tuple[str, ...]:
+        """Return the ids of the links that are open now."""
+        return () if self._streams is None else self._streams.links(session_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The six ports, the policy that applies, and what the machine allows."""
+
+    clock: Clock
+    ids: Ids
+    registry: Registry
+    desktops: DesktopProvider
+    checkpoints: Checkpoints
+    streams: StreamsPlace
+    policy: Policy = DEFAULT
+    admission: Admission = Admission()

@@ -1,0 +1,362 @@
+"""Reconciling: make the world match the records, every 30 s and on demand, with no input.
+
+Not transitions of its own: each difference becomes an event of the table, or an alarm. Records are read
+before the census, so that a desktop which appears in between is never taken for absent; each event is checked
+against the record again. Source: lifecycle.md 9.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from session_service.base.errors import (
+    Conflict,
+    NotFound,
+    PartUnavailable,
+    RegistryUnavailable,
+    SessionError,
+    StorageUnavailable,
+    TransitionRefused,
+)
+from session_service.base.ids import SessionId, UserId, WorkspaceId
+from session_service.base.log import get_logger
+from session_service.control.alarms import Alarms
+from session_service.control.attachments import LinkDesk
+from session_service.control.node import Node
+from session_service.control.parts import Parts
+from session_service.control.runners import Runners
+from session_service.control.sessions import Live, Sessions
+from session_service.core import limits
+from session_service.core.changes import EffectDone, EpochIs, PutDesktop, PutLease, PutSession, Unit
+from session_service.core.events import Effect, Event, Found
+from session_service.core.lifecycle import adopted
+from session_service.core.records import (
+    OPEN_STATES,
+    Desktop,
+    Lease,
+    LossCause,
+    Outcome,
+    Session,
+    State,
+)
+from session_service.ports.desktops import Handle, ObservedDesktop, Presence
+
+Key = tuple[str, int]
+"""Workspace and fence: what a desktop and the session that it serves have in common."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Reconciler:
+    """One look at everything at a time."""
+
+    parts: Parts
+    node: Node
+    sessions: Sessions
+    runners: Runners
+    desk: LinkDesk
+    alarms: Alarms
+    first: bool = True
+    """True until the first look is done: links of the last life are gone with it."""
+    wanted: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Look every 30 s and whenever asked; for ever."""
+        pause_s = 0.0
+        while True:
+            try:
+                async with asyncio.timeout(pause_s):
+                    await self.wanted.wait()
+            except TimeoutError:
+                pass
+            self.wanted.clear()
+            pause_s = limits.RECONCILE_S if await self.look() else limits.RETRY_S_MIN
+
+    def look_now(self) -> None:
+        """Ask for a look; it happens soon."""
+        self.wanted.set()
+
+    async def look(self) -> bool:
+        """Look once; say whether everything could be looked at."""
+        try:
+            records = await self._records()
+            lives = [await self.sessions.load(record) for record in records]
+        except RegistryUnavailable as exc:
+            self.alarms.raise_("registry", str(exc))
+            return False
+        self._open()
+        before = {live.record.id: live.record for live in lives}
+        try:
+            async with asyncio.timeout(limits.CALL_S_MAX):
+                census = await self.parts.desktops.census()
+        except (PartUnavailable, TimeoutError) as exc:
+            self.alarms.raise_("host", str(exc) or "The host does not answer in time.")
+            return False
+        self.alarms.clear("host")
+        seen: dict[Key, ObservedDesktop] = {
+            (one.handle.workspace_id, one.handle.fence): one for one in census
+        }
+        whole = True
+        for live in lives:
+            found = seen.get((live.record.workspace_id, live.record.fence))
+            whole &= await self._guarded(live.record.id, self._one(live, before[live.record.id], found))
+        served = {(live.record.workspace_id, live.record.fence) for live in self.sessions.all()}
+        for key in sorted(seen):
+            if key not in served:
+                whole &= await self._guarded(seen[key].handle.session_id, self._stranger(seen[key]))
+        whole &= await self._guarded("", self._effects())
+        self.first = self.first and not whole
+        if whole:
+            self.alarms.clear("task")
+        return whole
+
+    def _open(self) -> None:
+        """Records are in memory: links may attach and runners may run, whatever the store and the host do."""
+        if self.first:
+            for live in self.sessions.all():
+                self._old_link(live)
+        self.desk.open = not self.node.draining
+        self.runners.open = True
+        for live in self.sessions.all():
+            self.runners.arrange(live)
+
+    async def _guarded(self, session_id: str, work: Awaitable[None]) -> bool:
+        """One session's trouble never keeps the others from being looked at."""
+        try:
+            await work
+        except (SessionError, TimeoutError) as exc:
+            get_logger().warning("reconcile.failed", session_id=session_id, error=str(exc))
+            return isinstance(exc, TransitionRefused | Conflict | NotFound)
+        return True
+
+    async def _records(self) -> list[Session]:
+        registry = self.parts.registry
+        self.node.epoch = max(self.node.epoch, (await registry.mark()).epoch)
+        found: list[Session] = []
+        after: str | None = None
+        while True:
+            page = await registry.sessions(states=OPEN_STATES, after=after, limit=limits.SESSION_ROWS_MAX)
+            found += [record for record in page if record.node_id == self.node.id]
+            if len(page) < limits.SESSION_ROWS_MAX:
+                return found
+            after = page[-1].id
+
+    # -- one session ----------------------------------------------------------------------------------
+
+    async def _one(self, live: Live, before: Session, found: ObservedDesktop | None) -> None:
+        record = live.record
+        if record.generation != before.generation or record.state is State.CLOSED:
+            return  # it moved since the census: the next look sees it
+        if live.handle is None and found is not None:
+            live.handle = found.handle
+        if record.registry_epoch < self.node.epoch:
+            await self._settle(live, found)
+            return
+        await self._lease(live)
+        if record.state in (State.ACTIVE, State.HELD):
+            await self._running(live, found)
+        self.runners.arrange(live)
+
+    async def _running(self, live: Live, found: ObservedDesktop | None) -> None:
+        if found is None or found.presence is Presence.ABSENT:
+            await self._absent(live)
+        elif found.presence is Presence.PROCESSES_ENDED:
+            await self.died(live, "")
+        elif found.frozen:
+            self.runners.thaw(live)
+        self._old_link(live)
+
+    def _old_link(self, live: Live) -> None:
+        """An active record whose link is not open: the drop was never recorded."""
+        record = live.record
+        if record.state is State.ACTIVE and record.link_id is not None and record.link_id not in live.links:
+            cause = LossCause.SERVER_RESTART if self.first else LossCause.UNKNOWN
+            self.desk.lost(live, record.link_id, cause)
+
+    async def died(self, live: Live, last_words: str) -> None:
+        """The processes ended, seen again by identity: close with the home as it lies."""
+        if live.handle is None or live.record.state is State.STARTING:
+            return  # the starter hears of it by its own call
+        async with asyncio.timeout(limits.CALL_S_MAX):
+            seen = await self.parts.desktops.observe(live.handle)
+        if seen.presence is Presence.RUNNING:
+            return
+        if seen.presence is Presence.ABSENT:
+            await self._absent(live)
+            return
+        get_logger().warning("desktop.died", session_id=live.record.id)
+        await self.sessions.move(
+            live,
+            Event.DESKTOP_DIED,
+            lambda _: self.node.facts(found=Found.PROCESSES_ENDED, reason=last_words[-400:]),
+        )
+
+    async def _absent(self, live: Live) -> None:
+        """Absence closes nothing, except the owner speaking about its own disk, with the store at hand."""
+        final = await self._final_is_newest(live)
+        if live.handle is not None:
+            async with asyncio.timeout(limits.CALL_S_MAX):
+                if (await self.parts.desktops.observe(live.handle)).presence is not Presence.ABSENT:
+                    return
+        await self.sessions.move(
+            live,
+            Event.DESKTOP_ABSENT,
+            lambda _: self.node.facts(
+                found=Found.ABSENT,
+                final_is_newest=final,
+                reason="the desktop and its home are not on this machine",
+            ),
+        )
+
+    async def _final_is_newest(self, live: Live) -> bool:
+        try:
+            async with asyncio.timeout(limits.CALL_S_MAX):
+                head = await self.parts.checkpoints.head(live.workspace)
+        except TimeoutError as exc:
+            raise StorageUnavailable() from exc
+        newest = head.newest if head is not None else None
+        return newest is not None and newest.final and newest.fence == live.record.fence
+
+    async def _settle(self, live: Live, found: ObservedDesktop | None) -> None:
+        """A new epoch: every running desktop gets a full hold, whatever its record says (8.5)."""
+        presence = Found(found.presence.value) if found is not None else Found.ABSENT
+        final = False
+        if presence is Found.ABSENT and live.record.state is not State.STARTING:
+            self.alarms.raise_(
+                "unsettled", "The store is asked for its newest checkpoint.", session_id=live.record.id
+            )
+            final = await self._final_is_newest(live)
+        await self.runners.stop(live)
+        try:
+            await self._move_settled(live, presence, final)
+        finally:
+            self.runners.go_on(live)
+        self.alarms.clear("unsettled", session_id=live.record.id)
+        get_logger().warning("session.settled", session_id=live.record.id, state=live.record.state.value)
+
+    async def _move_settled(self, live: Live, presence: Found, final: bool) -> None:
+        link = live.recorded_link()
+        await self.sessions.move(
+            live,
+            Event.SETTLED,
+            lambda record: self.node.facts(
+                found=presence,
+                attached=link is not None,
+                link_id=record.link_id,
+                device_id=record.device_id,
+                device_label=record.device_label,
+                final_is_newest=final,
+                reason="the registry was restored",
+            ),
+        )
+
+    async def _lease(self, live: Live) -> None:
+        """A free lease under an open session is restored, with an alarm."""
+        lease = live.lease
+        if lease.session_id == live.record.id and lease.fence == live.record.fence:
+            self.alarms.clear("lease", session_id=live.record.id)
+            return
+        await self.sessions.refresh(live)
+        lease = live.lease
+        if lease.session_id is not None or lease.fence != live.record.fence:
+            return
+        self.alarms.raise_("lease", "The lease was free.", session_id=live.record.id)
+        after = replace(lease, session_id=live.record.id, generation=lease.generation + 1)
+        await self.parts.registry.commit(Unit(writes=(PutLease(lease=after, expected=lease.generation),)))
+        live.lease = after
+
+    # -- desktops without a session -------------------------------------------------------------------
+
+    async def _stranger(self, found: ObservedDesktop) -> None:
+        """A desktop that no open record of ours names: adopted, discarded when it never was ready, else kept
+        with an alarm.
+        """
+        handle = found.handle
+        record = await self.parts.registry.session(SessionId(handle.session_id))
+        lease = await self.parts.registry.lease(WorkspaceId(handle.workspace_id))
+        if lease is not None and lease.session_id is not None and lease.fence == handle.fence:
+            return  # its session was opened since the records were read
+        if record is not None and record.outcome is Outcome.START_FAILED:
+            await self.parts.desktops.discard(handle)
+            return
+        free = lease is None or (lease.session_id is None and handle.fence >= lease.fence)
+        if found.presence is Presence.RUNNING and free:
+            await self._adopt(found, record, lease)
+        elif found.presence is not Presence.ABSENT:
+            kind = "orphan" if free else "stale"
+            words = f"Workspace {handle.workspace_id}, fence {handle.fence}: {found.presence.value}."
+            self.alarms.raise_(kind, words, session_id=handle.session_id)
+
+    async def _adopt(self, found: ObservedDesktop, record: Session | None, lease: Lease | None) -> None:
+        """It runs and nobody else holds its workspace: never ended, adopted as held with a full hold."""
+        handle = found.handle
+        registry = self.parts.registry
+        workspace = await registry.workspace(WorkspaceId(handle.workspace_id))
+        user = await registry.user(UserId(found.user_id)) if found.user_id else None
+        if workspace is None or user is None or workspace.user_id != user.id:
+            self.alarms.raise_(
+                "orphan", "It belongs to nobody that the registry knows.", session_id=handle.session_id
+            )
+            return
+        session_id = SessionId(handle.session_id if record is None else self.parts.ids.ulid())
+        done = adopted(
+            session_id=session_id,
+            workspace_id=workspace.id,
+            user_id=user.id,
+            fence=handle.fence,
+            node_id=self.node.id,
+            policy_id=self.parts.policy.id,
+            policy_rev=self.parts.policy.rev,
+            hold_s=self.parts.policy.hold_s,
+            facts=self.node.facts(reason="it runs and no record names it"),
+        )
+        after = Lease(
+            workspace_id=workspace.id,
+            fence=handle.fence,
+            node_id=self.node.id,
+            session_id=session_id,
+            generation=lease.generation + 1 if lease is not None else 1,
+            newest=lease.newest if lease is not None else None,
+            saved_as_of_ms=lease.saved_as_of_ms if lease is not None else None,
+            saved_seq=lease.saved_seq if lease is not None else None,
+        )
+        unit = Unit(
+            guards=(EpochIs(epoch=self.node.epoch),),
+            writes=(
+                PutLease(lease=after, expected=lease.generation if lease is not None else None),
+                PutSession(session=done.session, expected=None),
+                PutDesktop(desktop=_desktop(self.node, handle, session_id)),
+            ),
+            audit=(done.audit,),
+        )
+        await registry.commit(unit)
+        live = await self.sessions.load(done.session)
+        self.alarms.clear("orphan", session_id=handle.session_id)
+        if found.frozen:
+            self.runners.thaw(live)
+        get_logger().warning("session.adopted", session_id=session_id, fence=handle.fence)
+
+    # -- effects --------------------------------------------------------------------------------------
+
+    async def _effects(self) -> None:
+        """Rows of a last life: a thaw is done again, what belongs to a closed session is dropped."""
+        for row in await self.parts.registry.effects():
+            live = self.sessions.find(row.session_id)
+            if live is None:
+                record = await self.parts.registry.session(row.session_id)
+                if record is None or record.state is State.CLOSED:
+                    await self.parts.registry.commit(Unit(writes=(EffectDone(effect_id=row.id),)))
+            elif row.kind == Effect.THAW.value and live.record.state in (State.ACTIVE, State.HELD):
+                self.runners.thaw(live)
+
+
+def _desktop(node: Node, handle: Handle, session_id: SessionId) -> Desktop:
+    return Desktop(
+        workspace_id=WorkspaceId(handle.workspace_id),
+        fence=handle.fence,
+        node_id=node.id,
+        session_id=session_id,
+        handle=msgspec.json.encode(handle),
+        home=handle.home,
+    )
