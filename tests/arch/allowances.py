@@ -7,7 +7,13 @@ Not a list to grow: a change that adds a line here says in its commit why the ru
 # A client library and the places that may import it.
 HOMES: dict[str, tuple[str, ...]] = {
     # The S3 client raises aiohttp's errors; the one place that names errors has to know them.
-    "aiohttp": ("session_service/http/", "session_service/providers/", "storage/objects/s3_answers.py"),
+    # The Python client speaks HTTP to the API, over TCP and over the unix socket.
+    "aiohttp": (
+        "session_service/http/",
+        "session_service/client/",
+        "session_service/providers/",
+        "storage/objects/s3_answers.py",
+    ),
     "websockets": ("session_service/client/", "session_service/gateway/"),
     "apsw": ("session_service/registry/",),
     "sqlite3": (),
@@ -40,6 +46,7 @@ DESTROYING: dict[tuple[str, str], str] = {
         "session_service/host/control_groups.py",
         "rmdir",
     ): "control groups, which the kernel lets go only when they are empty",
+    ("session_service/http/uploads.py", "unlink"): "the uploaded file under way that this request made",
     ("session_service/host/identity.py", "pidfd_send_signal"): "gentle signals only, to a proven identity",
     (
         "storage/objects/folder.py",

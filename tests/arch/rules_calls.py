@@ -21,7 +21,7 @@ UNSTEADY_MODULES = frozenset(
     {"time", "random", "secrets", "socket", "threading", "concurrent", "subprocess", "multiprocessing"}
 )
 IMPURE_CALLS = re.compile(
-    r"(^|\.)(datetime\.(now|utcnow|today)|date\.today|os\.(urandom|getrandom)|uuid\.uuid[14]|print|open|input)$"
+    r"(^|\.)(datetime\.(now|utcnow|today)|date\.today|os\.(urandom|getrandom)|uuid\.uuid[14])$|^(print|open|input|os\.open|io\.open)$"
 )
 DESTROYERS = frozenset({"session_service/host/destroy.py", "storage/repository/removal.py"})
 DESTROYING_CALL = re.compile(
