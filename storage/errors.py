@@ -166,10 +166,10 @@ class FenceMoved(RepositoryError):
     code = "fence_moved"
 
 
-class CheckpointMissing(RepositoryError):
+class NoSuchCheckpoint(RepositoryError):
     """The log holds no such checkpoint (any more), or it was forgotten."""
 
-    code = "checkpoint_missing"
+    code = "no_such_checkpoint"
 
 
 class CheckpointVoid(RepositoryError):

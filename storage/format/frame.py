@@ -9,7 +9,6 @@ Source: storage.md 4.1 "Box", 4.6 "zstd".
 """
 
 import struct
-import threading
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,17 +27,6 @@ WORTH_IT: Final = 0.97
 _PREFIX: Final = struct.Struct("<BBHII")
 
 
-class _Codecs(threading.local):
-    """One per thread: zstandard's objects must not be shared, and making one costs more than a frame."""
-
-    def __init__(self) -> None:
-        self.compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
-        self.decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES_MAX)
-
-
-_codecs = _Codecs()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
     """An opened frame. `kind` is the entry kind in heads of `c/` and `b/`, else 0."""
@@ -51,7 +39,7 @@ def make_frame(raw: bytes, *, kind: int = 0, compress: bool = True, padding: int
     """Return the frame of `raw`; compressed only where that saves at least 3 %."""
     codec, coded = STORED, raw
     if compress and raw:
-        smaller = _codecs.compressor.compress(raw)
+        smaller = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(raw)
         if len(smaller) <= len(raw) * WORTH_IT:
             codec, coded = ZSTD, smaller
     return _PREFIX.pack(codec, kind, 0, len(raw), len(coded)) + coded + _zeros(padding)
@@ -99,7 +87,9 @@ def _expand(coded: bytes, raw_bytes: int) -> bytes:
         told = zstandard.get_frame_parameters(coded)
         if told.content_size != raw_bytes or told.dict_id or told.window_size > ZSTD_WINDOW_BYTES_MAX:
             raise Malformed(rule="zstd frame parameters")
-        raw = _codecs.decompressor.decompress(coded, max_output_size=raw_bytes, allow_extra_data=False)
+        # A new object per frame: zstandard's must not be shared between threads, and this one is cheap.
+        opened = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES_MAX)
+        raw = opened.decompress(coded, max_output_size=raw_bytes, allow_extra_data=False)
     except (zstandard.ZstdError, MemoryError, ValueError) as exc:
         raise Malformed(rule="zstd frame") from exc
     if len(raw) != raw_bytes:

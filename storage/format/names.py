@@ -110,3 +110,8 @@ def receipt(session: str) -> str:
     if not _SESSION.match(session):
         raise Malformed(rule="session id in a receipt's name", object=session[:80])
     return f"r/{session}"
+
+
+def tombstone(workspace: str) -> str:
+    """Return the name, below `t/<tenant>/`, of the tombstone of an erased workspace."""
+    return f"e/{workspace}"

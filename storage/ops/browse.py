@@ -1,0 +1,164 @@
+"""Looks into a checkpoint without restoring it: the list of checkpoints, folders, files."""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from storage.errors import PathMissing
+from storage.format import tree
+from storage.format.entries import CheckpointFlag
+from storage.format.extras import GradeTag
+from storage.format.keys import BoxKind
+from storage.format.limits import KIB
+from storage.format.tree import Entry
+from storage.ops.values import BadPath, CheckpointInfo, EntryInfo
+from storage.repository.index import ChunkIndex
+from storage.repository.reader import Reader
+from storage.repository.state import Row
+from storage.scan.entry import Kind
+
+ZEROS: Final = bytes(256 * KIB)
+GRADES: Final = {
+    0: "skipped",
+    int(GradeTag.FUZZY): "fuzzy",
+    int(GradeTag.STALE): "stale",
+    int(GradeTag.UNREADABLE): "unreadable",
+}
+KINDS: Final = {
+    int(Kind.FILE): "file",
+    int(Kind.FOLDER): "folder",
+    int(Kind.SYMLINK): "link",
+    int(Kind.FIFO): "fifo",
+    int(Kind.SOCKET): "socket",
+    int(Kind.CHAR): "device",
+    int(Kind.BLOCK): "device",
+}
+
+
+def checkpoint_info(row: Row) -> CheckpointInfo:
+    """Return a checkpoint as it is listed."""
+    checkpoint = row.checkpoint
+    assert checkpoint is not None
+    report = checkpoint.report
+    return CheckpointInfo(
+        seq=row.seq,
+        hash=row.hash,
+        fence=row.fence,
+        session=checkpoint.session,
+        parent=checkpoint.parent,
+        tree_hash=tree.node_ref(checkpoint.root)[0],
+        scan_ms=checkpoint.scan_ms,
+        time_ms=row.time_ms,
+        reason=checkpoint.reason,
+        complete=row.has(CheckpointFlag.COMPLETE),
+        final=row.has(CheckpointFlag.FINAL),
+        first_of_close=row.has(CheckpointFlag.FIRST_OF_CLOSE),
+        frozen=row.has(CheckpointFlag.FROZEN),
+        owner=checkpoint.owner,
+        entries=checkpoint.totals.entries,
+        folders=checkpoint.totals.folders,
+        bytes=checkpoint.totals.size,
+        new_stored_bytes=checkpoint.totals.stored,
+        skipped=report.skipped,
+        fuzzy=report.fuzzy,
+        stale=report.stale,
+        unreadable=report.unreadable,
+        bad_paths=tuple(
+            BadPath(
+                path=one.path,
+                grade=GRADES.get(one.grade, "unknown"),
+                error=f"errno {one.errno}" if one.errno else "",
+            )
+            for one in report.paths
+        ),
+    )
+
+
+def entry_info(entry: Entry) -> EntryInfo:
+    """Return an entry as it is shown."""
+    extras = tree.entry_extras(entry)
+    target = entry.content if entry.type == Kind.SYMLINK else b""
+    return EntryInfo(
+        name=entry.name,
+        kind=KINDS.get(entry.type, "unknown"),
+        size=entry.size,
+        mode=entry.mode,
+        mtime_ms=entry.mtime_s * 1000 + entry.mtime_ns // 1_000_000,
+        grade=GRADES.get(extras.grade, "unknown") if extras.grade is not None else "",
+        link_target=target if isinstance(target, bytes) else b"",
+        hard_link=extras.link_group is not None,
+    )
+
+
+class Browser:
+    """Finds paths in one checkpoint."""
+
+    def __init__(self, reader: Reader, index: ChunkIndex, row: Row) -> None:
+        assert row.checkpoint is not None
+        self._reader = reader
+        self._index = index
+        self._root = row.checkpoint.root
+
+    async def find(self, path: bytes) -> Entry:
+        """Return the entry at a path; the empty path is the home itself. Links are not followed."""
+        entry = self._root
+        for name in path.split(b"/") if path else ():
+            entry = await self._child(entry, name, path)
+        return entry
+
+    async def _child(self, folder: Entry, name: bytes, path: bytes) -> Entry:
+        if folder.type == Kind.FOLDER:
+            async for entry in self.entries(folder):
+                if entry.name == name:
+                    return entry
+        raise PathMissing(path=path)
+
+    async def entries(self, folder: Entry) -> AsyncIterator[Entry]:
+        """Yield what is in a folder; nothing if it could not be listed when it was saved."""
+        if folder.type != Kind.FOLDER:
+            raise PathMissing(path=folder.name, what="not a folder")
+        if folder.content is None:
+            return
+        async for entry in self._reader.folder(self._index, tree.node_ref(folder)):
+            yield entry
+
+    async def below(self, folder: Entry, prefix: bytes) -> AsyncIterator[tuple[bytes, Entry]]:
+        """Yield (path, entry) of everything beneath a folder, a folder before what is in it."""
+        todo = [(prefix, folder)]
+        while todo:
+            path, where = todo.pop()
+            deeper: list[tuple[bytes, Entry]] = []
+            async for entry in self.entries(where):
+                inside = path + b"/" + entry.name if path else entry.name
+                yield inside, entry
+                if entry.type == Kind.FOLDER:
+                    deeper.append((inside, entry))
+            todo += reversed(deeper)
+
+    async def data(self, entry: Entry) -> AsyncIterator[bytes]:
+        """Yield the bytes of a file, holes as zeros."""
+        if entry.type != Kind.FILE:
+            raise PathMissing(path=entry.name, what="not a file")
+        if tree.entry_extras(entry).unreadable:
+            raise PathMissing(path=entry.name, what="unreadable when it was saved")
+        extents = await self._reader.extents(self._index, entry)
+        at = 0
+        left = list(extents) if extents is not None else [(0, entry.size)]
+        async for chunk_id, _ in self._reader.refs(self._index, entry.content):
+            chunk = await self._reader.chunk(self._index, BoxKind.DATA, chunk_id)
+            while chunk:
+                offset, length = left[0]
+                for zeros in _zeros(offset - at):
+                    yield zeros
+                part, chunk = chunk[:length], chunk[length:]
+                yield part
+                at = offset + len(part)
+                left[0] = (at, length - len(part))
+                if not left[0][1]:
+                    left.pop(0)
+        for zeros in _zeros(entry.size - at):
+            yield zeros
+
+
+def _zeros(count: int) -> list[bytes]:
+    whole, rest = divmod(max(count, 0), len(ZEROS))
+    return [ZEROS] * whole + ([ZEROS[:rest]] if rest else [])

@@ -1,0 +1,602 @@
+"""The front door of `storage`: open a store, and save, look at, prove and restore homes in it.
+
+Takes and returns plain data, tells progress, can be cancelled at any await. Disk and CPU work runs in a
+bounded pool of threads. It knows nothing of sessions: `session` and `node` are texts that it keeps. One
+process may serve many workspaces; calls that write a workspace's log wait for each other, reading does not
+wait.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Final, TypeAlias, TypeVar
+
+from storage.errors import (
+    IdRefused,
+    NoSuchCheckpoint,
+    RepositoryMissing,
+    StorageError,
+    StoreUnavailable,
+    StoreUnsafe,
+)
+from storage.format import names
+from storage.format.entries import CheckpointFlag
+from storage.format.secrets import ReceiptSigner
+from storage.ids import WorkspaceRef
+from storage.objects.open import open_store
+from storage.objects.probe import probe
+from storage.objects.retry import RetryingStore, RetryPolicy
+from storage.objects.store import ObjectStore, ProbeVerdict
+from storage.ops import archive, save
+from storage.ops.browse import Browser, checkpoint_info, entry_info
+from storage.ops.gather import ignore_progress
+from storage.ops.look import count_pending, differing_paths, look_again
+from storage.ops.receipts import Receipts
+from storage.ops.restore import Restore
+from storage.ops.stat_cache import StatCache
+from storage.ops.values import (
+    ArchiveKind,
+    CheckpointInfo,
+    CheckpointResult,
+    Differences,
+    EntryInfo,
+    KeyReport,
+    Level,
+    LogHead,
+    Pending,
+    Progress,
+    RestoreReport,
+    StoreSpec,
+    VerifyReport,
+)
+from storage.repository.cache import CacheFile
+from storage.repository.log import CommitLog
+from storage.repository.prefixed import Prefixed
+from storage.repository.reader import Reader
+from storage.repository.scrub import Scrub
+from storage.repository.slots import Keyring, RepositoryKeys
+from storage.repository.state import LogState, Row
+from storage.repository.threads import Stop, Threads
+from storage.repository.verify import VerifiedCheckpoint, Verifier, walk_tree
+
+RETRY: Final = RetryPolicy(give_up_after_s=20.0)
+"""A call that cannot reach the store says so after this; whoever closes a session calls again for ever."""
+
+T = TypeVar("T")
+Rows: TypeAlias = list[T]
+"""A list; `Storage` has a method of that name."""
+Tell = Callable[[Progress], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Workspace:
+    """One opened repository."""
+
+    ref: WorkspaceRef
+    place: Prefixed
+    keys: RepositoryKeys
+    log: CommitLog
+    reader: Reader
+    verifier: Verifier
+    stat_file: CacheFile
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    stat: StatCache | None = None
+    stat_loaded: bool = False
+    proof: VerifiedCheckpoint | None = None
+
+
+class Storage:
+    """Checkpoints of homes in one object store. Made by `open`; also an asynchronous context manager."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        master_key: bytes,
+        cache_folder: Path,
+        fresh: Callable[[int], bytes],
+        clock_ms: Callable[[], int],
+        retry: RetryPolicy = RETRY,
+    ) -> None:
+        """Take a store that is open already. `open` is the usual way."""
+        self._bare = store
+        self._store = RetryingStore(store, retry)
+        self._keyring = Keyring(self._store, master_key, fresh)
+        self._signer = ReceiptSigner(master_key)
+        self._cache_folder = cache_folder
+        self._fresh = fresh
+        self._clock_ms = clock_ms
+        self._threads = Threads()
+        self._workspaces: dict[WorkspaceRef, _Workspace] = {}
+        self._opening = asyncio.Lock()
+
+    @classmethod
+    async def open(
+        cls,
+        spec: StoreSpec,
+        *,
+        master_key: bytes,
+        cache_folder: Path,
+        fresh: Callable[[int], bytes] = os.urandom,
+        clock_ms: Callable[[], int],
+        retry: RetryPolicy = RETRY,
+    ) -> "Storage":
+        """Open the store of a spec.
+
+        Call `probe` before anything is entrusted to a store for the first time.
+        """
+        store = await _open_bare(spec)
+        return cls(
+            store,
+            master_key=master_key,
+            cache_folder=cache_folder,
+            fresh=fresh,
+            clock_ms=clock_ms,
+            retry=retry,
+        )
+
+    async def __aenter__(self) -> "Storage":
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Give back threads and connections. Nothing is lost by not calling it."""
+        await asyncio.to_thread(self._threads.close)
+        await self._store.close()
+
+    async def probe(self) -> ProbeVerdict:
+        """Let the store show what the commit log relies on. A store that is not usable must not be used."""
+        return await probe(self._bare)
+
+    async def require_safe(self) -> None:
+        """Probe the store; raise StoreUnsafe unless it keeps every needed promise."""
+        verdict = await self.probe()
+        if not verdict.usable:
+            broken = [one.name for one in verdict.checks if one.needed and not one.passed]
+            raise StoreUnsafe(broken=", ".join(broken))
+
+    async def take_over(
+        self, ref: WorkspaceRef, *, fence_at_least: int, node: str, session: str, registry_epoch: int
+    ) -> LogHead:
+        """Take a workspace over: place E with a fence above every one in the log, and read the log after it.
+
+        Births the repository where there is none. The returned head is read after E stands, so its newest
+        checkpoint is final: nobody with a lower fence can add one that counts.
+        """
+        workspace = await self._opened(ref, bear=True)
+        assert workspace is not None, "a birth opens what it bore"
+        writer = save.EntryWriter(
+            keys=workspace.keys.newest, fresh=self._fresh, clock_ms=self._clock_ms
+        )
+        async with workspace.lock:
+            placed = await workspace.log.append(
+                lambda state: writer.take_over(
+                    state,
+                    fence_at_least=fence_at_least,
+                    node=node,
+                    session=session,
+                    registry_epoch=registry_epoch,
+                )
+            )
+            await workspace.verifier.placed(placed)
+            state = await workspace.log.refresh()
+            await workspace.log.save_cache()
+            return _head(state)
+
+    async def head(self, ref: WorkspaceRef) -> LogHead | None:
+        """Return where the log stands; None only if it cleanly does not exist."""
+        workspace = await self._opened(ref)
+        if workspace is None:
+            return None
+        state = await self._refreshed(workspace)
+        return _head(state) if state.seq else None
+
+    async def checkpoint(
+        self,
+        ref: WorkspaceRef,
+        *,
+        home: Path,
+        fence: int,
+        session: str,
+        reason: str,
+        frozen: bool = False,
+        final: bool = False,
+        first_of_close: bool = False,
+        owner: tuple[int, int] | None = None,
+        progress: Tell | None = None,
+    ) -> CheckpointResult:
+        """Save a home: committed and verified when this returns.
+
+        Nothing is written if nothing changed since the newest checkpoint and this one is neither final nor
+        the first of a close; then the newest is returned with the new `saved_as_of_ms`.
+
+        Raises:
+            FenceMoved: another owner took the workspace over; nothing counts that is written for this fence.
+            CommitContended, CommitUncertain, StoreUnavailable: try again.
+        """
+        plan = save.SavePlan(
+            home=home,
+            fence=fence,
+            session=session,
+            reason=reason,
+            frozen=frozen,
+            final=final,
+            first_of_close=first_of_close,
+            owner=owner,
+        )
+        workspace = await self._required(ref)
+        started = time.monotonic()
+        async with workspace.lock:
+            state = await workspace.log.refresh()
+            save.require_fence(state, fence)
+            retired_at = state.retired_at
+            prepared = await save.prepare(
+                plan,
+                state=state,
+                keys=workspace.keys.newest,
+                place=workspace.place,
+                threads=self._threads,
+                cache=await self._remembered(workspace, state),
+                fresh=self._fresh,
+                scan_ms=self._clock_ms(),
+                progress=self._told(progress),
+            )
+            newest = state.newest(complete=False)
+            unchanged = newest is not None and _is_unchanged(plan, prepared, newest)
+            if unchanged:
+                assert newest is not None
+                row, proof = newest, await self._proof_of(workspace, state, newest)
+            else:
+                writer = save.EntryWriter(
+                    keys=workspace.keys.newest, fresh=self._fresh, clock_ms=self._clock_ms
+                )
+                placed = await workspace.log.append(
+                    lambda now: writer.checkpoint(
+                        now, plan, prepared, planned=state, retired_at=retired_at
+                    ),
+                    tables=prepared.tables,
+                )
+                proof = await workspace.verifier.new_checkpoint(placed)
+                row = placed.row
+            workspace.proof = proof
+            await self._remember(workspace, prepared.gathered.cache, row)
+            await workspace.log.save_cache()
+        return CheckpointResult(
+            info=checkpoint_info(row),
+            proof=proof,
+            unchanged=unchanged,
+            saved_as_of_ms=prepared.scan_ms,
+            read_files=prepared.gathered.read_files,
+            new_bytes=prepared.new_bytes,
+            stored_bytes=0 if unchanged else prepared.stored_bytes,
+            scan_s=prepared.gathered.took_s,
+            total_s=save.seconds_since(started),
+        )
+
+    async def pending(self, ref: WorkspaceRef, *, home: Path) -> Pending:
+        """Return what changed in a home since its newest checkpoint, as far as stat tells."""
+        workspace = await self._required(ref)
+        async with workspace.lock:
+            cache = await self._remembered(workspace, await workspace.log.refresh())
+        stop = Stop()
+        return await self._threads.run(stop, count_pending, home, cache, stop)
+
+    async def same_as(
+        self, ref: WorkspaceRef, *, seq: int, hash: bytes, home: Path
+    ) -> Differences:
+        """The last look: does the home equal that checkpoint, and does the log still hold it, whole?
+
+        Raises:
+            NoSuchCheckpoint: the log does not hold (seq, hash) any more.
+        """
+        workspace = await self._required(ref)
+        state = await self._refreshed(workspace)
+        row = _held(state, seq, hash)
+        assert row.checkpoint is not None
+        async with workspace.lock:
+            cache = await self._remembered(workspace, state, cold=False)
+        gathered, taker = await look_again(
+            home,
+            row,
+            keys=workspace.keys.newest,
+            known=state.index.knows,
+            threads=self._threads,
+            cache=cache,
+        )
+        saved = row.checkpoint.root
+        if gathered.root != saved or gathered.count(2) or gathered.count(3):
+            paths = await differing_paths(
+                workspace.reader, state.index, saved, gathered.root, taker.nodes
+            )
+            return Differences(same=False, paths=paths)
+        return Differences(same=True, proof=await self.prove(ref, seq=seq, hash=hash))
+
+    async def prove(self, ref: WorkspaceRef, *, seq: int, hash: bytes) -> VerifiedCheckpoint:
+        """Prove that a checkpoint stands: the log holds it, it opens, everything that it refers to exists."""
+        workspace = await self._required(ref)
+        state = await self._refreshed(workspace)
+        return await workspace.verifier.prove(state, seq=seq, hash_=hash)
+
+    async def list(self, ref: WorkspaceRef) -> Rows[CheckpointInfo]:
+        """Return every checkpoint that counts, oldest first. Empty only if there is none."""
+        workspace = await self._opened(ref)
+        if workspace is None:
+            return []
+        state = await self._refreshed(workspace)
+        return [checkpoint_info(row) for row in state.checkpoints()]
+
+    async def folder(self, ref: WorkspaceRef, *, seq: int, path: bytes = b"") -> Rows[EntryInfo]:
+        """Return what is in a folder of a checkpoint."""
+        browser = await self._browser(ref, seq)
+        where = await browser.find(path)
+        return [entry_info(entry) async for entry in browser.entries(where)]
+
+    async def read(self, ref: WorkspaceRef, *, seq: int, path: bytes) -> AsyncIterator[bytes]:
+        """Yield the bytes of one file of a checkpoint."""
+        browser = await self._browser(ref, seq)
+        entry = await browser.find(path)
+        async for piece in browser.data(entry):
+            yield piece
+
+    async def archive(
+        self, ref: WorkspaceRef, *, seq: int, path: bytes = b"", kind: ArchiveKind = "zip"
+    ) -> AsyncIterator[bytes]:
+        """Yield a zip or tar of a folder of a checkpoint, made while it is read."""
+        browser = await self._browser(ref, seq)
+        entry = await browser.find(path)
+        async for piece in archive.stream(browser, entry, kind=kind):
+            yield piece
+
+    async def restore(
+        self,
+        ref: WorkspaceRef,
+        *,
+        seq: int,
+        into: Path,
+        owner: tuple[int, int] | None = None,
+        progress: Tell | None = None,
+    ) -> RestoreReport:
+        """Restore a checkpoint into a folder that does not exist or is empty.
+
+        If this raises, the folder is partial and the caller drops it.
+        """
+        workspace = await self._required(ref)
+        state = await self._refreshed(workspace)
+        restore = Restore(
+            reader=workspace.reader,
+            index=state.index,
+            row=_countable(state, seq),
+            threads=self._threads,
+            owner=owner,
+            progress=progress if progress is not None else ignore_progress,
+        )
+        return await restore.run(into)
+
+    async def put_receipt(self, ref: WorkspaceRef, session: str, body: bytes) -> bytes:
+        """Store the signed receipt of a session and read it back; return BLAKE3-256 of the body."""
+        return await self._receipts(await self._required(ref)).put(session, body)
+
+    async def receipt(self, ref: WorkspaceRef, session: str) -> bytes | None:
+        """Return the body of a receipt whose signature holds, or None if there is none."""
+        workspace = await self._opened(ref)
+        return None if workspace is None else await self._receipts(workspace).get(session)
+
+    async def workspaces(self) -> Rows[WorkspaceRef]:
+        """Return every workspace that has a repository."""
+        return await _list_workspaces(self._store)
+
+    async def verify(
+        self, ref: WorkspaceRef, level: Level = "structure", *, progress: Tell | None = None
+    ) -> VerifyReport:
+        """Look for damage. Reads the log from its beginning, without any cache."""
+        workspace = await self._required(ref)
+        scrub = Scrub(
+            ref, workspace.place, workspace.keys, self._threads, signer=self._signer
+        )
+        result = await scrub.run(level)
+        if progress is not None:
+            progress(Progress(stage="verify", done=result.objects, unit="objects"))
+        return VerifyReport(
+            level=level,
+            entries=result.entries,
+            checkpoints=result.checkpoints,
+            objects=result.objects,
+            bytes_read=result.bytes_read,
+            faults=tuple(result.faults),
+            orphans=result.orphans,
+        )
+
+    async def key_check(self) -> KeyReport:
+        """Look which tenants' keys the master key opens."""
+        refs = await self.workspaces()
+        opened: list[str] = []
+        refused: list[str] = []
+        for tenant in sorted({ref.tenant for ref in refs}):
+            try:
+                await self._keyring.check(tenant)
+                opened.append(tenant)
+            except StoreUnavailable:
+                raise
+            except StorageError:
+                refused.append(tenant)
+        return KeyReport(
+            master_key_id=self._keyring.master_key_id,
+            opened=tuple(opened),
+            refused=tuple(refused),
+            workspaces=tuple(refs),
+        )
+
+    async def _opened(self, ref: WorkspaceRef, *, bear: bool = False) -> _Workspace | None:
+        async with self._opening:
+            known = self._workspaces.get(ref)
+            if known is not None:
+                return known
+            if bear:
+                keys = await self._keyring.bear(ref, created_ms=self._clock_ms())
+            else:
+                found = await self._keyring.open(ref)
+                if found is None:
+                    return None
+                keys = found
+            place = Prefixed(self._store, names.repository_prefix(ref.tenant, ref.workspace))
+            folder = self._cache_folder / ref.tenant / ref.workspace
+            cache = CacheFile(folder, "log.cache", keys.newest)
+            log = CommitLog(place, keys, self._threads, cache)
+            reader = Reader(place, keys, self._threads)
+            workspace = _Workspace(
+                ref=ref,
+                place=place,
+                keys=keys,
+                log=log,
+                reader=reader,
+                verifier=Verifier(ref, place, log, reader),
+                stat_file=CacheFile(folder, "stat.cache", keys.newest),
+            )
+            self._workspaces[ref] = workspace
+            return workspace
+
+    async def _required(self, ref: WorkspaceRef) -> _Workspace:
+        workspace = await self._opened(ref)
+        if workspace is None:
+            raise RepositoryMissing(tenant=ref.tenant, workspace=ref.workspace)
+        return workspace
+
+    async def _refreshed(self, workspace: _Workspace) -> LogState:
+        async with workspace.lock:
+            return await workspace.log.refresh()
+
+    async def _browser(self, ref: WorkspaceRef, seq: int) -> Browser:
+        workspace = await self._required(ref)
+        state = await self._refreshed(workspace)
+        return Browser(workspace.reader, state.index, _countable(state, seq))
+
+    def _receipts(self, workspace: _Workspace) -> Receipts:
+        return Receipts(workspace.place, workspace.keys, self._signer, self._fresh)
+
+    def _told(self, progress: Tell | None) -> Tell:
+        """Return a progress function that threads may call."""
+        if progress is None:
+            return ignore_progress
+        loop = asyncio.get_running_loop()
+
+        def tell(value: Progress) -> None:
+            loop.call_soon_threadsafe(progress, value)
+
+        return tell
+
+    async def _remembered(
+        self, workspace: _Workspace, state: LogState, *, cold: bool = True
+    ) -> StatCache | None:
+        """Return the stat cache if it belongs to this log; else one made from the newest tree."""
+        if not workspace.stat_loaded:
+            workspace.stat = await self._threads.quick(StatCache.load, workspace.stat_file)
+            workspace.stat_loaded = True
+        cache = workspace.stat
+        if cache is not None:
+            row = state.row(cache.seq)
+            fits = row is not None and row.hash == cache.hash and state.counts(row)
+            if fits and cache.seq >= state.retired_at:
+                return cache
+            workspace.stat = None
+        newest = state.newest(complete=False)
+        if not cold or newest is None or newest.checkpoint is None:
+            return None
+        try:
+            return await StatCache.from_tree(
+                seq=newest.seq,
+                hash_=newest.hash,
+                root=newest.checkpoint.root,
+                tree=walk_tree(workspace.reader, state.index, newest),
+            )
+        except StoreUnavailable:
+            raise
+        except StorageError:
+            # A damaged older tree must not keep anybody from saving a new one; verify will name it.
+            return None
+
+    async def _remember(self, workspace: _Workspace, cache: StatCache, row: Row) -> None:
+        cache.seq, cache.hash = row.seq, row.hash
+        workspace.stat, workspace.stat_loaded = cache, True
+        await self._threads.quick(cache.save, workspace.stat_file)
+
+    async def _proof_of(
+        self, workspace: _Workspace, state: LogState, row: Row
+    ) -> VerifiedCheckpoint:
+        """Return the proof of an unchanged checkpoint, whose entry the refresh has just seen."""
+        known = workspace.proof
+        if known is not None and (known.seq, known.hash) == (row.seq, row.hash):
+            return known
+        return await workspace.verifier.prove(state, seq=row.seq, hash_=row.hash)
+
+
+async def has_repositories(spec: StoreSpec) -> bool:
+    """Return whether anything of a tenant lies in a store. Needs no key."""
+    store = RetryingStore(await _open_bare(spec), RETRY)
+    try:
+        async for _ in store.list("t/"):
+            return True
+        return False
+    finally:
+        await store.close()
+
+
+async def _open_bare(spec: StoreSpec) -> ObjectStore:
+    file = Path(spec.credentials_file) if spec.credentials_file is not None else None
+    return await open_store(spec.url, credentials_file=file)
+
+
+async def _list_workspaces(store: ObjectStore) -> list[WorkspaceRef]:
+    found: list[WorkspaceRef] = []
+    async for info in store.list("t/"):
+        parts = info.name.split("/")
+        if len(parts) == 5 and parts[2] == "w" and parts[4] == names.CONFIG:
+            try:
+                found.append(WorkspaceRef(tenant=parts[1], workspace=parts[3]))
+            except IdRefused:
+                continue  # not a name that we can have made
+    return found
+
+
+def _head(state: LogState) -> LogHead:
+    newest = state.newest(complete=True)
+    last = state.newest_take_over_or_checkpoint()
+    return LogHead(
+        fence=state.fence,
+        seq=state.seq,
+        hash=state.hash,
+        newest=checkpoint_info(newest) if newest is not None else None,
+        newest_is_final=last is not None and last.has(CheckpointFlag.FINAL),
+    )
+
+
+def _is_unchanged(plan: save.SavePlan, prepared: save.Prepared, newest: Row) -> bool:
+    if plan.final or plan.first_of_close or newest.checkpoint is None:
+        return False
+    if not prepared.complete or not newest.has(CheckpointFlag.COMPLETE):
+        return False
+    return newest.checkpoint.root == prepared.gathered.root
+
+
+def _countable(state: LogState, seq: int) -> Row:
+    row = state.row(seq)
+    if row is None or not state.counts(row):
+        raise NoSuchCheckpoint(seq=seq)
+    return row
+
+
+def _held(state: LogState, seq: int, hash_: bytes) -> Row:
+    row = _countable(state, seq)
+    if row.hash != hash_:
+        raise NoSuchCheckpoint(seq=seq, what="the log holds another entry under this number")
+    return row

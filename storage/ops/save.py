@@ -1,0 +1,413 @@
+"""One checkpoint: scan, upload packs, place the entry, verify.
+
+Packs leave while the scan goes on: the thread that filled a pack seals it, waits for a free uploader, and
+goes on. Every pack is read back before the entry that names it is placed, so a commit is visible only if all
+that it refers to is durable (S3). A small checkpoint has no packs and is one PUT. Cancelling at any point
+leaves at most packs that no entry names.
+
+Source: storage.md 4.2, 4.4 rules 1, 2 and 6.
+"""
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from storage.errors import (
+    CommitContended,
+    FenceMoved,
+    ObjectDamaged,
+    StorageError,
+    StoreUnavailable,
+)
+from storage.format import names
+from storage.format.encoding import encode
+from storage.format.entries import (
+    Checkpoint,
+    CheckpointFlag,
+    EntryKind,
+    NamedPath,
+    PackRef,
+    Report,
+    TakeOver,
+    Totals,
+    decode_entry,
+    encode_entry,
+)
+from storage.format.envelope import make_object, open_head, seal_segments
+from storage.format.extras import GradeTag
+from storage.format.frame import pad_frame
+from storage.format.header import ObjectType, make_header
+from storage.format.keys import BoxKind, EpochKeys
+from storage.format.limits import (
+    BOX_OVERHEAD_BYTES,
+    KIB,
+    REPORT_PATHS_MAX,
+    TABLES_IN_ENTRY_BYTES_MAX,
+)
+from storage.format.pack import read_segments
+from storage.format.table import PlannedSegment, Table, make_table
+from storage.format.tree import Content
+from storage.ops.gather import Finding, Gather, Gathered, open_home
+from storage.ops.stat_cache import StatCache
+from storage.ops.values import Progress
+from storage.repository.log import Placed
+from storage.repository.packer import Fresh, NewChunks, SealedPack, rename_pack, seal_pack
+from storage.repository.prefixed import Prefixed
+from storage.repository.settle import settle_create
+from storage.repository.state import LogState
+from storage.repository.threads import Stop, Threads
+from storage.repository.tree_writer import write_content
+from storage.scan.walk import facts_of as stat_facts
+
+WRITER: Final = "1.0"
+PAD_TO_BYTES: Final = 4 * KIB
+"""Heads and the segments of entries are padded to this, so that sizes tell less."""
+UPLOADERS: Final = 2
+PACKS_WAITING_MAX: Final = 3
+"""Sealed packs in memory at once, about 16 MiB each."""
+NAME_TRIES_MAX: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavePlan:
+    """What was asked of a checkpoint."""
+
+    home: Path
+    fence: int
+    session: str
+    reason: str
+    frozen: bool
+    final: bool
+    first_of_close: bool
+    owner: tuple[int, int] | None
+    home_id: bytes | None = None
+
+    def flags(self, *, complete: bool) -> CheckpointFlag:
+        """Return the flags of the entry."""
+        told = CheckpointFlag(0)
+        for flag, holds in (
+            (CheckpointFlag.COMPLETE, complete),
+            (CheckpointFlag.FINAL, self.final),
+            (CheckpointFlag.FIRST_OF_CLOSE, self.first_of_close),
+            (CheckpointFlag.FROZEN, self.frozen),
+        ):
+            told |= flag if holds else CheckpointFlag(0)
+        return told
+
+
+class PackUploads:
+    """Takes segments from scanning threads and gets their packs into the store, read back."""
+
+    def __init__(
+        self, place: Prefixed, keys: EpochKeys, *, fence: int, fresh: Fresh, stop: Stop
+    ) -> None:
+        self._place = place
+        self._keys = keys
+        self._fence = fence
+        self._fresh = fresh
+        self._stop = stop
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[SealedPack | None] = asyncio.Queue()
+        self._free = threading.Semaphore(PACKS_WAITING_MAX)
+        self.refs: list[PackRef] = []
+
+    def emit(self, segments: Sequence[PlannedSegment]) -> None:
+        """Seal a pack in the calling thread; wait while too many are on their way."""
+        while not self._free.acquire(timeout=0.1):
+            self._stop.check()
+        self._stop.check()
+        sealed = seal_pack(self._keys, segments, fence=self._fence, fresh=self._fresh)
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, sealed)
+
+    async def upload(self) -> None:
+        """Upload what comes until the end is told."""
+        while True:
+            sealed = await self._queue.get()
+            if sealed is None:
+                return
+            self.refs.append(await self._store(sealed))
+            self._free.release()
+
+    def end(self) -> None:
+        """Tell the uploaders that nothing more comes."""
+        for _ in range(UPLOADERS):
+            self._queue.put_nowait(None)
+
+    async def _store(self, sealed: SealedPack) -> PackRef:
+        for _ in range(NAME_TRIES_MAX):
+            if await settle_create(self._place, sealed.name, sealed.pack.raw):
+                if await self._place.get(sealed.name) != sealed.pack.raw:
+                    raise ObjectDamaged(object=sealed.name, what="pack reads back otherwise")
+                return sealed.ref
+            sealed = rename_pack(self._keys, sealed, fresh=self._fresh)
+        raise StoreUnavailable(what="every drawn pack name is taken", name=sealed.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A scan with everything it needs: segments for the entry, or packs that are stored and read back."""
+
+    gathered: Gathered
+    inline: tuple[PlannedSegment, ...]
+    packs: tuple[PackRef, ...]
+    report: Report
+    owner: tuple[int, int]
+    new_bytes: int
+    scan_ms: int
+
+    @property
+    def complete(self) -> bool:
+        """Return whether every byte of the home is in it."""
+        return not (self.report.stale or self.report.unreadable)
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """Return the tables that the entry does not carry itself."""
+        if all(ref.table is not None for ref in _with_tables(self.packs)):
+            return ()
+        return tuple(ref.table for ref in self.packs if ref.table is not None)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Return the new sealed bytes."""
+        boxes = sum(len(one.frame) + BOX_OVERHEAD_BYTES for one in self.inline)
+        return boxes + sum(ref.size for ref in self.packs)
+
+
+async def prepare(
+    plan: SavePlan,
+    *,
+    state: LogState,
+    keys: EpochKeys,
+    place: Prefixed,
+    threads: Threads,
+    cache: StatCache | None,
+    fresh: Fresh,
+    scan_ms: int,
+    progress: Callable[[Progress], None],
+) -> Prepared:
+    """Scan a home and store what is new in packs, or hold it for the entry if it is little."""
+    stop = Stop()
+    uploads = PackUploads(place, keys, fence=plan.fence, fresh=fresh, stop=stop)
+    chunks = NewChunks(keys, stored=state.index.knows, emit=uploads.emit)
+
+    def scan() -> tuple[Gathered, list[PlannedSegment], Report, tuple[int, int]]:
+        root_fd = open_home(plan.home)
+        try:
+            facts = stat_facts(os.fstat(root_fd))
+            owner = plan.owner if plan.owner is not None else (facts.uid, facts.gid)
+            gather = Gather(
+                taker=chunks,
+                known=state.index.knows,
+                seed=keys.chunker_seed,
+                owner=owner,
+                cache=cache,
+                threads=threads,
+                stop=stop,
+                progress=progress,
+            )
+            gathered = gather.run(root_fd)
+        finally:
+            os.close(root_fd)
+        report = make_report(gathered, chunks)
+        return gathered, chunks.finish(), report, owner
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for number in range(UPLOADERS):
+                group.create_task(uploads.upload(), name=f"upload-packs-{number}")
+            gathered, inline, report, owner = await threads.run(stop, scan)
+            uploads.end()
+    except BaseExceptionGroup as failed:
+        raise first_of(failed) from failed
+    return Prepared(
+        gathered=gathered,
+        inline=tuple(padded(segment) for segment in inline),
+        packs=tuple(sorted(uploads.refs, key=lambda ref: ref.pack_id)),
+        report=report,
+        owner=owner,
+        new_bytes=chunks.new_raw_bytes,
+        scan_ms=scan_ms,
+    )
+
+
+def first_of(failed: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the failure that counts: a declared one before what it cancelled."""
+    declared, others = failed.split(StorageError)
+    group = declared if declared is not None else others
+    found: BaseException = failed if group is None else group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
+
+
+def padded(segment: PlannedSegment) -> PlannedSegment:
+    """Return a segment whose sealed box has a multiple of 4 KiB."""
+    padding = -(len(segment.frame) + BOX_OVERHEAD_BYTES) % PAD_TO_BYTES
+    return PlannedSegment(
+        kind=segment.kind,
+        frame=pad_frame(segment.frame, padding),
+        raw_bytes=segment.raw_bytes,
+        chunks=segment.chunks,
+    )
+
+
+def make_report(gathered: Gathered, chunks: NewChunks) -> Report:
+    """Return the report of a scan; paths beyond the first 1,000 become content of the meta class."""
+    named = [NamedPath(one.path, one.grade, one.error) for one in gathered.findings]
+    rest: Content = None
+    if len(named) > REPORT_PATHS_MAX:
+        refs: list[tuple[bytes, int]] = []
+        for part in _parts(gathered.findings[REPORT_PATHS_MAX:]):
+            raw = encode([NamedPath(one.path, one.grade, one.error) for one in part])
+            refs.append((chunks.offer(BoxKind.META, raw), len(raw)))
+        rest = write_content(chunks, refs)
+    return Report(
+        gathered.count(0),
+        gathered.count(GradeTag.FUZZY),
+        gathered.count(GradeTag.STALE),
+        gathered.count(GradeTag.UNREADABLE),
+        named[:REPORT_PATHS_MAX],
+        rest,
+    )
+
+
+def _parts(findings: Sequence[Finding]) -> list[list[Finding]]:
+    """Cut findings so that each part, encoded, fits a chunk."""
+    parts: list[list[Finding]] = []
+    size = 0
+    for finding in findings:
+        if not parts or size > 256 * KIB:
+            parts.append([])
+            size = 0
+        parts[-1].append(finding)
+        size += len(finding.path) + 16
+    return parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryWriter:
+    """Makes the bytes of entries for whatever place in the log they get."""
+
+    keys: EpochKeys
+    fresh: Fresh
+    clock_ms: Callable[[], int]
+
+    def take_over(
+        self, state: LogState, *, fence_at_least: int, node: str, session: str, registry_epoch: int
+    ) -> bytes:
+        """Return an E behind `state`, with a fence above every one in the log."""
+        fence = max(fence_at_least, state.fence + 1)
+        fields = TakeOver(node, session, registry_epoch, self.keys.key_id)
+        return self._entry(state, fence, fields, ())
+
+    def checkpoint(
+        self, state: LogState, plan: SavePlan, prepared: Prepared, *, planned: LogState, retired_at: int
+    ) -> bytes:
+        """Return a C behind `state`.
+
+        Raises:
+            FenceMoved: the workspace was taken over.
+            CommitContended: chunks that the plan relies on were retired meanwhile; scan again.
+        """
+        require_fence(state, plan.fence)
+        if state is not planned or state.retired_at != retired_at:
+            raise CommitContended(what="the plan is older than the log", seq=state.seq)
+        parent = state.newest(complete=False)
+        gathered = prepared.gathered
+        fields = Checkpoint(
+            plan.session,
+            int(plan.flags(complete=prepared.complete)),
+            plan.reason,
+            parent.seq if parent is not None else 0,
+            gathered.root,
+            prepared.scan_ms,
+            plan.home_id,
+            prepared.owner,
+            Totals(
+                gathered.entries,
+                gathered.folders,
+                gathered.content_bytes,
+                prepared.stored_bytes,
+            ),
+            prepared.report,
+            [],
+            [],
+            _with_tables(prepared.packs),
+        )
+        return self._entry(state, plan.fence, fields, prepared.inline)
+
+    def _entry(
+        self,
+        state: LogState,
+        fence: int,
+        fields: TakeOver | Checkpoint,
+        inline: Sequence[PlannedSegment],
+    ) -> bytes:
+        seq = state.seq + 1
+        name = names.log_entry(seq)
+        header = make_header(self.keys, ObjectType.LOG_ENTRY, name, self.fresh(32))
+        sealed = seal_segments(self.keys, header, inline, [self.fresh(32) for _ in inline])
+        body = encode_entry(
+            seq=seq,
+            prev=state.hash,
+            fence=fence,
+            time_ms=self.clock_ms(),
+            writer=WRITER,
+            table=make_table(sealed) if sealed else Table(b"", b""),
+            fields=fields,
+        )
+        kind = EntryKind.TAKE_OVER if isinstance(fields, TakeOver) else EntryKind.CHECKPOINT
+        raw = make_object(
+            self.keys,
+            header,
+            kind=kind,
+            body=body,
+            boxes=[box for _, box in sealed],
+            fresh=self.fresh(32),
+            pad_to=PAD_TO_BYTES,
+        )
+        self._decode_again(name, raw, body)
+        return raw
+
+    def _decode_again(self, name: str, raw: bytes, body: bytes) -> None:
+        """Open what was just sealed, as a reader will: nothing that does not decode is uploaded."""
+        head = open_head(self.keys, ObjectType.LOG_ENTRY, name, raw)
+        entry = decode_entry(head.kind, head.body)
+        read_segments(self.keys, head.header, entry.segments, raw[head.area_start :])
+        if head.body != body:
+            raise ObjectDamaged(object=name, what="decoded otherwise than it was made")
+
+
+def require_fence(state: LogState, fence: int) -> None:
+    """Refuse to write for a fence that is not the one in force."""
+    if state.fence != fence:
+        raise FenceMoved(fence=fence, log_fence=state.fence, seq=state.seq)
+
+
+def _with_tables(packs: Sequence[PackRef]) -> list[PackRef]:
+    """Return the references as the entry has them: without tables where those are too large together."""
+    size = sum(len(ref.table.rows) + len(ref.table.chunks) for ref in packs if ref.table is not None)
+    if size <= TABLES_IN_ENTRY_BYTES_MAX:
+        return list(packs)
+    return [
+        PackRef(ref.fence, ref.pack_id, ref.size, ref.footer_bytes, ref.footer_digest, None)
+        for ref in packs
+    ]
+
+
+def bind_cache(gathered: Gathered, placed: Placed) -> StatCache:
+    """Return the stat cache of a scan, bound to the checkpoint that was made of it."""
+    cache = gathered.cache
+    cache.seq, cache.hash = placed.row.seq, placed.row.hash
+    return cache
+
+
+def seconds_since(started: float) -> float:
+    """Return how long ago a monotonic reading was, for reports."""
+    return round(time.monotonic() - started, 6)

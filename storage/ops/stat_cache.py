@@ -1,0 +1,158 @@
+"""What a file looked like when it was last saved, so that unchanged files are not read again.
+
+A file is unchanged if size, mtime, ctime, inode, mode and owner are, and neither mtime nor ctime is within
+two seconds of that scan's start (the racy-clean rule: such a file may have been written again within one tick
+of the file system's clock). ctime cannot be set by a user, so a restored mtime hides nothing.
+
+Kept as one packed blob per folder, decoded when the scan enters the folder. A pure cache: without it every
+file is read, and the tree comes out the same. Made from a checkpoint's tree it has no stat facts, and then
+serves for what is unreadable now (the last good content) and for a first look at what is pending.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+import msgspec
+
+from storage.errors import FormatError
+from storage.format.encoding import Body, decode, encode
+from storage.format.tree import Entry
+from storage.repository.cache import CacheFile
+from storage.scan.entry import StatFacts
+
+RACY_NS: Final = 2_000_000_000
+
+Facts = tuple[int, int, int, int, int, int, int]
+"""size, mtime_ns, ctime_ns, inode, mode, uid, gid"""
+
+
+class Remembered(Body, frozen=True):
+    """One entry of a folder: its stat facts, and what was stored of it."""
+
+    facts: Facts | None
+    entry: Entry
+
+
+class _Saved(Body, frozen=True):
+    seq: int
+    hash: bytes
+    scan_start_ns: int
+    device: int
+    root: Remembered
+    folders: list[tuple[bytes, bytes]]
+
+
+_saved_decoder: Final = msgspec.msgpack.Decoder(_Saved)
+_folder_decoder: Final = msgspec.msgpack.Decoder(list[Remembered])
+
+
+def facts_of(found: StatFacts) -> Facts:
+    """Return what is compared of a stat."""
+    return (
+        found.size,
+        found.mtime_ns,
+        found.ctime_ns,
+        found.inode,
+        found.mode,
+        found.uid,
+        found.gid,
+    )
+
+
+class StatCache:
+    """Remembered folders of one home."""
+
+    def __init__(
+        self, *, seq: int, hash_: bytes, scan_start_ns: int, device: int, root: Remembered
+    ) -> None:
+        self.seq = seq
+        self.hash = hash_
+        self.scan_start_ns = scan_start_ns
+        self.device = device
+        self.root = root
+        self._folders: dict[bytes, bytes] = {}
+
+    def put(self, path: bytes, entries: list[Remembered]) -> None:
+        """Remember a folder."""
+        self._folders[path] = encode(entries)
+
+    def folder(self, path: bytes) -> dict[bytes, Remembered]:
+        """Return what is remembered of a folder, by name."""
+        raw = self._folders.get(path)
+        if raw is None:
+            return {}
+        return {item.entry.name: item for item in decode(_folder_decoder, raw, what="stat cache")}
+
+    def below(self, path: bytes) -> Iterator[tuple[bytes, list[Remembered]]]:
+        """Yield every remembered folder at or beneath `path`."""
+        todo = [path]
+        while todo:
+            where = todo.pop()
+            raw = self._folders.get(where)
+            if raw is None:
+                continue
+            items = decode(_folder_decoder, raw, what="stat cache")
+            yield where, items
+            todo += [where + b"/" + item.entry.name for item in items if item.entry.type == 2]
+
+    def unchanged(self, known: Remembered | None, found: StatFacts) -> bool:
+        """Return whether an entry is certainly as it was saved."""
+        if known is None or known.facts is None or found.device != self.device:
+            return False
+        newest_ns = max(found.mtime_ns, found.ctime_ns)
+        return known.facts == facts_of(found) and newest_ns + RACY_NS < self.scan_start_ns
+
+    def looks_unchanged(self, known: Remembered | None, found: StatFacts) -> bool:
+        """Return whether an entry seems as it was saved; for counting what is pending, not for saving."""
+        if known is None:
+            return False
+        if known.facts is not None:
+            return known.facts == facts_of(found)
+        entry = known.entry
+        seconds, nanoseconds = divmod(found.mtime_ns, 1_000_000_000)
+        same_time = (entry.mtime_s, entry.mtime_ns) == (seconds, nanoseconds)
+        return same_time and entry.size == found.size and entry.mode == found.mode
+
+    def save(self, file: CacheFile) -> None:
+        """Write everything into a cache file."""
+        folders = list(self._folders.items())
+        saved = _Saved(self.seq, self.hash, self.scan_start_ns, self.device, self.root, folders)
+        file.write(encode(saved))
+
+    @classmethod
+    def load(cls, file: CacheFile) -> "StatCache | None":
+        """Read a cache file; None if there is nothing to be believed."""
+        raw = file.read()
+        if raw is None:
+            return None
+        try:
+            saved = decode(_saved_decoder, raw, what="stat cache")
+        except FormatError:
+            return None
+        cache = cls(
+            seq=saved.seq,
+            hash_=saved.hash,
+            scan_start_ns=saved.scan_start_ns,
+            device=saved.device,
+            root=saved.root,
+        )
+        cache._folders = dict(saved.folders)
+        return cache
+
+    @classmethod
+    async def from_tree(
+        cls, *, seq: int, hash_: bytes, root: Entry, tree: AsyncIterator[tuple[bytes, Entry]]
+    ) -> "StatCache":
+        """Make a cache without stat facts from a checkpoint's tree."""
+        cache = cls(
+            seq=seq, hash_=hash_, scan_start_ns=0, device=-1, root=Remembered(None, root)
+        )
+        folders: dict[bytes, list[Remembered]] = {b"": []}
+        async for path, entry in tree:
+            parent = path[: -len(entry.name) - 1] if len(path) > len(entry.name) else b""
+            folders.setdefault(parent, []).append(Remembered(None, entry))
+            if entry.type == 2:
+                folders.setdefault(path, [])
+        for path, items in folders.items():
+            cache.put(path, items)
+        return cache

@@ -1,0 +1,84 @@
+"""Where every live chunk of one workspace lies: containers (packs and entries), their segments, and chunk
+ids.
+
+Built by reading the log from its beginning; the local cache only saves the reading. Chunks of the two classes
+are kept apart, so that a reference to a tree node can never be answered with a user's bytes.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from storage.errors import ObjectDamaged
+from storage.format.header import ObjectType
+from storage.format.keys import BoxKind
+from storage.format.table import Segment, area_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """An object with segments. Offsets of its segments count from `area_start`."""
+
+    name: str
+    object_type: ObjectType
+    area_start: int
+    segments: tuple[Segment, ...]
+    size: int
+    """Of the whole object; bytes."""
+
+
+class Place(NamedTuple):
+    """Where a chunk lies: in which container and segment, from which raw byte, how long."""
+
+    container: Container
+    segment: int
+    start: int
+    length: int
+
+
+class ChunkIndex:
+    """Live chunks by class and id."""
+
+    def __init__(self) -> None:
+        self._places: dict[BoxKind, dict[bytes, Place]] = {BoxKind.DATA: {}, BoxKind.META: {}}
+        self.containers: dict[str, Container] = {}
+
+    def add(self, container: Container) -> None:
+        """Make the chunks of a container findable. The first place of a chunk stays its place."""
+        self.containers[container.name] = container
+        for segment in container.segments:
+            places = self._places[segment.kind]
+            start = 0
+            for chunk_id, length in segment.chunks:
+                places.setdefault(chunk_id, Place(container, segment.index, start, length))
+                start += length
+
+    def retire(self, name: str) -> None:
+        """Forget a container and every chunk that is found there only."""
+        container = self.containers.pop(name, None)
+        if container is None:
+            return
+        for places in self._places.values():
+            for chunk_id in [known for known, place in places.items() if place.container is container]:
+                del places[chunk_id]
+        for other in list(self.containers.values()):
+            self.add(other)
+
+    def knows(self, kind: BoxKind, chunk_id: bytes) -> bool:
+        """Return whether a chunk is stored already."""
+        return chunk_id in self._places[kind]
+
+    def place(self, kind: BoxKind, chunk_id: bytes) -> Place:
+        """Return where a chunk lies."""
+        try:
+            return self._places[kind][chunk_id]
+        except KeyError:
+            raise ObjectDamaged(what="chunk is in no live object", chunk=chunk_id.hex()) from None
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many data and meta chunks are known."""
+        return len(self._places[BoxKind.DATA]), len(self._places[BoxKind.META])
+
+
+def container_bytes(container: Container) -> int:
+    """Return how many bytes a container must have at least: start and segments."""
+    return container.area_start + area_bytes(container.segments)

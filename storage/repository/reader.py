@@ -1,0 +1,189 @@
+"""Reads chunks, folders and files of a repository. Everything read is checked before it is handed on.
+
+A repository is hostile until it opened, and its content after that too: sizes and digests first, then the
+seal, then frame, zstd and chunk ids; trees are walked with a list, never by recursion, and whoever walks one
+counts what he meets against what the checkpoint announced.
+
+Source: storage.md 4.6.
+"""
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Final
+
+from storage.errors import Malformed, ObjectDamaged, ObjectNotFound
+from storage.format import lists, tree
+from storage.format.extras import Extent, unpack_extents
+from storage.format.header import OpenHeader, open_header
+from storage.format.keys import BoxKind, EpochKeys
+from storage.format.limits import EXTENTS_INLINE_MAX, HEADER_BYTES, MIB
+from storage.format.table import Segment, open_segment, read_chunk_refs
+from storage.format.tree import Content, Entry, NodeRef
+from storage.repository.index import ChunkIndex, Container
+from storage.repository.prefixed import Prefixed
+from storage.repository.slots import RepositoryKeys
+from storage.repository.threads import Threads
+
+CACHE_BYTES: Final = 48 * MIB
+"""Opened segments kept; neighbours of a chunk are usually wanted next."""
+RANGE_BYTES_MAX: Final = 4 * MIB
+"""Neighbouring segments are read with one request up to this."""
+HEADERS_MAX: Final = 1_024
+
+Chunks = dict[int, bytes]
+"""Chunks of one segment by their first raw byte."""
+
+
+class Reader:
+    """Reads through the index of one repository. One per workspace; calls may overlap."""
+
+    def __init__(self, place: Prefixed, keys: RepositoryKeys, threads: Threads) -> None:
+        self._place = place
+        self._keys = keys
+        self._threads = threads
+        self._segments: OrderedDict[tuple[str, int], Chunks] = OrderedDict()
+        self._bytes = 0
+        self._headers: OrderedDict[str, tuple[EpochKeys, OpenHeader]] = OrderedDict()
+
+    async def chunk(self, index: ChunkIndex, kind: BoxKind, chunk_id: bytes) -> bytes:
+        """Return one chunk."""
+        place = index.place(kind, chunk_id)
+        key = (place.container.name, place.segment)
+        if key not in self._segments:
+            await self.prefetch([(place.container, place.container.segments[place.segment])])
+        self._segments.move_to_end(key)
+        chunk = self._segments[key][place.start]
+        if len(chunk) != place.length:
+            raise Malformed(rule="chunk length", object=place.container.name)
+        return chunk
+
+    async def prefetch(self, wanted: Iterable[tuple[Container, Segment]]) -> None:
+        """Read segments that are not in the cache, neighbours with one request."""
+        todo: dict[str, tuple[Container, list[Segment]]] = {}
+        for container, segment in wanted:
+            if (container.name, segment.index) not in self._segments:
+                segments = todo.setdefault(container.name, (container, []))[1]
+                if segment not in segments:
+                    segments.append(segment)
+        for container, segments in todo.values():
+            for run in _runs(sorted(segments, key=lambda item: item.index)):
+                for index, chunks in (await self.read_run(container, run)).items():
+                    self._keep((container.name, index), chunks)
+
+    async def read_run(self, container: Container, run: Sequence[Segment]) -> dict[int, Chunks]:
+        """Read neighbouring segments of one container and open them."""
+        keys, header = await self._header(container)
+        start = container.area_start + run[0].offset
+        length = run[-1].offset + run[-1].sealed_bytes - run[0].offset
+        try:
+            raw = await self._place.get(container.name, start=start, length=length)
+        except ObjectNotFound as exc:
+            raise ObjectDamaged(object=container.name, what="missing") from exc
+        if len(raw) != length:
+            raise ObjectDamaged(object=container.name, what="cut short")
+        return await self._threads.quick(_open_run, keys, header, run, raw)
+
+    async def _header(self, container: Container) -> tuple[EpochKeys, OpenHeader]:
+        known = self._headers.get(container.name)
+        if known is None:
+            raw = await self._place.find(container.name, length=HEADER_BYTES)
+            if raw is None:
+                raise ObjectDamaged(object=container.name, what="missing")
+            keys = self._keys.of_header(raw, container.name)
+            known = keys, open_header(keys, raw, container.object_type, container.name)
+            self._headers[container.name] = known
+            if len(self._headers) > HEADERS_MAX:
+                self._headers.popitem(last=False)
+        return known
+
+    def _keep(self, key: tuple[str, int], chunks: Chunks) -> None:
+        self._segments[key] = chunks
+        self._bytes += sum(map(len, chunks.values()))
+        while self._bytes > CACHE_BYTES and len(self._segments) > 1:
+            _, dropped = self._segments.popitem(last=False)
+            self._bytes -= sum(map(len, dropped.values()))
+
+    async def folder(self, index: ChunkIndex, ref: NodeRef) -> AsyncIterator[Entry]:
+        """Yield the entries of a folder, ascending by name over all of its nodes."""
+        last = b""
+        todo: list[tuple[bytes, int, bytes | None]] = [(ref[0], ref[1], None)]
+        while todo:
+            node_id, level, first = todo.pop()
+            raw = await self.chunk(index, BoxKind.META, node_id)
+            if level:
+                children = tree.decode_children(raw, level)
+                if first not in (None, children[0].first):
+                    raise Malformed(rule="first name of a node")
+                todo += [(child.id, level - 1, child.first) for child in reversed(children)]
+                continue
+            entries = tree.decode_entries(raw)
+            if first is not None and (not entries or entries[0].name != first):
+                raise Malformed(rule="first name of a node")
+            for entry in entries:
+                if entry.name <= last:
+                    raise Malformed(rule="names ascend over nodes")
+                last = entry.name
+                yield entry
+
+    async def refs(self, index: ChunkIndex, content: Content) -> AsyncIterator[tuple[bytes, int]]:
+        """Yield the chunks of a content, in order."""
+        if content is None:
+            return
+        if isinstance(content, bytes):
+            for ref in read_chunk_refs(content):
+                yield ref
+            return
+        if not isinstance(content[0], bytes):
+            raise Malformed(rule="list reference")
+        todo: list[tuple[bytes, int, int | None]] = [(content[0], content[1], None)]
+        while todo:
+            list_id, level, size = todo.pop()
+            items = lists.decode_list(await self.chunk(index, BoxKind.META, list_id), level)
+            if size is not None and sum(length for _, length in items) != size:
+                raise Malformed(rule="bytes of a list node")
+            if level:
+                todo += [(item_id, level - 1, length) for item_id, length in reversed(items)]
+                continue
+            for ref in items:
+                yield ref
+
+    async def extents(self, index: ChunkIndex, entry: Entry) -> tuple[Extent, ...] | None:
+        """Return the data extents of a file; None where it has no holes."""
+        extras = tree.entry_extras(entry)
+        if extras.extents_content is None:
+            return extras.extents
+        parts: list[bytes] = []
+        size = 0
+        async for chunk_id, length in self.refs(index, extras.extents_content):
+            parts.append(await self.chunk(index, BoxKind.META, chunk_id))
+            size += length
+            if size > EXTENTS_INLINE_MAX * EXTENTS_INLINE_MAX * 16:
+                raise Malformed(rule="content of extents")
+        return unpack_extents(b"".join(parts), size=entry.size)
+
+
+def _runs(segments: Sequence[Segment]) -> Iterable[list[Segment]]:
+    run: list[Segment] = []
+    for segment in segments:
+        apart = run and segment.index != run[-1].index + 1
+        if run and (apart or segment.offset + segment.sealed_bytes - run[0].offset > RANGE_BYTES_MAX):
+            yield run
+            run = []
+        run.append(segment)
+    if run:
+        yield run
+
+
+def _open_run(
+    keys: EpochKeys, header: OpenHeader, run: Sequence[Segment], raw: bytes
+) -> dict[int, Chunks]:
+    found: dict[int, Chunks] = {}
+    for segment in run:
+        at = segment.offset - run[0].offset
+        chunks: Chunks = {}
+        start = 0
+        for chunk in open_segment(keys, header, segment, raw[at : at + segment.sealed_bytes]):
+            chunks[start] = chunk
+            start += len(chunk)
+        found[segment.index] = chunks
+    return found

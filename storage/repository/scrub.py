@@ -1,0 +1,185 @@
+"""Looks through a whole repository for damage, and says what is wrong by object and rule.
+
+structure: keys, log, every tree, every range inside an object that is there with its size. sample: also one
+segment in 32 is read and opened. full: every object is read to its last byte and opened. It trusts no cache
+and never stops at the first fault of an object, only where reading on would say nothing.
+
+Source: storage.md 4.2 "Self-check read".
+"""
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from storage.errors import FormatError, RepositoryError, StorageError, StoreError
+from storage.format import names
+from storage.format.envelope import open_head
+from storage.format.header import ObjectType
+from storage.format.limits import HEADER_BYTES, TRAILER_BYTES
+from storage.format.pack import read_pack, read_segments
+from storage.format.secrets import ReceiptSigner, read_receipt
+from storage.ids import WorkspaceRef
+from storage.repository.index import Container
+from storage.repository.log import CommitLog
+from storage.repository.prefixed import Prefixed
+from storage.repository.reader import Reader
+from storage.repository.slots import RepositoryKeys
+from storage.repository.state import LogState
+from storage.repository.threads import Threads
+from storage.repository.verify import Verifier, walk_tree
+
+SAMPLE_EVERY: Final = 32
+FAULTS_MAX: Final = 1_000
+Level = Literal["structure", "sample", "full"]
+
+
+@dataclass(slots=True, kw_only=True)
+class ScrubResult:
+    """What was looked at and found."""
+
+    entries: int = 0
+    checkpoints: int = 0
+    objects: int = 0
+    bytes_read: int = 0
+    orphans: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def fault(self, where: str, exc: StorageError) -> None:
+        """Note a fault."""
+        if len(self.faults) < FAULTS_MAX:
+            self.faults.append(f"{where}: {exc}")
+
+
+class Scrub:
+    """One look through one repository."""
+
+    def __init__(
+        self,
+        ref: WorkspaceRef,
+        place: Prefixed,
+        keys: RepositoryKeys,
+        threads: Threads,
+        *,
+        signer: ReceiptSigner,
+    ) -> None:
+        self._place = place
+        self._keys = keys
+        self._threads = threads
+        self._signer = signer
+        self._log = CommitLog(place, keys, threads, None)
+        self._reader = Reader(place, keys, threads)
+        self._verifier = Verifier(ref, place, self._log, self._reader)
+        self.result = ScrubResult()
+
+    async def run(self, level: Level) -> ScrubResult:
+        """Look. A store that does not answer raises; damage is reported."""
+        result = self.result
+        try:
+            state = await self._log.refresh()
+        except (FormatError, RepositoryError) as exc:
+            result.fault("log", exc)
+            return result
+        result.entries = state.seq
+        for row in state.rows:
+            if not await self._log.predecessor_stands(row):
+                result.faults.append(f"{names.log_entry(row.seq)}: its predecessor is gone")
+        await self._containers(state, level)
+        await self._trees(state)
+        await self._listing(state, level)
+        return result
+
+    async def _containers(self, state: LogState, level: Level) -> None:
+        for container in state.index.containers.values():
+            self.result.objects += 1
+            try:
+                await self._verifier.check_container(container)
+                if level == "full":
+                    await self._read_whole(container)
+                elif level == "sample":
+                    await self._read_some(container)
+            except StoreError:
+                raise
+            except StorageError as exc:
+                self.result.fault(container.name, exc)
+
+    async def _read_whole(self, container: Container) -> None:
+        raw = await self._place.get(container.name)
+        self.result.bytes_read += len(raw)
+        await self._threads.quick(self._open_whole, container, raw)
+
+    def _open_whole(self, container: Container, raw: bytes) -> None:
+        keys = self._keys.of_header(raw, container.name)
+        if container.object_type is ObjectType.PACK:
+            read_pack(keys, container.name, raw)
+            return
+        head = open_head(keys, ObjectType.LOG_ENTRY, container.name, raw)
+        read_segments(keys, head.header, container.segments, raw[head.area_start :])
+
+    async def _read_some(self, container: Container) -> None:
+        for segment in container.segments[::SAMPLE_EVERY]:
+            await self._reader.read_run(container, [segment])
+            self.result.bytes_read += segment.sealed_bytes
+        if container.object_type is ObjectType.PACK:
+            await self._place.get(container.name, start=container.size - TRAILER_BYTES)
+
+    async def _trees(self, state: LogState) -> None:
+        """Walk every tree; folders that several checkpoints share are entered once, files checked once."""
+        known: set[tuple[bytes, int]] = set()
+        for row in state.checkpoints():
+            self.result.checkpoints += 1
+            where = b""
+            try:
+                async for path, entry in walk_tree(
+                    self._reader, state.index, row, skip_known=known
+                ):
+                    where = path
+                    await self._verifier.check_content(state.index, entry)
+            except StoreError:
+                raise
+            except StorageError as exc:
+                self.result.fault(f"{names.log_entry(row.seq)} at {where!r}", exc)
+
+    async def _listing(self, state: LogState, level: Level) -> None:
+        """Look at what lies there: packs that nobody names, entries beyond the end, slots, receipts."""
+        async for info in self._place.list():
+            name = info.name
+            try:
+                if name.startswith(names.PACK_PREFIX):
+                    names.pack_parts(name)
+                    self.result.orphans += name not in state.index.containers
+                elif name.startswith(names.LOG_PREFIX):
+                    await self._entry(state, name, info.size, level)
+                elif name.startswith("r/"):
+                    await self._receipt(name)
+                elif name.startswith(names.KEY_PREFIX):
+                    await self._slot(name)
+            except StoreError:
+                raise
+            except StorageError as exc:
+                self.result.fault(name, exc)
+
+    async def _entry(self, state: LogState, name: str, size: int, level: Level) -> None:
+        """Entries without segments are no containers: their bytes must end with their head."""
+        self.result.objects += 1
+        if names.log_entry_seq(name) > state.seq:
+            self.result.faults.append(f"{name}: lies beyond the end of the log")
+        elif name not in state.index.containers:
+            raw = await self._place.get(name)
+            head = open_head(self._keys.of_header(raw, name), ObjectType.LOG_ENTRY, name, raw)
+            row = state.row(names.log_entry_seq(name))
+            if row is not None and not row.void and head.area_start != size:
+                self.result.faults.append(f"{name}: bytes after its head")
+
+    async def _receipt(self, name: str) -> None:
+        self.result.objects += 1
+        raw = await self._place.get(name)
+        head = open_head(self._keys.of_header(raw, name), ObjectType.RECEIPT, name, raw)
+        read_receipt(head.body, {self._signer.key_id: self._signer.public_key})
+        if head.area_start != len(raw):
+            self.result.faults.append(f"{name}: bytes after its head")
+
+    async def _slot(self, name: str) -> None:
+        """A slot was opened with the repository; here only its size and name are looked at."""
+        self.result.objects += 1
+        names.epoch_slot_parts(name)
+        if (await self._place.head(name) or 0) < HEADER_BYTES:
+            self.result.faults.append(f"{name}: cut short")

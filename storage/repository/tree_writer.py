@@ -1,0 +1,52 @@
+"""Writes the tree of names and the lists of chunks, bottom up, into new meta chunks.
+
+Nodes that are stored already cost nothing: `offer` finds their id. Pure but for that call.
+"""
+
+from collections.abc import Sequence
+
+from storage.errors import LimitReached
+from storage.format import lists, tree
+from storage.format.keys import BoxKind
+from storage.format.limits import CHUNK_REFS_INLINE_MAX, NODE_LEVELS_MAX
+from storage.format.table import pack_chunk_refs
+from storage.format.tree import Child, Content, Entry, NodeRef
+from storage.repository.packer import ChunkTaker
+
+
+def write_folder(chunks: ChunkTaker, entries: Sequence[Entry]) -> NodeRef:
+    """Write one folder, its entries ascending by name, and return the reference to its top node."""
+    children: list[Child] = []
+    for run in tree.split_folder(entries):
+        node_id = chunks.offer(BoxKind.META, tree.encode_node(0, run))
+        if len(run) == len(entries):
+            return node_id, 0
+        children.append(Child(run[0].name, node_id, len(run)))
+    for level in range(1, NODE_LEVELS_MAX + 1):
+        above: list[Child] = []
+        for part in tree.split_children(children, level):
+            node_id = chunks.offer(BoxKind.META, tree.encode_node(level, part))
+            if len(part) == len(children):
+                return node_id, level
+            above.append(Child(part[0].first, node_id, sum(child.entries for child in part)))
+        children = above
+    raise LimitReached(limit="node levels")
+
+
+def write_content(chunks: ChunkTaker, refs: Sequence[tuple[bytes, int]]) -> Content:
+    """Return the content of chunks: nil, packed up to 64 references, else the top of a list."""
+    if not refs:
+        return None
+    if len(refs) <= CHUNK_REFS_INLINE_MAX:
+        return pack_chunk_refs(refs)
+    items: Sequence[tuple[bytes, int]] = refs
+    for level in range(NODE_LEVELS_MAX + 1):
+        above: list[tuple[bytes, int]] = []
+        for run in lists.split_refs(items):
+            raw = lists.encode_refs(run) if level == 0 else lists.encode_lists(run, level)
+            list_id = chunks.offer(BoxKind.META, raw)
+            if len(run) == len(items):
+                return list_id, level
+            above.append((list_id, sum(size for _, size in run)))
+        items = above
+    raise LimitReached(limit="list levels")

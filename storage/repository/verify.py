@@ -1,0 +1,225 @@
+"""The verifier: the only place that can say "this checkpoint is verified", and the one that looks for damage.
+
+*Committed* means that the create was answered. *Verified* means more: the entry was read back, all new that
+it needs was fetched and compared with bytes that had been decoded, and the predecessor was still there
+afterwards (rule 6: a fold frees names, so a sleeping writer's create of an old number can succeed). Nothing
+may be ended or wiped on less, so the value that says so can be made here only.
+
+Source: storage.md 4.4 rules 2, 3 and 6, 4.2 "Self-check read".
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import KW_ONLY, InitVar, dataclass, field
+from typing import Final
+
+from storage.errors import (
+    ChainBroken,
+    CheckpointVoid,
+    HostileTree,
+    NoSuchCheckpoint,
+    ObjectDamaged,
+    ObjectNotFound,
+)
+from storage.format import tree
+from storage.format.entries import CheckpointFlag
+from storage.format.keys import BoxKind
+from storage.format.limits import DEPTH_FOLDERS_MAX
+from storage.format.tree import Entry, EntryType
+from storage.ids import WorkspaceRef
+from storage.repository.index import ChunkIndex, Container
+from storage.repository.log import CommitLog, Placed
+from storage.repository.prefixed import Prefixed
+from storage.repository.reader import Reader
+from storage.repository.state import LogState, Row
+
+_TOKEN: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedCheckpoint:
+    """Proof that a checkpoint stands in the log and that everything it refers to is there. Made here only."""
+
+    _: KW_ONLY
+    ref: WorkspaceRef
+    seq: int
+    hash: bytes
+    fence: int
+    scan_ms: int
+    complete: bool
+    final: bool
+    frozen: bool
+    tree_hash: bytes
+    token: InitVar[object]
+
+    def __post_init__(self, token: object) -> None:
+        assert token is _TOKEN, "only the verifier makes a VerifiedCheckpoint"
+
+
+@dataclass(slots=True, kw_only=True)
+class TreeTotals:
+    """What a walk met, against what was announced.
+
+    A small DAG can spell 2^40 entries, so it stops at excess.
+    """
+
+    entries_max: int
+    folders_max: int
+    bytes_max: int
+    entries: int = 0
+    folders: int = 0
+    content_bytes: int = 0
+    _groups: set[bytes] = field(default_factory=set)
+
+    def count(self, entry: Entry) -> None:
+        """Count one entry below the root; its content counts once per link group."""
+        self.entries += 1
+        if entry.type == EntryType.FOLDER:
+            self.folders += 1
+        elif entry.type == EntryType.FILE and entry.content is not None:
+            extras = tree.entry_extras(entry)
+            if extras.link_group is None or extras.link_group not in self._groups:
+                if extras.link_group is not None:
+                    self._groups.add(extras.link_group)
+                known = extras.data_bytes(entry.size)
+                self.content_bytes += 0 if known is None else known
+        over = self.entries > self.entries_max or self.folders > self.folders_max
+        if over or self.content_bytes > self.bytes_max:
+            raise HostileTree(rule="more than the checkpoint announced", entries=self.entries)
+
+
+def announced(row: Row) -> TreeTotals:
+    """Return a counter with the totals of a checkpoint as its limits."""
+    assert row.checkpoint is not None
+    totals = row.checkpoint.totals
+    return TreeTotals(
+        entries_max=totals.entries, folders_max=max(0, totals.folders - 1), bytes_max=totals.size
+    )
+
+
+async def walk_tree(
+    reader: Reader, index: ChunkIndex, row: Row, *, skip_known: set[tuple[bytes, int]] | None = None
+) -> AsyncIterator[tuple[bytes, Entry]]:
+    """Yield (path, entry) of everything below a checkpoint's root, a folder before what is in it.
+
+    With `skip_known`, folders whose node is in the set are yielded and not entered again; then totals are not
+    checked.
+    """
+    assert row.checkpoint is not None
+    totals = announced(row)
+    todo: list[tuple[bytes, Entry, int]] = [(b"", row.checkpoint.root, 0)]
+    while todo:
+        path, folder, depth = todo.pop()
+        if folder.content is None:
+            continue  # could not be listed; it says so itself
+        if depth > DEPTH_FOLDERS_MAX:
+            raise HostileTree(rule="depth")
+        ref = tree.node_ref(folder)
+        if skip_known is not None:
+            if ref in skip_known:
+                continue
+            skip_known.add(ref)
+        below: list[tuple[bytes, Entry, int]] = []
+        async for entry in reader.folder(index, ref):
+            if skip_known is None:
+                totals.count(entry)
+            where = path + b"/" + entry.name if path else entry.name
+            yield where, entry
+            if entry.type == EntryType.FOLDER:
+                below.append((where, entry, depth + 1))
+        todo += reversed(below)
+
+
+class Verifier:
+    """Checks one repository."""
+
+    def __init__(self, ref: WorkspaceRef, place: Prefixed, log: CommitLog, reader: Reader) -> None:
+        self._ref = ref
+        self._place = place
+        self._log = log
+        self._reader = reader
+
+    async def placed(self, placed: Placed) -> None:
+        """Read a placed entry back and look at its predecessor; both must stand, in this order."""
+        row = placed.row
+        try:
+            found = await self._log.entry_bytes(row.seq)
+        except ObjectNotFound as exc:
+            self._log.forget()
+            raise ObjectDamaged(seq=row.seq, what="entry is gone after its create") from exc
+        if found != placed.raw:
+            self._log.forget()
+            raise ObjectDamaged(seq=row.seq, what="entry reads back otherwise")
+        if await self._log.predecessor_stands(row):
+            return
+        self._log.forget()
+        state = await self._log.refresh()
+        again = state.row(row.seq)
+        if again is None or again.hash != row.hash:
+            raise ChainBroken(what="entry is not in the chain", seq=row.seq)
+
+    async def new_checkpoint(self, placed: Placed) -> VerifiedCheckpoint:
+        """Verify a checkpoint that was just placed; its packs were read back before it was placed."""
+        await self.placed(placed)
+        return self._attest(placed.row)
+
+    async def prove(self, state: LogState, *, seq: int, hash_: bytes) -> VerifiedCheckpoint:
+        """Look whether a checkpoint still stands: entry in the chain, tree whole, every object there.
+
+        `state` must have been refreshed from the store for this call.
+        """
+        row = state.row(seq)
+        if row is None or row.checkpoint is None or row.hash != hash_ or seq in state.forgotten:
+            raise NoSuchCheckpoint(seq=seq)
+        if row.void:
+            raise CheckpointVoid(seq=seq, fence=row.fence)
+        needed: dict[str, Container] = {}
+        async for _, entry in walk_tree(self._reader, state.index, row):
+            await self.check_content(state.index, entry, needed)
+        for container in needed.values():
+            await self.check_container(container)
+        if not await self._log.predecessor_stands(row):
+            raise ChainBroken(what="predecessor is gone", seq=seq)
+        return self._attest(row)
+
+    async def check_content(
+        self, index: ChunkIndex, entry: Entry, needed: dict[str, Container] | None = None
+    ) -> None:
+        """Look whether every chunk of a file lies in a live object, and sums up to its size."""
+        if entry.type != EntryType.FILE or entry.content is None:
+            return
+        total = 0
+        async for chunk_id, length in self._reader.refs(index, entry.content):
+            place = index.place(BoxKind.DATA, chunk_id)
+            if place.length != length:
+                raise ObjectDamaged(what="chunk length", chunk=chunk_id.hex())
+            total += length
+            if needed is not None:
+                needed[place.container.name] = place.container
+        extents = await self._reader.extents(index, entry)
+        expected = entry.size if extents is None else sum(length for _, length in extents)
+        if total != expected:
+            raise ObjectDamaged(what="bytes of a file", total=total, expected=expected)
+
+    async def check_container(self, container: Container) -> None:
+        """Look whether an object is there with its size."""
+        size = await self._place.head(container.name)
+        if size is None:
+            raise ObjectDamaged(object=container.name, what="missing")
+        if size != container.size:
+            raise ObjectDamaged(object=container.name, what="size", size=size, expected=container.size)
+
+    def _attest(self, row: Row) -> VerifiedCheckpoint:
+        assert row.checkpoint is not None, "only checkpoints are attested"
+        assert not row.void, "a void checkpoint proves nothing"
+        return VerifiedCheckpoint(
+            ref=self._ref,
+            seq=row.seq,
+            hash=row.hash,
+            fence=row.fence,
+            scan_ms=row.checkpoint.scan_ms,
+            complete=row.has(CheckpointFlag.COMPLETE),
+            final=row.has(CheckpointFlag.FINAL),
+            frozen=row.has(CheckpointFlag.FROZEN),
+            tree_hash=tree.node_ref(row.checkpoint.root)[0],
+            token=_TOKEN,
+        )
