@@ -48,6 +48,8 @@ DESTROYING: dict[tuple[str, str], str] = {
     ): "control groups, which the kernel lets go only when they are empty",
     ("session_service/http/uploads.py", "unlink"): "the uploaded file under way that this request made",
     ("session_service/host/identity.py", "pidfd_send_signal"): "gentle signals only, to a proven identity",
+    ("session_service/host/look.py", "rmtree"): "its own copy of the templates, made a moment before",
+    ("session_service/registry/backups.py", "unlink"): "its own half-made backup, and what a restore left",
     (
         "storage/objects/folder.py",
         "unlink",
@@ -79,6 +81,9 @@ WORDS: dict[str | tuple[str, str], str] = {
     "HookState": "the state of the user hook",
     "hook_state": "the state of the user hook",
     "may_run_hook": "about the user hook",
+    ("session_service/host/ask.py", "HOOK"): "about the user hook",
+    ("session_service/host/ask.py", "HOOK_S"): "about the user hook",
+    ("session_service/host/ask.py", "run_hook"): "about the user hook",
     "sync_folder": "fsync, as POSIX calls it",
     (
         "session_service/base/rpc.py",

@@ -54,12 +54,12 @@ def product() -> tuple[Module, ...]:
     return tuple(made)
 
 
-def product_paths() -> list[str]:
+@cache
+def product_paths() -> tuple[str, ...]:
     """Return the path of every Python file of the two packages."""
     files = (file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
-    return sorted(
-        path for file in files if not (path := file.relative_to(ROOT).as_posix()).startswith(ASSETS)
-    )
+    paths = (file.relative_to(ROOT).as_posix() for file in files)
+    return tuple(sorted(path for path in paths if not path.startswith(ASSETS)))
 
 
 def broken() -> set[str]:
