@@ -1,12 +1,13 @@
 """Reading: a few threads with a read-only connection each, so that a question never waits behind a group.
 
 Not a cache: each question is its own look at the newest commit, so it sees everything that was answered
-before. After an error a connection is closed and the next question opens a new one.
+before. Connections are opened at the start and kept, so that reading goes on when the file has lost its name;
+after an error a connection is closed, and the next question opens a new one.
 """
 
 import asyncio
 import contextlib
-import threading
+import queue
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,11 +34,12 @@ class Readers:
 
     def __init__(self, path: Path, *, threads: int = READERS) -> None:
         self._path = path
-        self._local = threading.local()
-        self._open: set[apsw.Connection] = set()
-        self._lock = threading.Lock()
+        self._free: queue.SimpleQueue[apsw.Connection | None] = queue.SimpleQueue()
+        self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="registry-reader")
         self._closed = False
+        for _ in range(threads):
+            self._free.put(self._open())
 
     async def ask(self, question: Callable[[apsw.Connection], T]) -> T:
         """Answer a question on a thread.
@@ -73,39 +75,34 @@ class Readers:
 
     async def close(self) -> None:
         """Let running questions end and close every connection."""
+        if self._closed:
+            return
         self._closed = True
         await asyncio.to_thread(self._pool.shutdown)
-        with self._lock:
-            for connection in self._open:
+        for _ in range(self._threads):
+            if (connection := self._free.get()) is not None:
                 connection.close()
-            self._open.clear()
 
     def _answer(self, question: Callable[[apsw.Connection], T]) -> T:
+        connection = self._free.get()  # never waits: as many as there are threads
         try:
-            connection = self._connection()
-            try:
-                return question(connection)
-            except apsw.Error:
-                self._drop(connection)
-                raise
+            if connection is None:
+                connection = open_connection(self._path, writes=False)
+            return question(connection)
         except apsw.Error as exc:
+            if connection is not None:
+                with contextlib.suppress(apsw.Error):  # it is given up because of an error already
+                    connection.close(True)
+                connection = None
             raise unavailable(exc, path=self._path) from exc
+        finally:
+            self._free.put(connection)
 
-    def _connection(self) -> apsw.Connection:
-        connection: apsw.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = open_connection(self._path, writes=False)
-            self._local.connection = connection
-            with self._lock:
-                self._open.add(connection)
-        return connection
-
-    def _drop(self, connection: apsw.Connection) -> None:
-        self._local.connection = None
-        with self._lock:
-            self._open.discard(connection)
-        with contextlib.suppress(apsw.Error):  # it is given up because of an error already
-            connection.close(True)
+    def _open(self) -> apsw.Connection | None:
+        try:
+            return open_connection(self._path, writes=False)
+        except apsw.Error:
+            return None  # the first question tries again, and says why not
 
 
 def verify_chain(connection: apsw.Connection) -> int:

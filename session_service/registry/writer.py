@@ -19,7 +19,7 @@ from typing import Final
 import apsw
 
 from session_service.base import log
-from session_service.base.errors import RegistryUnavailable, SessionError
+from session_service.base.errors import RegistryUnavailable
 from session_service.core.changes import Unit
 from session_service.registry.connection import (
     breaks_connection,
@@ -63,13 +63,14 @@ class Writer:
         self._stopped = False
         self._connection: apsw.Connection | None = None
         self._wal_pages = 0
+        self._inode = 0
         self._healthy = True
         self._damaged = False
         self._log = log.get_logger()
         self._thread = threading.Thread(target=self._run, name="registry-writer", daemon=True)
 
     def start(self) -> None:
-        """Start the thread; the connection is opened on it with the first unit."""
+        """Start the thread; which opens the connection."""
         self._thread.start()
 
     def hand_in(self, batch: list[Waiting]) -> None:
@@ -92,17 +93,20 @@ class Writer:
 
     def _run(self) -> None:
         last = False
+        with contextlib.suppress(apsw.Error, OSError):  # the first unit tries again, and is answered
+            self._open()
         while not last:
             try:
                 batches, last = self._gather()
                 waiting = [one for batch in batches for one in batch]
                 waiting.sort(key=lambda one: one.unit.rank)  # stable: first come within a rank
                 for start in range(0, len(waiting), GROUP_UNITS_MAX):
-                    self._answer(self._commit(waiting[start : start + GROUP_UNITS_MAX]))
+                    self._commit_and_answer(waiting[start : start + GROUP_UNITS_MAX])
                 if not waiting or self._wal_pages > WAL_PAGES_MAX:
                     self._copy_back(apsw.SQLITE_CHECKPOINT_PASSIVE)
             except Exception as exc:  # noqa: BLE001 - the thread's edge: it must outlive a mistake of ours
                 self._log.error("task.failed", task="registry-writer", error=repr(exc))
+        self._answer(self._left_over())
         self._copy_back(apsw.SQLITE_CHECKPOINT_TRUNCATE)
         self._drop_connection()
 
@@ -124,9 +128,25 @@ class Writer:
                 return batches, False
         return batches, True
 
+    def _left_over(self) -> list[Outcome]:
+        """Refuse what was handed in while the writer stopped; nobody waits for ever."""
+        left: list[Outcome] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                left += [(one, RegistryUnavailable(cause="closed")) for one in self._queue.get_nowait() or ()]
+        return left
+
+    def _commit_and_answer(self, group: Sequence[Waiting]) -> None:
+        outcomes: list[Outcome] = [(one, RegistryUnavailable(cause="internal")) for one in group]
+        try:
+            outcomes = self._commit(group)
+        finally:
+            self._answer(outcomes)
+
     def _commit(self, group: Sequence[Waiting]) -> list[Outcome]:
         try:
             connection = self._open()
+            self._still_there()
             connection.execute("BEGIN IMMEDIATE")
             try:
                 transaction = Transaction(connection)
@@ -138,24 +158,40 @@ class Writer:
                     connection.execute("ROLLBACK")
         except apsw.Error as exc:
             return self._failed(group, exc)
-        except SessionError as exc:
-            return [(one, exc) for one in group]
+        except OSError as exc:
+            return self._failed(group, apsw.CantOpenError(str(exc)))
+        except RegistryUnavailable as exc:
+            return self._unhealthy(group, exc)
         if not self._healthy:
             self._healthy = True
             self._log.info("registry.recovered", path=str(self._path))
         return outcomes
 
     def _failed(self, group: Sequence[Waiting], error: apsw.Error) -> list[Outcome]:
-        facts = unavailable(error, path=self._path)
-        if self._healthy:
-            self._healthy = False
-            self._log.error(
-                "registry.failed", cause=facts.facts["cause"], error=str(error), path=str(self._path)
-            )
         if breaks_connection(error):
             self._damaged = isinstance(error, apsw.CorruptError | apsw.NotADBError)
             self._drop_connection()
-        return [(one, unavailable(error, path=self._path)) for one in group]
+        return self._unhealthy(group, unavailable(error, path=self._path))
+
+    def _unhealthy(self, group: Sequence[Waiting], error: RegistryUnavailable) -> list[Outcome]:
+        if self._healthy:
+            self._healthy = False
+            self._log.error("registry.failed", cause=error.facts["cause"], error=error.detail)
+        return [(one, RegistryUnavailable(error.detail, **error.facts)) for one in group]
+
+    def _still_there(self) -> None:
+        """Refuse to write to a file that has lost its name: SQLite would go on, and all would be lost."""
+        try:
+            there = self._path.stat().st_ino == self._inode
+        except OSError:
+            there = False
+        if not there:
+            raise RegistryUnavailable(
+                "The registry's file was removed or replaced while in use. Make a backup of what is open"
+                " still (`session-service backup FILE`), stop the service, and restore that.",
+                cause="file_gone",
+                path=str(self._path),
+            )
 
     def _open(self) -> apsw.Connection:
         if self._connection is None:
@@ -165,6 +201,7 @@ class Writer:
                 raise apsw.CorruptError(found)
             self._damaged = False
             connection.set_wal_hook(self._wal_grew)
+            self._inode = self._path.stat().st_ino
             self._connection = connection
             self._wal_pages = 1  # what an earlier process left is copied back in the first idle moment
         return self._connection

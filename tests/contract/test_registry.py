@@ -1,7 +1,7 @@
 """What every registry does alike: the suite of `ports.registry`, run against SQLite and the in-memory twin.
 
-What only SQLite has (files, kill -9, full disks, backups) is in `test_registry_sqlite.py`; lists and people are in
-`test_registry_lists.py`, the comparison of the two under random units in `test_registry_twin.py`.
+What only SQLite has (files, kill -9, full disks, backups) is in `test_registry_sqlite.py`; lists and people
+are in `test_registry_lists.py`, the comparison of the two under random units in `test_registry_twin.py`.
 """
 
 import asyncio
