@@ -117,12 +117,12 @@ class Pages:
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Add the pages' addresses."""
-        router.add_get("/", self._root, name="page-root")
+        router.add_get("/", self._root, name="page_root")
         for path in PAGES:
-            name = "page" + path.replace("/{session_id}", "-one").replace("/", "-")
+            name = "page" + path.replace("/{session_id}", "_one").translate(str.maketrans("/-", "__"))
             router.add_get(path, self._page, name=name)
-        router.add_get("/pages/{name:.+}", self._of_pages, name="page-file")
-        router.add_get("/assets/{name:.+}", self._of_assets, name="asset-file")
+        router.add_get("/pages/{name:.+}", self._of_pages, name="page_file")
+        router.add_get("/assets/{name:.+}", self._of_assets, name="asset_file")
 
     async def error_page(self, request: web.Request, status: int) -> web.Response | None:
         """Return the page for a failure where a person looks at it, None where a program asks or there is

@@ -137,7 +137,7 @@ def _add_documentation(app: web.Application, version: str) -> None:
 
     app.router.add_get(f"{API}/openapi.json", document, name="openapi")
     app.router.add_get(f"{API}/docs", readable, name="docs")
-    app.router.add_get(f"{API}/docs.css", style, name="docs-style")
+    app.router.add_get(f"{API}/docs.css", style, name="docs_style")
 
 
 def _edge(frame: "_Edge") -> Middleware:

@@ -1,0 +1,110 @@
+"""Checkpoints for tests of the HTTP side: a few trees in memory, and a store that can be told to fail or to hang."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from session_service.base import errors
+from session_service.ports.checkpoints import CheckpointInfo, FolderEntry, StoreStatus, WorkspaceName
+from tests.fakes.http_control import checkpoint
+
+HOSTILE_NAME = b'a "b"\\\xff\n;.txt'
+
+
+class HttpFiles:
+    """The calls of `ports.checkpoints.Checkpoints` that HTTP uses; any other is a mistake."""
+
+    def __init__(self) -> None:
+        self.files: dict[bytes, bytes] = {
+            b"notes.txt": b"hello world",
+            b"docs/plan.txt": b"<script>alert(1)</script>",
+            b"docs/" + HOSTILE_NAME: b"odd",
+        }
+        self.failure: Exception | None = None
+        self.fails_after: int | None = None
+        self.hangs = False
+        self.uploaded: list[tuple[str, str, bytes, tuple[int, int] | None]] = []
+        self.reading = 0
+
+    async def history(self, workspace: WorkspaceName) -> list[CheckpointInfo]:
+        await self._answer()
+        return [checkpoint(seq, session_id="0" * 26, scan_ms=seq * 1000) for seq in range(1, 6)]
+
+    async def folder(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> list[FolderEntry]:
+        await self._answer()
+        self._known(seq)
+        top = path + b"/" if path else b""
+        names: dict[bytes, bytes | None] = {}
+        for name, body in self.files.items():
+            if name.startswith(top):
+                first, _, rest = name[len(top) :].partition(b"/")
+                names[first] = None if rest else body
+        if not names:
+            raise errors.NotFound()
+        return [
+            FolderEntry(
+                name=name.decode("utf-8", "replace"),
+                raw_name=name,
+                kind="folder" if body is None else "file",
+                size=len(body or b""),
+                mode=0o644,
+                mtime_ms=1_700_000_000_123,
+            )
+            for name, body in sorted(names.items())
+        ]
+
+    async def read(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> AsyncIterator[bytes]:
+        self.reading += 1
+        try:
+            await self._answer()
+            self._known(seq)
+            if path not in self.files:
+                raise errors.NotFound()
+            body = self.files[path]
+            for place in range(0, len(body), 4):
+                if self.fails_after is not None and place >= self.fails_after:
+                    raise errors.StorageUnavailable()
+                yield body[place : place + 4]
+        finally:
+            self.reading -= 1
+
+    async def archive(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> AsyncIterator[bytes]:
+        await self._answer()
+        self._known(seq)
+        yield b"PK\x05\x06" + bytes(18)
+
+    async def upload(
+        self,
+        workspace: WorkspaceName,
+        *,
+        home: str,
+        name: str,
+        source: str,
+        owner: tuple[int, int] | None,
+    ) -> str:
+        await self._answer()
+        body = await asyncio.to_thread(Path(source).read_bytes)
+        self.uploaded.append((home, name, body, owner))
+        return os.path.join("Uploads", name)
+
+    async def status(self, *, probe: bool = False) -> StoreStatus:
+        await self._answer()
+        return StoreStatus(
+            url="file:///store",
+            usable=True,
+            verdict=(),
+            key_backed_up=False,
+            key_id="k1",
+            error="none so far",
+        )
+
+    async def _answer(self) -> None:
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.failure is not None:
+            raise self.failure
+
+    def _known(self, seq: int) -> None:
+        if not 1 <= seq <= 5:
+            raise errors.NotFound()
