@@ -267,6 +267,9 @@ Write = (
 class Unit:
     """One transaction: guards, then writes in order, then audit records. Any refusal undoes the whole
     unit.
+
+    A `Tick` among the writes counts before the guards are looked at: an expiry carries the tick that makes it
+    due (lifecycle.md 4.3). After the writes, a workspace whose session was put has one open session at most.
     """
 
     rank: Rank = Rank.OTHER

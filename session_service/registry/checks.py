@@ -32,6 +32,9 @@ SIGN_IN_KEPT_MS: Final = 24 * 3600 * 1000
 """An expired sign-in is kept this long, for the list of a user's browsers."""
 EFFECT_ERROR_CHARS_MAX: Final = 2000
 """What is kept of an effect's last error."""
+LIST_MAX: Final = 100_000
+"""Rows that one question may ask for; a longer list is read with a cursor. More is an assertion: a list that
+was cut in silence reads as "that is all"."""
 WRITES_PER_UNIT_MAX: Final = 256
 """A unit is one decision; more writes than this are a loop that belongs in several units."""
 
@@ -106,6 +109,12 @@ def _check_write(write: Write) -> None:
             assert (hash_ is None) != (user_id is None), "either one sign-in or all of a user"
         case _:
             pass
+
+
+def list_limit(limit: int) -> int:
+    """Return the limit of a list, asserted."""
+    assert 0 <= limit <= LIST_MAX, limit
+    return limit
 
 
 def follows(generation: int, expected: int | None) -> None:

@@ -33,7 +33,7 @@ from session_service.core.records import (
     User,
     Workspace,
 )
-from session_service.registry.checks import check_unit, name_key
+from session_service.registry.checks import check_unit, list_limit, name_key
 from session_service.registry.memory_tables import MemoryTables, Rows, Undo
 
 Row = TypeVar("Row")
@@ -98,7 +98,7 @@ class MemoryRegistry:
             and (workspace_id is None or row.workspace_id == workspace_id)
             and (after is None or (row.id < after if newest_first else row.id > after))
         ]
-        return sorted(found, key=lambda row: str(row.id), reverse=newest_first)[:limit]
+        return sorted(found, key=lambda row: str(row.id), reverse=newest_first)[: list_limit(limit)]
 
     async def workspace(self, workspace_id: WorkspaceId) -> Workspace | None:
         return self._one(Workspace, "workspace", workspace_id)
@@ -165,7 +165,7 @@ class MemoryRegistry:
     async def receipts(self, *, user_id: UserId | None = None, limit: int = 100) -> Sequence[Receipt]:
         found = [row for row in self._all("receipt") if user_id in (None, row.user_id)]
         found.sort(key=lambda row: (row.written_at_ms, str(row.session_id)), reverse=True)
-        return found[:limit]
+        return found[: list_limit(limit)]
 
     async def idempotency(self, user_id: UserId, key: str) -> Idempotency | None:
         return self._one(Idempotency, "idempotency", (user_id, key))
@@ -187,7 +187,7 @@ class MemoryRegistry:
             if session_id in (None, row.entry.session_id)
             and (after == 0 or (row.seq < after if newest_first else row.seq > after))
         ]
-        return sorted(found, key=lambda row: int(row.seq), reverse=newest_first)[:limit]
+        return sorted(found, key=lambda row: int(row.seq), reverse=newest_first)[: list_limit(limit)]
 
     async def verify_audit(self) -> int:
         records = sorted(self._all("audit"), key=lambda row: int(row.seq))

@@ -35,7 +35,7 @@ from session_service.core.records import (
 )
 from session_service.registry import rows as codec
 from session_service.registry.backups import RESTORING, copy_to
-from session_service.registry.checks import check_unit, name_key
+from session_service.registry.checks import check_unit, list_limit, name_key
 from session_service.registry.connection import SQLITE_NEEDED, open_connection, quick_check, unavailable
 from session_service.registry.lock import take_lock
 from session_service.registry.migrations import Migration, known_migrations, migrate
@@ -44,8 +44,6 @@ from session_service.registry.writer import Waiting, Writer
 
 FILE_NAME: Final = "registry.sqlite"
 """The registry's file inside `Layout.registry`."""
-LIST_MAX: Final = 10_000
-"""Rows of one answer at most; longer lists are read with a cursor."""
 
 
 class SqliteRegistry:
@@ -108,7 +106,7 @@ class SqliteRegistry:
         limit: int = 1000,
         newest_first: bool = False,
     ) -> Sequence[Session]:
-        wanted: dict[str, Any] = {"limit": _limit(limit)}
+        wanted: dict[str, Any] = {"limit": list_limit(limit)}
         conditions = []
         if states is not None:
             names = sorted(state.value for state in states)
@@ -191,7 +189,7 @@ class SqliteRegistry:
 
     async def receipts(self, *, user_id: UserId | None = None, limit: int = 100) -> Sequence[Receipt]:
         name = "receipts" if user_id is None else "receipts_of_user"
-        wanted = {"user_id": user_id, "limit": _limit(limit)}
+        wanted = {"user_id": user_id, "limit": list_limit(limit)}
         return await self._readers.many(name, wanted, codec.receipt_from)
 
     async def idempotency(self, user_id: UserId, key: str) -> Idempotency | None:
@@ -210,7 +208,7 @@ class SqliteRegistry:
         newest_first: bool = False,
     ) -> Sequence[AuditRecord]:
         name = "audit" if session_id is None else "audit_of_session"
-        wanted: dict[str, Any] = {"session_id": session_id, "limit": _limit(limit)}
+        wanted: dict[str, Any] = {"session_id": session_id, "limit": list_limit(limit)}
         if newest_first:
             name, wanted["before"] = f"{name}_down", after or (1 << 63) - 1
         else:
@@ -241,11 +239,6 @@ class SqliteRegistry:
         batch, self._batch = self._batch, []
         if batch:
             self._writer.hand_in(batch)
-
-
-def _limit(limit: int) -> int:
-    assert limit >= 0, limit
-    return min(limit, LIST_MAX)
 
 
 def _prepare(path: Path, migrations: Sequence[Migration]) -> tuple[str, ...]:

@@ -106,7 +106,6 @@ class Writer:
                     self._copy_back(apsw.SQLITE_CHECKPOINT_PASSIVE)
             except Exception as exc:  # noqa: BLE001 - the thread's edge: it must outlive a mistake of ours
                 self._log.error("task.failed", task="registry-writer", error=repr(exc))
-        self._answer(self._left_over())
         self._copy_back(apsw.SQLITE_CHECKPOINT_TRUNCATE)
         self._drop_connection()
 
@@ -127,14 +126,6 @@ class Writer:
             except queue.Empty:
                 return batches, False
         return batches, True
-
-    def _left_over(self) -> list[Outcome]:
-        """Refuse what was handed in while the writer stopped; nobody waits for ever."""
-        left: list[Outcome] = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                left += [(one, RegistryUnavailable(cause="closed")) for one in self._queue.get_nowait() or ()]
-        return left
 
     def _commit_and_answer(self, group: Sequence[Waiting]) -> None:
         outcomes: list[Outcome] = [(one, RegistryUnavailable(cause="internal")) for one in group]
