@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from tests.arch.allowances import DESTROYING, HOMES, THINKING
-from tests.arch.source import Module, at, calls, imports
+from tests.arch.source import Module, at, calls, dotted, imports
 
 PURE = ("session_service/core", "storage/format")
 CONTROL = "session_service/control"
@@ -24,10 +24,24 @@ IMPURE_CALLS = re.compile(
     r"(^|\.)(datetime\.(now|utcnow|today)|date\.today|os\.(urandom|getrandom)|uuid\.uuid[14])$|^(print|open|input|os\.open|io\.open)$"
 )
 DESTROYERS = frozenset({"session_service/host/destroy.py", "storage/repository/removal.py"})
-DESTROYING_CALL = re.compile(
-    r"(^|\.)(kill|killpg|pidfd_send_signal|send_signal|terminate|rmtree|unlink|remove_tree|rmdir|removedirs"
-    r"|delete_object|delete_objects|renames)$|^os\.remove$"
+DESTROYING_WORDS = frozenset(
+    [
+        "kill",
+        "killpg",
+        "pidfd_send_signal",
+        "send_signal",
+        "terminate",
+        "rmtree",
+        "unlink",
+        "rmdir",
+        "removedirs",
+        "delete_object",
+        "delete_objects",
+        "renames",
+    ]
 )
+KILL_FILE = "cgroup.kill"
+"""Writing to this file of the kernel ends a whole group."""
 SHELL_CALL = re.compile(r"(^|\.)(create_subprocess_shell|getoutput|getstatusoutput)$|^os\.(system|popen)$")
 FREE_TASK = re.compile(
     r"^asyncio\.(create_task|ensure_future)$|(^|\.|_)loop\.create_task$|\?\.create_task$|^ensure_future$|^create_task$"
@@ -72,14 +86,22 @@ def one_place_destroys(module: Module) -> Iterator[str]:
     """
     if module.path in DESTROYERS:
         return
-    for call, name in calls(module):
-        word = name.rpartition(".")[2]
-        if DESTROYING_CALL.search(name) and (module.path, word) not in DESTROYING:
+    for node, name in destroying(module):
+        if (module.path, name.rpartition(".")[2]) not in DESTROYING:
             yield at(
-                module,
-                call,
-                f"calls {name}; if it is our own temporary file, say so in tests/arch/allowances.py",
+                module, node, f"{name}; if it is our own temporary file, say so in tests/arch/allowances.py"
             )
+
+
+def destroying(module: Module) -> Iterator[tuple[ast.expr, str]]:
+    """Yield each mention of what destroys: also one that is handed to a thread to be called there."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
+            name = dotted(node)
+            if name.rpartition(".")[2] in DESTROYING_WORDS or name == "os.remove":
+                yield node, name
+        elif isinstance(node, ast.Constant) and node.value == KILL_FILE:
+            yield node, KILL_FILE
 
 
 def tasks_have_owners(module: Module) -> Iterator[str]:
