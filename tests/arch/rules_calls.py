@@ -24,22 +24,8 @@ IMPURE_CALLS = re.compile(
     r"(^|\.)(datetime\.(now|utcnow|today)|date\.today|os\.(urandom|getrandom)|uuid\.uuid[14])$|^(print|open|input|os\.open|io\.open)$"
 )
 DESTROYERS = frozenset({"session_service/host/destroy.py", "storage/repository/removal.py"})
-DESTROYING_WORDS = frozenset(
-    [
-        "kill",
-        "killpg",
-        "pidfd_send_signal",
-        "send_signal",
-        "terminate",
-        "rmtree",
-        "unlink",
-        "rmdir",
-        "removedirs",
-        "delete_object",
-        "delete_objects",
-        "renames",
-    ]
-)
+ENDING = {"kill", "killpg", "pidfd_send_signal", "send_signal", "terminate"}
+WIPING = {"rmtree", "unlink", "rmdir", "removedirs", "renames", "delete_object", "delete_objects"}
 KILL_FILE = "cgroup.kill"
 """Writing to this file of the kernel ends a whole group."""
 SHELL_CALL = re.compile(r"(^|\.)(create_subprocess_shell|getoutput|getstatusoutput)$|^os\.(system|popen)$")
@@ -98,7 +84,7 @@ def destroying(module: Module) -> Iterator[tuple[ast.expr, str]]:
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
             name = dotted(node)
-            if name.rpartition(".")[2] in DESTROYING_WORDS or name == "os.remove":
+            if name.rpartition(".")[2] in ENDING | WIPING or name == "os.remove":
                 yield node, name
         elif isinstance(node, ast.Constant) and node.value == KILL_FILE:
             yield node, KILL_FILE
