@@ -8,9 +8,7 @@ wait.
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Final, TypeAlias, TypeVar
@@ -18,7 +16,6 @@ from typing import Final, TypeAlias, TypeVar
 from storage.errors import (
     IdRefused,
     NoSuchCheckpoint,
-    RepositoryMissing,
     StorageError,
     StoreUnavailable,
     StoreUnsafe,
@@ -33,11 +30,11 @@ from storage.objects.retry import RetryingStore, RetryPolicy
 from storage.objects.store import ObjectStore, ProbeVerdict
 from storage.ops import archive, save
 from storage.ops.browse import Browser, checkpoint_info, entry_info
+from storage.ops.checkpointing import Checkpointing
 from storage.ops.gather import ignore_progress
 from storage.ops.look import count_pending, differing_paths, look_again
 from storage.ops.receipts import Receipts
 from storage.ops.restore import Restore
-from storage.ops.stat_cache import StatCache
 from storage.ops.values import (
     ArchiveKind,
     CheckpointInfo,
@@ -53,15 +50,12 @@ from storage.ops.values import (
     StoreSpec,
     VerifyReport,
 )
-from storage.repository.cache import CacheFile
-from storage.repository.log import CommitLog
-from storage.repository.prefixed import Prefixed
-from storage.repository.reader import Reader
+from storage.ops.workspace import Workspace, Workspaces
 from storage.repository.scrub import Scrub
-from storage.repository.slots import Keyring, RepositoryKeys
+from storage.repository.slots import Keyring
 from storage.repository.state import LogState, Row
 from storage.repository.threads import Stop, Threads
-from storage.repository.verify import VerifiedCheckpoint, Verifier, walk_tree
+from storage.repository.verify import VerifiedCheckpoint
 
 RETRY: Final = RetryPolicy(give_up_after_s=20.0)
 """A call that cannot reach the store says so after this; whoever closes a session calls again for ever."""
@@ -70,23 +64,6 @@ T = TypeVar("T")
 Rows: TypeAlias = list[T]
 """A list; `Storage` has a method of that name."""
 Tell = Callable[[Progress], None]
-
-
-@dataclass(slots=True, kw_only=True)
-class _Workspace:
-    """One opened repository."""
-
-    ref: WorkspaceRef
-    place: Prefixed
-    keys: RepositoryKeys
-    log: CommitLog
-    reader: Reader
-    verifier: Verifier
-    stat_file: CacheFile
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    stat: StatCache | None = None
-    stat_loaded: bool = False
-    proof: VerifiedCheckpoint | None = None
 
 
 class Storage:
@@ -107,12 +84,16 @@ class Storage:
         self._store = RetryingStore(store, retry)
         self._keyring = Keyring(self._store, master_key, fresh)
         self._signer = ReceiptSigner(master_key)
-        self._cache_folder = cache_folder
         self._fresh = fresh
         self._clock_ms = clock_ms
         self._threads = Threads()
-        self._workspaces: dict[WorkspaceRef, _Workspace] = {}
-        self._opening = asyncio.Lock()
+        self._known = Workspaces(
+            self._store,
+            self._keyring,
+            self._threads,
+            cache_folder=cache_folder,
+            clock_ms=clock_ms,
+        )
 
     @classmethod
     async def open(
@@ -174,8 +155,7 @@ class Storage:
         Births the repository where there is none. The returned head is read after E stands, so its newest
         checkpoint is final: nobody with a lower fence can add one that counts.
         """
-        workspace = await self._opened(ref, bear=True)
-        assert workspace is not None, "a birth opens what it bore"
+        workspace = await self._known.born(ref)
         writer = save.EntryWriter(
             keys=workspace.keys.newest, fresh=self._fresh, clock_ms=self._clock_ms
         )
@@ -196,7 +176,7 @@ class Storage:
 
     async def head(self, ref: WorkspaceRef) -> LogHead | None:
         """Return where the log stands; None only if it cleanly does not exist."""
-        workspace = await self._opened(ref)
+        workspace = await self._known.opened(ref)
         if workspace is None:
             return None
         state = await self._refreshed(workspace)
@@ -235,60 +215,20 @@ class Storage:
             first_of_close=first_of_close,
             owner=owner,
         )
-        workspace = await self._required(ref)
-        started = time.monotonic()
-        async with workspace.lock:
-            state = await workspace.log.refresh()
-            save.require_fence(state, fence)
-            retired_at = state.retired_at
-            prepared = await save.prepare(
-                plan,
-                state=state,
-                keys=workspace.keys.newest,
-                place=workspace.place,
-                threads=self._threads,
-                cache=await self._remembered(workspace, state),
-                fresh=self._fresh,
-                scan_ms=self._clock_ms(),
-                progress=self._told(progress),
-            )
-            newest = state.newest(complete=False)
-            unchanged = newest is not None and _is_unchanged(plan, prepared, newest)
-            if unchanged:
-                assert newest is not None
-                row, proof = newest, await self._proof_of(workspace, state, newest)
-            else:
-                writer = save.EntryWriter(
-                    keys=workspace.keys.newest, fresh=self._fresh, clock_ms=self._clock_ms
-                )
-                placed = await workspace.log.append(
-                    lambda now: writer.checkpoint(
-                        now, plan, prepared, planned=state, retired_at=retired_at
-                    ),
-                    tables=prepared.tables,
-                )
-                proof = await workspace.verifier.new_checkpoint(placed)
-                row = placed.row
-            workspace.proof = proof
-            await self._remember(workspace, prepared.gathered.cache, row)
-            await workspace.log.save_cache()
-        return CheckpointResult(
-            info=checkpoint_info(row),
-            proof=proof,
-            unchanged=unchanged,
-            saved_as_of_ms=prepared.scan_ms,
-            read_files=prepared.gathered.read_files,
-            new_bytes=prepared.new_bytes,
-            stored_bytes=0 if unchanged else prepared.stored_bytes,
-            scan_s=prepared.gathered.took_s,
-            total_s=save.seconds_since(started),
-        )
+        workspace = await self._known.required(ref)
+        return await Checkpointing(
+            workspace,
+            threads=self._threads,
+            fresh=self._fresh,
+            clock_ms=self._clock_ms,
+            progress=self._told(progress),
+        ).run(plan)
 
     async def pending(self, ref: WorkspaceRef, *, home: Path) -> Pending:
         """Return what changed in a home since its newest checkpoint, as far as stat tells."""
-        workspace = await self._required(ref)
+        workspace = await self._known.required(ref)
         async with workspace.lock:
-            cache = await self._remembered(workspace, await workspace.log.refresh())
+            cache = await workspace.remembered(await workspace.log.refresh())
         stop = Stop()
         return await self._threads.run(stop, count_pending, home, cache, stop)
 
@@ -300,12 +240,12 @@ class Storage:
         Raises:
             NoSuchCheckpoint: the log does not hold (seq, hash) any more.
         """
-        workspace = await self._required(ref)
+        workspace = await self._known.required(ref)
         state = await self._refreshed(workspace)
         row = _held(state, seq, hash)
         assert row.checkpoint is not None
         async with workspace.lock:
-            cache = await self._remembered(workspace, state, cold=False)
+            cache = await workspace.remembered(state, cold=False)
         gathered, taker = await look_again(
             home,
             row,
@@ -324,13 +264,13 @@ class Storage:
 
     async def prove(self, ref: WorkspaceRef, *, seq: int, hash: bytes) -> VerifiedCheckpoint:
         """Prove that a checkpoint stands: the log holds it, it opens, everything that it refers to exists."""
-        workspace = await self._required(ref)
+        workspace = await self._known.required(ref)
         state = await self._refreshed(workspace)
         return await workspace.verifier.prove(state, seq=seq, hash_=hash)
 
     async def list(self, ref: WorkspaceRef) -> Rows[CheckpointInfo]:
         """Return every checkpoint that counts, oldest first. Empty only if there is none."""
-        workspace = await self._opened(ref)
+        workspace = await self._known.opened(ref)
         if workspace is None:
             return []
         state = await self._refreshed(workspace)
@@ -371,7 +311,7 @@ class Storage:
 
         If this raises, the folder is partial and the caller drops it.
         """
-        workspace = await self._required(ref)
+        workspace = await self._known.required(ref)
         state = await self._refreshed(workspace)
         restore = Restore(
             reader=workspace.reader,
@@ -385,11 +325,11 @@ class Storage:
 
     async def put_receipt(self, ref: WorkspaceRef, session: str, body: bytes) -> bytes:
         """Store the signed receipt of a session and read it back; return BLAKE3-256 of the body."""
-        return await self._receipts(await self._required(ref)).put(session, body)
+        return await self._receipts(await self._known.required(ref)).put(session, body)
 
     async def receipt(self, ref: WorkspaceRef, session: str) -> bytes | None:
         """Return the body of a receipt whose signature holds, or None if there is none."""
-        workspace = await self._opened(ref)
+        workspace = await self._known.opened(ref)
         return None if workspace is None else await self._receipts(workspace).get(session)
 
     async def workspaces(self) -> Rows[WorkspaceRef]:
@@ -400,7 +340,7 @@ class Storage:
         self, ref: WorkspaceRef, level: Level = "structure", *, progress: Tell | None = None
     ) -> VerifyReport:
         """Look for damage. Reads the log from its beginning, without any cache."""
-        workspace = await self._required(ref)
+        workspace = await self._known.required(ref)
         scrub = Scrub(
             ref, workspace.place, workspace.keys, self._threads, signer=self._signer
         )
@@ -437,51 +377,16 @@ class Storage:
             workspaces=tuple(refs),
         )
 
-    async def _opened(self, ref: WorkspaceRef, *, bear: bool = False) -> _Workspace | None:
-        async with self._opening:
-            known = self._workspaces.get(ref)
-            if known is not None:
-                return known
-            if bear:
-                keys = await self._keyring.bear(ref, created_ms=self._clock_ms())
-            else:
-                found = await self._keyring.open(ref)
-                if found is None:
-                    return None
-                keys = found
-            place = Prefixed(self._store, names.repository_prefix(ref.tenant, ref.workspace))
-            folder = self._cache_folder / ref.tenant / ref.workspace
-            cache = CacheFile(folder, "log.cache", keys.newest)
-            log = CommitLog(place, keys, self._threads, cache)
-            reader = Reader(place, keys, self._threads)
-            workspace = _Workspace(
-                ref=ref,
-                place=place,
-                keys=keys,
-                log=log,
-                reader=reader,
-                verifier=Verifier(ref, place, log, reader),
-                stat_file=CacheFile(folder, "stat.cache", keys.newest),
-            )
-            self._workspaces[ref] = workspace
-            return workspace
-
-    async def _required(self, ref: WorkspaceRef) -> _Workspace:
-        workspace = await self._opened(ref)
-        if workspace is None:
-            raise RepositoryMissing(tenant=ref.tenant, workspace=ref.workspace)
-        return workspace
-
-    async def _refreshed(self, workspace: _Workspace) -> LogState:
+    async def _refreshed(self, workspace: Workspace) -> LogState:
         async with workspace.lock:
             return await workspace.log.refresh()
 
     async def _browser(self, ref: WorkspaceRef, seq: int) -> Browser:
-        workspace = await self._required(ref)
+        workspace = await self._known.required(ref)
         state = await self._refreshed(workspace)
         return Browser(workspace.reader, state.index, _countable(state, seq))
 
-    def _receipts(self, workspace: _Workspace) -> Receipts:
+    def _receipts(self, workspace: Workspace) -> Receipts:
         return Receipts(workspace.place, workspace.keys, self._signer, self._fresh)
 
     def _told(self, progress: Tell | None) -> Tell:
@@ -494,50 +399,6 @@ class Storage:
             loop.call_soon_threadsafe(progress, value)
 
         return tell
-
-    async def _remembered(
-        self, workspace: _Workspace, state: LogState, *, cold: bool = True
-    ) -> StatCache | None:
-        """Return the stat cache if it belongs to this log; else one made from the newest tree."""
-        if not workspace.stat_loaded:
-            workspace.stat = await self._threads.quick(StatCache.load, workspace.stat_file)
-            workspace.stat_loaded = True
-        cache = workspace.stat
-        if cache is not None:
-            row = state.row(cache.seq)
-            fits = row is not None and row.hash == cache.hash and state.counts(row)
-            if fits and cache.seq >= state.retired_at:
-                return cache
-            workspace.stat = None
-        newest = state.newest(complete=False)
-        if not cold or newest is None or newest.checkpoint is None:
-            return None
-        try:
-            return await StatCache.from_tree(
-                seq=newest.seq,
-                hash_=newest.hash,
-                root=newest.checkpoint.root,
-                tree=walk_tree(workspace.reader, state.index, newest),
-            )
-        except StoreUnavailable:
-            raise
-        except StorageError:
-            # A damaged older tree must not keep anybody from saving a new one; verify will name it.
-            return None
-
-    async def _remember(self, workspace: _Workspace, cache: StatCache, row: Row) -> None:
-        cache.seq, cache.hash = row.seq, row.hash
-        workspace.stat, workspace.stat_loaded = cache, True
-        await self._threads.quick(cache.save, workspace.stat_file)
-
-    async def _proof_of(
-        self, workspace: _Workspace, state: LogState, row: Row
-    ) -> VerifiedCheckpoint:
-        """Return the proof of an unchanged checkpoint, whose entry the refresh has just seen."""
-        known = workspace.proof
-        if known is not None and (known.seq, known.hash) == (row.seq, row.hash):
-            return known
-        return await workspace.verifier.prove(state, seq=row.seq, hash_=row.hash)
 
 
 async def has_repositories(spec: StoreSpec) -> bool:
@@ -578,14 +439,6 @@ def _head(state: LogState) -> LogHead:
         newest=checkpoint_info(newest) if newest is not None else None,
         newest_is_final=last is not None and last.has(CheckpointFlag.FINAL),
     )
-
-
-def _is_unchanged(plan: save.SavePlan, prepared: save.Prepared, newest: Row) -> bool:
-    if plan.final or plan.first_of_close or newest.checkpoint is None:
-        return False
-    if not prepared.complete or not newest.has(CheckpointFlag.COMPLETE):
-        return False
-    return newest.checkpoint.root == prepared.gathered.root
 
 
 def _countable(state: LogState, seq: int) -> Row:

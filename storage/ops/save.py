@@ -11,7 +11,6 @@ Source: storage.md 4.2, 4.4 rules 1, 2 and 6.
 import asyncio
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +54,6 @@ from storage.format.tree import Content
 from storage.ops.gather import Finding, Gather, Gathered, open_home
 from storage.ops.stat_cache import StatCache
 from storage.ops.values import Progress
-from storage.repository.log import Placed
 from storage.repository.packer import Fresh, NewChunks, SealedPack, rename_pack, seal_pack
 from storage.repository.prefixed import Prefixed
 from storage.repository.settle import settle_create
@@ -399,15 +397,3 @@ def _with_tables(packs: Sequence[PackRef]) -> list[PackRef]:
         PackRef(ref.fence, ref.pack_id, ref.size, ref.footer_bytes, ref.footer_digest, None)
         for ref in packs
     ]
-
-
-def bind_cache(gathered: Gathered, placed: Placed) -> StatCache:
-    """Return the stat cache of a scan, bound to the checkpoint that was made of it."""
-    cache = gathered.cache
-    cache.seq, cache.hash = placed.row.seq, placed.row.hash
-    return cache
-
-
-def seconds_since(started: float) -> float:
-    """Return how long ago a monotonic reading was, for reports."""
-    return round(time.monotonic() - started, 6)

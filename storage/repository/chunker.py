@@ -18,6 +18,8 @@ WHOLE_FILE_BYTES_MAX: Final = 32 * KIB
 SUPER_BLOCK_BYTES: Final = 32 * MIB
 LARGE_FILE_BYTES: Final = 256 * MIB
 NORMALIZED: Final = 2
+SEED_MASK: Final = (1 << 63) - 1
+"""pyfastcdc 0.3.1 doubles the seed and overflows where its highest bit is set."""
 SQLITE_MAGIC: Final = b"SQLite format 3\0"
 SQLITE_PAGE_BYTES_MIN: Final = 4 * KIB
 SQLITE_PAGE_BYTES_MAX: Final = 64 * KIB
@@ -95,7 +97,7 @@ class Chunker:
                 min_size=sizes.smallest,
                 max_size=sizes.largest,
                 normalized_chunking=NORMALIZED,
-                seed=self._seed,
+                seed=self._seed & SEED_MASK,
             )
 
     def _cut(self, data: bytes, *, last: bool) -> Iterator[bytes]:

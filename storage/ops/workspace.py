@@ -1,0 +1,149 @@
+"""Opened repositories, one per workspace, with what a process remembers of each.
+
+Everything remembered here is a cache of the store. The lock of a workspace is held by whoever writes its log
+or reads it to its end; restores and downloads work on the state they were given.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from storage.errors import RepositoryMissing, StorageError, StoreUnavailable
+from storage.format import names
+from storage.ids import WorkspaceRef
+from storage.objects.store import ObjectStore
+from storage.ops.stat_cache import StatCache
+from storage.repository.cache import CacheFile
+from storage.repository.log import CommitLog
+from storage.repository.prefixed import Prefixed
+from storage.repository.reader import Reader
+from storage.repository.slots import Keyring, RepositoryKeys
+from storage.repository.state import LogState, Row
+from storage.repository.threads import Threads
+from storage.repository.verify import VerifiedCheckpoint, Verifier, walk_tree
+
+
+@dataclass(slots=True, kw_only=True)
+class Workspace:
+    """One opened repository."""
+
+    ref: WorkspaceRef
+    place: Prefixed
+    keys: RepositoryKeys
+    log: CommitLog
+    reader: Reader
+    verifier: Verifier
+    threads: Threads
+    stat_file: CacheFile
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    stat: StatCache | None = None
+    stat_loaded: bool = False
+    proof: VerifiedCheckpoint | None = None
+
+    async def remembered(self, state: LogState, *, cold: bool = True) -> StatCache | None:
+        """Return the stat cache if it belongs to this log; else one made from the newest tree.
+
+        With `cold` False nothing is made: a cache without stat facts helps nobody who compares contents.
+        """
+        if not self.stat_loaded:
+            self.stat = await self.threads.quick(StatCache.load, self.stat_file)
+            self.stat_loaded = True
+        cache = self.stat
+        if cache is not None:
+            row = state.row(cache.seq)
+            fits = row is not None and row.hash == cache.hash and state.counts(row)
+            if fits and cache.seq >= state.retired_at:
+                return cache
+            self.stat = None
+        newest = state.newest(complete=False)
+        if not cold or newest is None or newest.checkpoint is None:
+            return None
+        try:
+            return await StatCache.from_tree(
+                seq=newest.seq,
+                hash_=newest.hash,
+                root=newest.checkpoint.root,
+                tree=walk_tree(self.reader, state.index, newest),
+            )
+        except StoreUnavailable:
+            raise
+        except StorageError:
+            # A damaged older tree must not keep anybody from saving a new one; verify will name it.
+            return None
+
+    async def remember(self, cache: StatCache, row: Row) -> None:
+        """Bind the stat cache of a scan to the checkpoint that holds it, and keep it."""
+        cache.seq, cache.hash = row.seq, row.hash
+        self.stat, self.stat_loaded = cache, True
+        await self.threads.quick(cache.save, self.stat_file)
+
+    async def proof_of(self, state: LogState, row: Row) -> VerifiedCheckpoint:
+        """Return the proof of a checkpoint that did not change, whose entry the refresh has just seen."""
+        known = self.proof
+        if known is not None and (known.seq, known.hash) == (row.seq, row.hash):
+            return known
+        return await self.verifier.prove(state, seq=row.seq, hash_=row.hash)
+
+
+class Workspaces:
+    """Opens repositories and keeps them."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        keyring: Keyring,
+        threads: Threads,
+        *,
+        cache_folder: Path,
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._keyring = keyring
+        self._threads = threads
+        self._cache_folder = cache_folder
+        self._clock_ms = clock_ms
+        self._known: dict[WorkspaceRef, Workspace] = {}
+        self._opening = asyncio.Lock()
+
+    async def opened(self, ref: WorkspaceRef) -> Workspace | None:
+        """Return a repository, or None if it cleanly does not exist."""
+        async with self._opening:
+            known = self._known.get(ref)
+            if known is not None:
+                return known
+            keys = await self._keyring.open(ref)
+            return None if keys is None else self._keep(ref, keys)
+
+    async def required(self, ref: WorkspaceRef) -> Workspace:
+        """Return a repository that must exist."""
+        workspace = await self.opened(ref)
+        if workspace is None:
+            raise RepositoryMissing(tenant=ref.tenant, workspace=ref.workspace)
+        return workspace
+
+    async def born(self, ref: WorkspaceRef) -> Workspace:
+        """Return a repository, made if it does not exist."""
+        async with self._opening:
+            known = self._known.get(ref)
+            if known is not None:
+                return known
+            return self._keep(ref, await self._keyring.bear(ref, created_ms=self._clock_ms()))
+
+    def _keep(self, ref: WorkspaceRef, keys: RepositoryKeys) -> Workspace:
+        place = Prefixed(self._store, names.repository_prefix(ref.tenant, ref.workspace))
+        folder = self._cache_folder / ref.tenant / ref.workspace
+        log = CommitLog(place, keys, self._threads, CacheFile(folder, "log.cache", keys.newest))
+        reader = Reader(place, keys, self._threads)
+        workspace = Workspace(
+            ref=ref,
+            place=place,
+            keys=keys,
+            log=log,
+            reader=reader,
+            verifier=Verifier(ref, place, log, reader),
+            threads=self._threads,
+            stat_file=CacheFile(folder, "stat.cache", keys.newest),
+        )
+        self._known[ref] = workspace
+        return workspace
