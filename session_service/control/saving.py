@@ -144,6 +144,8 @@ class Saver:
             )
         except (Conflict, NotFound):
             return
+        if result.unchanged:
+            return
         self._log.info(
             "checkpoint.verified",
             session_id=live.record.id,

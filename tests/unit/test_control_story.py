@@ -1,0 +1,141 @@
+"""The main story of a session on the real control code, in virtual time: a hold of half an hour takes
+milliseconds.
+"""
+
+import asyncio
+
+from session_service.core.policy import Policy
+from session_service.core.records import LossCause, Outcome, State
+from session_service.ports.streams import Attachment, LinkRefusal
+from tests.sim.world import Client, Life, World, ready, until
+
+
+def test_start_attach_drop_hold_expire_close_and_start_again_with_every_file():
+    """Everything that was written before the end is in the next desktop."""
+    world = World(policy=Policy(hold_s=1_800.0))
+
+    async def play(life: Life) -> None:
+        await ready(life)
+        page = Client(life)
+        session = await page.start()
+        await until(lambda: world.row(session.id).state is State.HELD)
+        assert world.row(session.id).loss_cause is LossCause.NEVER_ATTACHED
+        answer = await page.open(session.id)
+        assert isinstance(answer, Attachment)
+        assert world.row(session.id).state is State.ACTIVE
+        written = {world.machine.write(world.machine.desktop_of(page.workspace.id)) for _ in range(5)}
+        page.drop("tab_closed")
+        await until(lambda: world.row(session.id).state is State.HELD)
+        before_s = world.time.now_s
+        await until(lambda: world.row(session.id).hold is None, limit_s=2_000)
+        assert 1_800 <= world.time.now_s - before_s <= 1_804
+        await until(lambda: world.row(session.id).state is State.CLOSED)
+        closed = world.row(session.id)
+        assert closed.outcome is Outcome.SAVED
+        assert world.machine.running() == []
+        assert world.machine.homes == {}
+        assert session.id in world.repository.receipts
+        again = await page.start()
+        assert again.id != session.id
+        assert again.fence > session.fence
+        await until(lambda: world.row(again.id).state is not State.STARTING)
+        home = world.machine.homes[page.workspace.id, again.fence]
+        assert written <= home.writes
+        assert isinstance(await page.open(again.id), Attachment)
+
+    world.live(play)
+    assert world.machine.violations == []
+
+
+def test_a_client_that_comes_back_within_the_hold_finds_the_same_desktop():
+    """Twenty-nine minutes away, and nothing was started or ended."""
+    world = World(policy=Policy(hold_s=1_800.0))
+
+    async def play(life: Life) -> None:
+        await ready(life)
+        page = Client(life)
+        session = await page.start()
+        await until(lambda: world.row(session.id).state is State.HELD)
+        first = await page.open(session.id)
+        page.drop()
+        await asyncio.sleep(29 * 60)
+        second = await page.open(session.id)
+        assert isinstance(first, Attachment)
+        assert isinstance(second, Attachment)
+        assert first.socket == second.socket
+        assert second.gap_s is not None
+        assert second.gap_s > 29 * 60 - 2
+        assert world.machine.launches == 1
+
+    world.live(play)
+
+
+def test_a_page_that_waits_while_the_desktop_starts_is_attached_when_it_is_ready():
+    """The first `wait_starting` uses the ticket up for its link; the session is never held in between."""
+    world = World()
+    world.slow = True
+
+    async def play(life: Life) -> None:
+        await ready(life)
+        page = Client(life)
+        world.machine.away = True
+        session = await page.start()
+        opening = asyncio.ensure_future(page.open(session.id))
+        await asyncio.sleep(2)
+        assert not opening.done()
+        world.machine.away = False
+        assert isinstance(await opening, Attachment)
+        assert world.row(session.id).state is State.ACTIVE
+        assert world.row(session.id).loss_epoch == 0
+
+    world.live(play)
+
+
+def test_the_newest_device_wins_and_the_older_one_stays_down():
+    """The older link is closed with `taken`, and its late end changes nothing."""
+    world = World()
+
+    async def play(life: Life) -> None:
+        await ready(life)
+        old, new = Client(life, device="laptop"), Client(life, device="phone")
+        session = await old.start()
+        await until(lambda: world.row(session.id).state is State.HELD)
+        await old.open(session.id)
+        assert isinstance(await new.open(session.id), Attachment)
+        assert [(end.code, end.by) for end in life.streams.closed] == [(4409, "phone")]
+        old.drop()
+        await asyncio.sleep(5)
+        assert world.row(session.id).state is State.ACTIVE
+        assert world.row(session.id).loss_epoch == 1
+
+    world.live(play)
+
+
+def test_a_ticket_opens_one_link_once():
+    """A used, an unknown and a late ticket get a refusal with the way forward."""
+    from session_service.ports.streams import LinkOffer
+
+    world = World()
+
+    async def play(life: Life) -> None:
+        await ready(life)
+        page = Client(life)
+        session = await page.start()
+        await until(lambda: world.row(session.id).state is State.HELD)
+        ticket = await life.control.issue_ticket(session.id, user=page.user, device_id="d", device_label="d")
+
+        async def attach(token: str) -> Attachment | LinkRefusal:
+            offer = LinkOffer(
+                link_id=world.ids.ulid(), ticket=token, subprotocol="binary", address="10.0.0.9"
+            )
+            return await life.control.attachments.attach(offer)
+
+        answers = await asyncio.gather(*(attach(ticket.token) for _ in range(20)))
+        assert sum(isinstance(answer, Attachment) for answer in answers) == 1
+        assert {answer.code for answer in answers if isinstance(answer, LinkRefusal)} == {4403}
+        assert (await attach("x" * 43)).code == 4404
+        late = await life.control.issue_ticket(session.id, user=page.user, device_id="e", device_label="e")
+        await asyncio.sleep(61)
+        assert (await attach(late.token)).code == 4403
+
+    world.live(play)
