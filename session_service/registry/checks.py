@@ -10,7 +10,6 @@ from enum import StrEnum
 from typing import Final
 
 from session_service.base.errors import BadInput, Conflict
-from session_service.core import audit_chain
 from session_service.core.changes import (
     ForgetSignIns,
     PutLease,
@@ -76,14 +75,14 @@ def name_key(name: str) -> str:
 def check_unit(unit: Unit) -> None:
     """Assert what every unit must be, before it may share a transaction with others.
 
+    Audit entries are looked at when they are chained: a BadInput there refuses this unit alone.
+
     Raises:
-        BadInput: an audit entry cannot be written down.
+        BadInput: a name has no visible sign.
     """
     assert len(unit.writes) <= WRITES_PER_UNIT_MAX, len(unit.writes)
     for write in unit.writes:
         _check_write(write)
-    for entry in unit.audit:
-        audit_chain.canonical(entry)
 
 
 def _check_write(write: Write) -> None:

@@ -287,7 +287,7 @@ class MemoryRegistry:
             return RegistryUnavailable(cause="refused")
         try:
             undo = self._tables.carry_out(unit)
-        except Conflict as refusal:
+        except (Conflict, BadInput) as refusal:
             return refusal
         if undo:
             undone.append(undo)
