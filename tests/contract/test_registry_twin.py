@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from session_service.base.errors import AuditBroken, Conflict, RegistryUnavailable
@@ -190,7 +190,6 @@ def told(answer: BaseException | None) -> Any:
 
 
 @given(groups=GROUPS)
-@settings(max_examples=40)
 def test_both_registries_answer_alike(groups: list[list[c.Unit]]) -> None:
     async def compare(folder: Path) -> None:
         twin, real = MemoryRegistry(), await open_registry("sqlite", folder)
