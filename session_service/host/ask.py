@@ -43,7 +43,9 @@ async def run_hook(state: DesktopState, groups: DesktopGroups) -> str:
     hook = Path(state.handle.home) / HOOK
     if not os.path.lexists(hook):
         return "none"
-    code = await run_inside(state, groups, ["/bin/sh", "-c", f'exec "$HOME/{HOOK}"'], limit_s=HOOK_S)
+    code = await run_inside(
+        state, groups, ["/bin/sh", "-c", f'cd "$HOME" && exec "./{HOOK}"'], limit_s=HOOK_S
+    )
     if code is None:
         return "timed_out"
     return "done" if code == 0 else "failed"
@@ -84,7 +86,7 @@ def _way_in(state: DesktopState, arguments: Sequence[str]) -> list[str]:
         owner = (state.handle.uid, state.handle.uid) if os.geteuid() == 0 else None
         variables = _variables(home=state.handle.home, display_number=state.display)
         return sandbox.as_owner([sandbox.program("env"), "-i", *variables, *arguments], owner)
-    namespaces = ["--user", "--mount", "--pid", "--net", "--ipc", "--uts", f"--wd={sandbox.HOME}"]
+    namespaces = ["--user", "--mount", "--pid", "--net", "--ipc", "--uts"]
     enter = [sandbox.program("nsenter"), "--target", str(state.init_pid), *namespaces]
     if os.geteuid() == 0:
         uid = str(sandbox.INNER_UID)

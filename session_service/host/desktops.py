@@ -288,7 +288,7 @@ class Desktops:
         return state
 
     def _stray(self, handle: Handle) -> DesktopState:
-        """Return what is known of a desktop without a state file: its ids, and none of the caller's numbers."""
+        """Return what is known of a desktop without a state file: its ids, no number of the caller."""
         own = msgspec.structs.replace(
             handle,
             pid=0,

@@ -43,6 +43,7 @@ def flags(
         *("-extension", "GLX"),
         *("-desktop", title),
         *("-s", "0"),
+        *("-Log", "*:stderr:0"),
     ]
 
 

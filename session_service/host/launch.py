@@ -130,8 +130,12 @@ class Launch:
         info_read, info_write = self._pipes.pair()
         block_read, block_write = self._pipes.pair()
         sync_read, sync_write = self._pipes.pair()
+        arguments_read, arguments_write = self._pipes.pair()
+        command, told = self._command()
+        os.write(arguments_write, told)
+        self._pipes.close(arguments_write)
         pid = spawn(
-            sandbox.in_groups(sandbox.as_owner(self._command(), self._owner), self._groups.entry("x")),
+            sandbox.in_groups(sandbox.as_owner(command, self._owner), self._groups.entry("x")),
             descriptors={
                 1: log,
                 2: log,
@@ -140,10 +144,11 @@ class Launch:
                 sandbox.INFO_FD: info_write,
                 sandbox.BLOCK_FD: block_read,
                 sandbox.SYNC_FD: sync_write,
+                sandbox.ARGUMENTS_FD: arguments_read,
             },
             environment=self._environment(),
         )
-        self._pipes.close(log, display_write, go_read, info_write, block_read, sync_write)
+        self._pipes.close(log, display_write, go_read, info_write, block_read, sync_write, arguments_read)
         facts = identity.facts(pid)
         assert facts is not None, pid  # our own child: even a dead one stays until it is reaped
         self._change(pid=pid, start_time=facts.start_time, helpers=_identities(keeper))
@@ -265,6 +270,8 @@ class Launch:
     def _keep_log(self) -> tuple[int, int]:
         """Start the log keeper; returns its pid and the descriptor to write to."""
         read, write = self._pipes.pair()
+        if self._owner is not None:
+            os.fchown(write, *self._owner)  # programs open /dev/stderr by name, too
         command = sandbox.as_owner(log_keeper.command(str(self._folders.log)), self._owner)
         pid = spawn(
             sandbox.in_groups(command, self._groups.entry("aid")),
@@ -274,7 +281,8 @@ class Launch:
         self._pipes.close(read)
         return pid, write
 
-    def _command(self) -> list[str]:
+    def _command(self) -> tuple[list[str], bytes]:
+        """Return the command line, and what bubblewrap is told by a pipe."""
         inside = self._place.sandboxed
         look = sandbox.LOOK if inside else str(self._folders.look)
         supervise = [
@@ -291,14 +299,13 @@ class Launch:
             ),
         ]
         if not inside:
-            return supervise
+            return supervise, b""
         return sandbox.command(
             supervise,
             folders=self._folders,
             environment=self._environment(),
             host_name=environment.host_name(self._spec),
             own_network=self._spec.network != "host",
-            held=True,
         )
 
     def _cookie_file(self) -> str:

@@ -6,7 +6,9 @@ processes, and the programs of the machine read-only; no other home, no /root, n
 1).
 """
 
+import functools
 import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ SEARCH: Final = "/usr/local/bin:/usr/bin:/bin:/usr/games"
 TMP_BYTES_MAX: Final = 4 << 30
 """A tmpfs is memory: this is a last resort where no control group counts it."""
 
-DISPLAY_FD, GO_FD, INFO_FD, BLOCK_FD, SYNC_FD = 3, 4, 5, 6, 7
+DISPLAY_FD, GO_FD, INFO_FD, BLOCK_FD, SYNC_FD, ARGUMENTS_FD = 3, 4, 5, 6, 7, 8
 """Descriptors that the command inherits: see `launch.py`."""
 
 _ENTER: Final = 'while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs" || exit 72; shift; done; shift; exec "$@"'
@@ -86,19 +88,13 @@ def command(
     environment: Mapping[str, str],
     host_name: str,
     own_network: bool,
-    held: bool,
-) -> list[str]:
-    """Return bubblewrap's command line.
+) -> tuple[list[str], bytes]:
+    """Return bubblewrap's command line, and the arguments that it reads from ARGUMENTS_FD.
 
-    `held`: it waits on BLOCK_FD before the first process of the desktop starts.
+    Those go through a pipe, so that a list of processes does not show where things lie on this machine. It
+    waits on BLOCK_FD before the first process of the desktop starts.
     """
-    etc = [
-        part
-        for name in ("passwd", "group", "hostname", "hosts", "resolv.conf")
-        for part in ("--ro-bind", str(folders.etc / name), f"/etc/{name}")
-    ]
-    return [
-        program("bwrap"),
+    told = [
         *("--unshare-user", "--uid", str(INNER_UID), "--gid", str(INNER_UID)),
         *("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", host_name, "--unshare-cgroup-try"),
         *(("--unshare-net",) if own_network else ()),
@@ -106,9 +102,9 @@ def command(
         *("--ro-bind", "/usr", "/usr"),
         *_top_links(),
         *("--ro-bind", "/etc", "/etc"),
-        *etc,
+        *_own_etc(folders.etc),
         *("--proc", "/proc", "--dev", "/dev"),
-        *("--tmpfs", "/tmp", "--tmpfs", "/var/tmp", "--tmpfs", "/run"),
+        *(part for place in ("/tmp", "/var/tmp", "/run") for part in (*_size_limit(), "--tmpfs", place)),
         *("--ro-bind-try", "/var/lib/dbus", "/var/lib/dbus"),
         *("--ro-bind-try", "/var/cache/fontconfig", "/var/cache/fontconfig"),
         *("--ro-bind-try", "/opt", "/opt"),
@@ -121,11 +117,32 @@ def command(
         *("--bind", str(folders.home), HOME, "--chdir", HOME),
         "--clearenv",
         *(part for name, value in environment.items() for part in ("--setenv", name, value)),
-        *("--info-fd", str(INFO_FD), "--sync-fd", str(SYNC_FD)),
-        *(("--block-fd", str(BLOCK_FD)) if held else ()),
-        "--",
-        *inner,
+        *("--info-fd", str(INFO_FD), "--sync-fd", str(SYNC_FD), "--block-fd", str(BLOCK_FD)),
     ]
+    line = [program("bwrap"), "--args", str(ARGUMENTS_FD), "--", *inner]
+    return line, b"".join(part.encode() + b"\0" for part in told)
+
+
+@functools.cache
+def bubblewrap_version() -> tuple[int, ...]:
+    """Return the version of the installed bubblewrap, (0,) when it does not say."""
+    try:
+        said = subprocess.run(
+            [program("bwrap"), "--version"], capture_output=True, timeout=5, check=True, text=True
+        )
+        return tuple(int(part) for part in said.stdout.split()[-1].split(".")[:3])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return (0,)
+
+
+def _size_limit() -> tuple[str, ...]:
+    """Return the limit of the next tmpfs, where bubblewrap can set one (from 0.7)."""
+    return ("--size", str(TMP_BYTES_MAX)) if bubblewrap_version() >= (0, 7) else ()
+
+
+def _own_etc(etc: Path) -> list[str]:
+    names = ("passwd", "group", "hostname", "hosts", "resolv.conf")
+    return [part for name in names for part in ("--ro-bind", str(etc / name), f"/etc/{name}")]
 
 
 def as_owner(arguments: Sequence[str], owner: tuple[int, int] | None) -> list[str]:
