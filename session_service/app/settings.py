@@ -45,6 +45,8 @@ class Listen(_Group):
     """PEM file with the private key, readable by the service only."""
     behind_proxy: bool = False
     """A TLS-terminating proxy stands in front; its X-Forwarded-For is believed."""
+    trusted_proxies: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+    """Networks of that proxy; nobody else's X-Forwarded-For is looked at."""
 
 
 class Store(_Group):

@@ -8,10 +8,10 @@ here and nowhere else. Killing it loses nothing: what was not committed is done 
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -40,6 +40,11 @@ PROGRESS_EVERY_S: Final = 0.25
 OPEN_RETRY_S: Final = 2.0
 """Pause before an object store that does not answer is tried again."""
 DIFFERENCES_MAX: Final = 20
+LEVELS: Final[Mapping[str, Literal["structure", "sample", "full"]]] = {
+    "structure": "structure",
+    "sample": "sample",
+    "full": "full",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +142,9 @@ class Worker:
     def handlers(self) -> dict[str, rpc.Handler]:
         """Return every call by name, with storage's errors turned into ours."""
         names = (
-            "take_over", "head", "save", "pending", "prove", "last_look", "new_home", "history", "folder", "read",
-            "archive", "restore_to", "upload", "put_receipt", "receipt", "verify", "status", "workspaces",
+            "take_over", "head", "save", "pending", "prove", "last_look", "new_home", "history", "folder",
+            "read", "archive", "restore_to", "upload", "put_receipt", "receipt", "verify", "status",
+            "workspaces",
         )  # fmt: skip
         return {name: _translated(getattr(self, name)) for name in names}
 
@@ -272,7 +278,9 @@ class Worker:
 
     async def verify(self, call: rpc.Call) -> list[str]:
         ask = call.params(messages.Verify)
-        report = await (await self._open()).verify(_ref(ask.workspace), level=ask.level)
+        if ask.level not in LEVELS:
+            raise errors.BadInput(f"a level is one of {', '.join(LEVELS)}", level=ask.level)
+        report = await (await self._open()).verify(_ref(ask.workspace), level=LEVELS[ask.level])
         return list(report.faults)
 
     async def status(self, call: rpc.Call) -> StoreStatus:

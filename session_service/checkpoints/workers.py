@@ -9,6 +9,7 @@ the call is answered
 
 import asyncio
 import heapq
+import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -51,15 +52,22 @@ class _Queue:
     """Hands out workers, most urgent caller first, in order of arrival within a class."""
 
     def __init__(self, clients: Sequence[rpc.Client]) -> None:
+        self.all = tuple(clients)
         self._free = list(clients)
         self._waiting: list[tuple[int, int, asyncio.Future[rpc.Client]]] = []
         self._arrivals = 0
 
     @asynccontextmanager
-    async def worker(self, order: int) -> AsyncIterator[rpc.Client]:
-        """Wait for a free worker and give it back afterwards."""
+    async def worker(self, order: int, workspace: WorkspaceName) -> AsyncIterator[rpc.Client]:
+        """Wait for a free worker and give it back afterwards.
+
+        The one that served this workspace before is preferred: it remembers what it has read. Another one is
+        right, too, only slower.
+        """
         if self._free:
-            client = self._free.pop(0)
+            usual = self.all[zlib.crc32(workspace.workspace_id.encode()) % len(self.all)]
+            client = usual if usual in self._free else self._free[0]
+            self._free.remove(client)
         else:
             self._arrivals += 1
             turn: asyncio.Future[rpc.Client] = asyncio.get_running_loop().create_future()
@@ -95,7 +103,7 @@ class Workers:
 
     async def close(self) -> None:
         """Close the connections; the workers go on."""
-        for client in (*self._readers, *self._homes._free):
+        for client in (*self._readers, *self._homes.all):
             await client.close()
 
     def _reader(self) -> rpc.Client:
@@ -105,12 +113,13 @@ class Workers:
     async def _home_call(
         self,
         order: int,
+        workspace: WorkspaceName,
         method: str,
         params: Any,
         answer: type[Any],
         progress: Callable[[Progress], None] | None = None,
     ) -> Any:
-        async with self._homes.worker(order) as client:
+        async with self._homes.worker(order, workspace) as client:
             return await client.call(method, params, answer, event=Progress, on_event=progress)
 
     async def take_over(
@@ -144,7 +153,7 @@ class Workers:
     ) -> CheckpointResult:
         order = _ORDER.get(plan.reason, ROUTINE)
         result: CheckpointResult = await self._home_call(
-            order, "save", messages.Save(plan=plan), CheckpointResult, progress
+            order, plan.workspace, "save", messages.Save(plan=plan), CheckpointResult, progress
         )
         return result
 
@@ -159,7 +168,7 @@ class Workers:
         look = messages.Look(
             workspace=workspace, session_id=session_id, fence=fence, seq=seq, hash=hash, home=home
         )
-        proof: EndProof = await self._home_call(URGENT, "prove", look, EndProof)
+        proof: EndProof = await self._home_call(URGENT, workspace, "prove", look, EndProof)
         return proof
 
     async def last_look(
@@ -168,7 +177,7 @@ class Workers:
         look = messages.Look(
             workspace=workspace, session_id=session_id, fence=fence, seq=seq, hash=hash, home=home
         )
-        found: LastLook = await self._home_call(URGENT, "last_look", look, LastLook)
+        found: LastLook = await self._home_call(URGENT, workspace, "last_look", look, LastLook)
         return found
 
     async def new_home(
@@ -181,7 +190,9 @@ class Workers:
         progress: Callable[[Progress], None] | None = None,
     ) -> RestoreReport:
         params = messages.NewHome(workspace=workspace, fence=fence, seq=seq, owner=owner)
-        report: RestoreReport = await self._home_call(URGENT, "new_home", params, RestoreReport, progress)
+        report: RestoreReport = await self._home_call(
+            URGENT, workspace, "new_home", params, RestoreReport, progress
+        )
         return report
 
     async def history(self, workspace: WorkspaceName) -> list[CheckpointInfo]:
@@ -201,7 +212,7 @@ class Workers:
 
     async def restore_to(self, workspace: WorkspaceName, *, seq: int, into: str) -> RestoreReport:
         params = messages.RestoreTo(workspace=workspace, seq=seq, into=into)
-        report: RestoreReport = await self._home_call(SOON, "restore_to", params, RestoreReport)
+        report: RestoreReport = await self._home_call(SOON, workspace, "restore_to", params, RestoreReport)
         return report
 
     async def upload(

@@ -1,0 +1,61 @@
+"""The gateway's plain counters as Prometheus series, read when somebody asks. Nothing decides by them."""
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from session_service.gateway.gateway import Gateway
+from session_service.gateway.stats import FIRST_FRAME_BOUNDS_S
+
+
+class GatewayFigures(Collector):
+    """Collects from one gateway."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every series as it is now."""
+        stats = self._gateway.stats()
+        yield CounterMetricFamily(
+            "session_service_links_opened", "Links that reached a desktop.", value=stats.links_opened
+        )
+        ended = CounterMetricFamily(
+            "session_service_links_ended", "Links that ended, by cause.", labels=("cause",)
+        )
+        for cause, number in stats.links_ended.items():
+            ended.add_metric((cause,), number)
+        yield ended
+        refused = CounterMetricFamily(
+            "session_service_links_refused", "Refusals, by status or close code.", labels=("code",)
+        )
+        for code, number in stats.refusals.items():
+            refused.add_metric((str(code),), number)
+        yield refused
+        carried = CounterMetricFamily(
+            "session_service_links_carried_bytes", "Payload carried, by direction.", labels=("direction",)
+        )
+        carried.add_metric(("down",), stats.bytes_down)
+        carried.add_metric(("up",), stats.bytes_up)
+        yield carried
+        yield GaugeMetricFamily("session_service_links_open", "Links that are open.", value=stats.links_open)
+        yield GaugeMetricFamily(
+            "session_service_loop_stall_longest_seconds",
+            "The longest time the loop stood still since the start.",
+            value=stats.loop_stall_longest_s,
+        )
+        yield _first_frames(stats.first_frames, stats.first_frame_sum_s)
+
+
+def _first_frames(counts: list[int], total_s: float) -> Metric:
+    running, buckets = 0, []
+    for bound, count in zip((*map(str, FIRST_FRAME_BOUNDS_S), "+Inf"), counts, strict=True):
+        running += count
+        buckets.append((bound, running))
+    family = HistogramMetricFamily(
+        "session_service_first_frame_seconds", "Time from a client's first request to its first picture."
+    )
+    family.add_metric((), buckets, total_s)
+    return family

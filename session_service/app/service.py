@@ -1,0 +1,282 @@
+"""The service part: registry, control, gateway and HTTP, built top to bottom and ended in order.
+
+The only place that names adapters. It has no privilege: desktops and files are asked of host and workers.
+Start: the registry is
+opened, control settles what it finds, then the port opens. End: links are told, control ends its work,
+the heartbeat is last.
+"""
+
+import asyncio
+import contextlib
+import gc
+import ipaddress
+import os
+import platform
+import signal
+import socket
+import ssl
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from session_service.app import room
+from session_service.app.figures import GatewayFigures
+from session_service.app.greeting import Greeting
+from session_service.app.notices import Notices
+from session_service.app.probe import PortProbe
+from session_service.app.settings import ConfigurationRefused, Settings
+from session_service.app.system import SystemClock, SystemIds
+from session_service.base import errors, log
+from session_service.base.layout import Layout
+from session_service.checkpoints.workers import Workers
+from session_service.control.control import Control
+from session_service.control.parts import Admission, NodeFacts, Parts, StreamsPlace
+from session_service.core.policy import Policy
+from session_service.gateway.gateway import Gateway
+from session_service.http import setup
+from session_service.http.server import create_app
+from session_service.http.settings import HttpSettings
+from session_service.providers.local import LocalDesktops
+from session_service.registry.sqlite import SqliteRegistry
+
+GC_OLD_THRESHOLD: Final = 1000
+"""Full collections stop every stream: they are rare, and the start's objects are left out (gateway.md
+section 3).
+"""
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+def policy_of(settings: Settings) -> Policy:
+    """Return the policy that the settings describe."""
+    hold, desktops = settings.hold, settings.desktops
+    return Policy(
+        hold_s=hold.hold_s,
+        checkpoint_target_s=hold.checkpoint_target_s,
+        ticket_in_path=hold.tickets_in_path,
+        template=desktops.template,
+        memory_mb_max=desktops.memory_mb_max,
+        cpus_max=desktops.cpus_max,
+        processes_max=desktops.processes_max,
+        network=desktops.network,
+    )
+
+
+def _node_id(layout: Layout, ids: SystemIds) -> str:
+    path = layout.registry / "node.id"
+    try:
+        return path.read_text("ascii").strip()
+    except FileNotFoundError:
+        path.write_text(ids.ulid() + "\n")
+        return path.read_text("ascii").strip()
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    certificate, key = settings.listen.tls_certificate, settings.listen.tls_key
+    if certificate is None or key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as exc:
+        raise ConfigurationRefused(f"the TLS files cannot be used: {exc}") from exc
+    return context
+
+
+class _Origins:
+    """Our own origins: those of the settings, or the loopback addresses once the port is known."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._given = frozenset(settings.listen.public_origins)
+        self._scheme = "https" if settings.listen.tls_certificate else "http"
+        self.port = settings.listen.port
+
+    def __call__(self) -> frozenset[str]:
+        if self._given:
+            return self._given
+        hosts = ("127.0.0.1", "localhost", "[::1]")
+        return frozenset(f"{self._scheme}://{host}:{self.port}" for host in hosts)
+
+    @property
+    def first(self) -> str:
+        """The address to show to people."""
+        return min(self._given) if self._given else f"{self._scheme}://127.0.0.1:{self.port}"
+
+
+class _Service:
+    """Everything of one run, built in `open` and closed in reverse."""
+
+    def __init__(self, settings: Settings, registry: SqliteRegistry) -> None:
+        self.settings = settings
+        self.layout = Layout(settings.state_folder)
+        self.registry = registry
+        self.clock = SystemClock()
+        self.ids = SystemIds(self.clock)
+        self.origins = _Origins(settings)
+        self.notices = Notices(settings.alarms)
+        self.probe = PortProbe(tls=settings.listen.tls_certificate is not None)
+        self.desktops = LocalDesktops(self.layout.host_socket)
+        sockets = [self.layout.worker_socket(number) for number in range(settings.store.workers)]
+        self.checkpoints = Workers(sockets)
+        self.streams = StreamsPlace()
+        self.control = self._control()
+        self.figures = CollectorRegistry()
+        self.runner = web.AppRunner(self._http(), access_log=None, handle_signals=False, shutdown_timeout=5.0)
+
+    def _control(self) -> Control:
+        parts = Parts(
+            clock=self.clock,
+            ids=self.ids,
+            registry=self.registry,
+            desktops=self.desktops,
+            checkpoints=self.checkpoints,
+            streams=self.streams,
+            policy=policy_of(self.settings),
+            admission=Admission(
+                room=lambda: room.check(self.settings.room, self.layout.root), accepting=self.probe.accepting
+            ),
+        )
+        node = NodeFacts(
+            id=_node_id(self.layout, self.ids),
+            boot_id=BOOT_ID.read_text().strip(),
+            address=self.origins.first,
+            cores=os.cpu_count() or 1,
+        )
+        control = Control(parts=parts, node=node)
+        control.alarm_book.listen(self.notices.changed)
+        return control
+
+    def _http(self) -> web.Application:
+        told = HttpSettings(
+            uploads=self.layout.uploads,
+            public_origins=frozenset(self.settings.listen.public_origins),
+            secure=self.settings.listen.tls_certificate is not None or self.settings.listen.behind_proxy,
+            trusted_proxies=self._trusted(),
+            node_id=_node_id(self.layout, self.ids),
+            node_name=self.settings.node_name or platform.node(),
+            version=metadata.version("session-service"),
+            socket_uids=frozenset({os.geteuid()}),
+        )
+        return create_app(
+            control=self.control,
+            registry=self.registry,
+            checkpoints=self.checkpoints,
+            clock=self.clock,
+            ids=self.ids,
+            settings=told,
+            owner_of=self.desktops.owner,
+            origins=self.origins,
+            figures=self.figures,
+        )
+
+    def _trusted(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        if not self.settings.listen.behind_proxy:
+            return ()
+        return tuple(ipaddress.ip_network(text) for text in self.settings.listen.trusted_proxies)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop`."""
+        ending = asyncio.Event()
+        async with asyncio.TaskGroup() as outer:
+            control = outer.create_task(self.control.run(ending), name="control")
+            try:
+                await self._serve(stop)
+            finally:
+                ending.set()
+                await control
+        await self.runner.cleanup()
+        await self.notices.close()
+        await self.desktops.close()
+        await self.checkpoints.close()
+        await self.registry.close()
+
+    async def _serve(self, stop: asyncio.Event) -> None:
+        await self.runner.setup()
+        assert self.runner.server is not None
+        gateway = Gateway(
+            attachments=self.control.attachments,
+            http=self.runner.server,
+            origins=self.origins,
+            ids=self.ids,
+            trusted=self._trusted(),
+        )
+        self.figures.register(GatewayFigures(gateway))
+        self.streams.put(gateway)
+        await self._listen(gateway)
+        await self._listen_for_cli()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(700, 10, GC_OLD_THRESHOLD)
+        probing = asyncio.TaskGroup()
+        try:
+            async with probing:
+                prober = probing.create_task(self.probe.run(), name="port-probe")
+                await self._greet(stop)
+                await stop.wait()
+                log.get_logger().info("service.stopping")
+                prober.cancel()
+        finally:
+            await gateway.close()
+
+    async def _listen(self, gateway: Gateway) -> None:
+        listen = self.settings.listen
+        try:
+            addresses = await gateway.listen(listen.host, listen.port, tls=_tls(self.settings))
+        except OSError as exc:
+            raise ConfigurationRefused(
+                f"port {listen.port} on {listen.host} cannot be used ({exc.strerror}): "
+                "stop what uses it, or give another one with --port"
+            ) from exc
+        self.origins.port = addresses[0][1]
+        self.probe.listen(addresses[0][0], addresses[0][1])
+
+    async def _listen_for_cli(self) -> None:
+        path = self.layout.api_socket
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        await web.UnixSite(self.runner, str(path)).start()
+        path.chmod(0o600)
+
+    async def _greet(self, stop: asyncio.Event) -> None:
+        """Say where to open it, once control is settled."""
+        while not await self.control.ready():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), 0.02)
+                return
+        code = await setup.offer_setup(self.registry, self.clock, self.ids)
+        sessions = len(await self.control.views())
+        log.get_logger().info("service.ready", address=self.origins.first, sessions=sessions)
+        Greeting(self.layout).show(
+            address=self.origins.first, setup_code=code, hold_s=self.settings.hold.hold_s
+        )
+        _notify_systemd("READY=1")
+
+
+def _notify_systemd(words: str) -> None:
+    """Tell systemd (Type=notify) that we are ready; no library is needed for one datagram."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, contextlib.suppress(OSError):
+        notify.connect("\0" + address[1:] if address.startswith("@") else address)
+        notify.sendall(words.encode())
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Run the service part until `stop`. Raises ConfigurationRefused when starting again cannot help."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    layout = Layout(settings.state_folder)
+    log.get_logger().info("service.started", version=metadata.version("session-service"))
+    registry = await _open_registry(layout.registry / "registry.sqlite3")
+    await _Service(settings, registry).run(stop)
+    log.get_logger().info("service.stopped")
+
+
+async def _open_registry(path: Path) -> SqliteRegistry:
+    try:
+        return await SqliteRegistry.open(path)
+    except errors.RegistryUnavailable as exc:
+        log.get_logger().error("registry.failed", detail=exc.detail, action=exc.action)
+        raise

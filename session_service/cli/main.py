@@ -1,0 +1,44 @@
+"""The command `session-service`: everything a person does at a terminal, each with an example in its help
+and `--json`.
+
+It never opens the registry: it asks the running service over its unix socket, by the caller's own user.
+Only `serve`, `backup`'s
+restore and parts of `doctor` work without a running service.
+"""
+
+import sys
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from session_service.base import errors
+from session_service.cli import serving
+
+application = typer.Typer(
+    name="session-service",
+    help="Virtual desktops that survive dropped connections, dead batteries and restarted servers.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+serving.add_to(application)
+
+
+@application.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(metadata.version("session-service"))
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command; an expected failure is two lines that say what and what to do, and exit status 1."""
+    try:
+        application()
+    except errors.SessionError as exc:
+        print(f"{exc.detail}\n{exc.action}  [{exc.code}]", file=sys.stderr)
+        sys.exit(1)
