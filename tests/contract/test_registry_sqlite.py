@@ -16,13 +16,23 @@ import pytest
 
 import session_service
 from session_service.base.errors import AuditBroken, RegistryUnavailable
-from session_service.core.changes import PutSession, PutSetting
+from session_service.core.changes import PutSession, PutSetting, Rank, Unit
 from session_service.registry import connection as connection_module
 from session_service.registry import writer as writer_module
+from session_service.registry.backups import check_backup
 from session_service.registry.migrations import Migration, applied, known_migrations, migrate
 from session_service.registry.sqlite import FILE_NAME, SqliteRegistry
 from session_service.registry.statements import statements
-from tests.contract.registry_world import TOUCH, a_held_session, a_session, an_entry, with_session, write
+from session_service.registry.writes import Transaction
+from tests.contract.registry_world import (
+    TOUCH,
+    a_held_session,
+    a_session,
+    all_at_once,
+    an_entry,
+    with_session,
+    write,
+)
 
 PROGRAM = Path(__file__).parents[1] / "fakes" / "registry_writer.py"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(session_service.__file__).parents[1])}
@@ -215,6 +225,8 @@ async def test_a_file_removed_while_in_use_takes_no_more_and_can_still_be_backed
     path.rename(tmp_path / "moved")
     assert await unavailable(registry, PutSetting(name="b", value=b"", expected=None)) == "file_gone"
     assert await registry.setting("touched") == b""
+    await registry.backup(str(tmp_path / "saved"))
+    assert check_backup(tmp_path / "saved") == 0
     (tmp_path / "moved").rename(path)
     await write(registry, PutSetting(name="b", value=b"", expected=None))
 
@@ -241,6 +253,38 @@ async def test_units_on_their_way_are_answered_before_it_closes(path: Path) -> N
     finally:
         await again.close()
     assert sorted(member.name for member in path.parent.iterdir()) == [FILE_NAME, f"{FILE_NAME}.lock"]
+
+
+async def test_a_storm_is_written_in_groups_of_a_limited_size(
+    registry: SqliteRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that waits is sorted by rank first, so no group holds a drop while a resume waits for the next."""
+    groups = 0
+
+    def counted(transaction: Transaction) -> None:
+        nonlocal groups
+        groups += 1
+        finish(transaction)
+
+    def seen(transaction: Transaction, unit: Unit) -> None:
+        carry_out(transaction, unit)
+        ranks.append(unit.rank)
+
+    ranks: list[int] = []
+    finish, carry_out = Transaction.finish, Transaction.carry_out
+    monkeypatch.setattr(writer_module, "GROUP_UNITS_MAX", 50)
+    monkeypatch.setattr(Transaction, "finish", counted)
+    monkeypatch.setattr(Transaction, "carry_out", seen)
+    units = [
+        Unit(
+            rank=Rank.DROP if number % 2 else Rank.RESUME,
+            writes=(PutSetting(name=str(number), value=b"", expected=None),),
+        )
+        for number in range(220)
+    ]
+    assert await all_at_once(registry, units) == [None] * 220
+    assert groups == 5
+    assert ranks == [Rank.RESUME] * 110 + [Rank.DROP] * 110
 
 
 async def test_the_wal_is_copied_back_when_nothing_waits(
