@@ -38,10 +38,9 @@ def errors_of(route: Route) -> tuple[type[errors.SessionError], ...]:
         found.append(errors.OriginRefused)
     if _PARAMETER.search(route.path):
         found.append(errors.NotFound)
-    if route.body is not None or route.query is not None or route.idempotent:
-        found.append(errors.BadInput)
+    found += [errors.BadInput, errors.TooLarge]  # a body where none is taken is looked at, too
     if route.body is not None:
-        found += [errors.TooLarge, errors.UnsupportedMedia]
+        found.append(errors.UnsupportedMedia)
     if route.idempotent:
         found.append(errors.IdempotencyMismatch)
     if route.if_match:

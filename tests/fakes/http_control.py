@@ -1,6 +1,8 @@
-"""A control for tests of the HTTP side: the facade's calls over a registry's records, stricter than the real one.
+"""A control for tests of the HTTP side: the facade's calls over a registry's records, stricter than the
+real one.
 
-Not the lifecycle: it moves states by hand, refuses what the real one refuses, and remembers who asked for what.
+Not the lifecycle: it moves states by hand, refuses what the real one refuses, and remembers who asked for
+what.
 """
 
 import asyncio

@@ -1,4 +1,6 @@
-"""Checkpoints for tests of the HTTP side: a few trees in memory, and a store that can be told to fail or to hang."""
+"""Checkpoints for tests of the HTTP side: a few trees in memory, and a store that can be told to fail or
+to hang.
+"""
 
 import asyncio
 import os

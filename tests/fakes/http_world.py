@@ -1,4 +1,5 @@
-"""A whole HTTP side on a real port: the real application over the registry's twin, and browsers that speak to it.
+"""A whole HTTP side on a real port: the real application over the registry's twin, and browsers that speak
+to it.
 
 Time stands still unless a test moves it; hashing is real argon2id with its smallest parameters.
 """
@@ -28,6 +29,7 @@ from session_service.registry.memory import MemoryRegistry
 from tests.fakes.http_control import HttpControl
 from tests.fakes.http_files import HttpFiles
 
+TENANT = TenantId("0" * 26)
 START_MS = 1_795_000_000_123
 PASSWORD = "correct horse battery"
 _HASHER = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
@@ -125,7 +127,6 @@ class HttpWorld:
     app: web.Application
     server: TestServer
     stack: contextlib.AsyncExitStack
-    tenant: TenantId = TenantId("0" * 26)
 
     def url(self, path: str) -> str:
         return str(self.server.make_url("/")).rstrip("/") + path
@@ -144,7 +145,7 @@ class HttpWorld:
         """An account in the registry, with its default workspace."""
         user, writes = setup.new_account(
             self.ids,
-            tenant_id=self.tenant,
+            tenant_id=TENANT,
             name=name,
             role=role,
             password_hash=_PASSWORD_HASH,

@@ -1,0 +1,236 @@
+"""Files over the API: whose they are, how they are sent, and what happens when the store fails on the way."""
+
+import asyncio
+
+import aiohttp
+import pytest
+
+from session_service.base import errors
+from session_service.base.ids import WorkspaceId
+from session_service.core.changes import PutDesktop, Unit
+from session_service.core.records import Desktop, State
+from session_service.http import limits, paths
+from tests.fakes.http_files import HOSTILE_NAME
+from tests.fakes.http_world import Browser, HttpWorld
+from tests.fakes.until import until
+
+
+async def home_of(browser: Browser) -> str:
+    listed = (await browser.get("/api/v1/workspaces")).body["items"]
+    return f"/api/v1/workspaces/{listed[0]['id']}"
+
+
+async def test_checkpoints_are_listed_newest_first_with_a_cursor(world: HttpWorld) -> None:
+    """Pages of two out of five."""
+    ada = await world.signed_in("ada")
+    path = await home_of(ada) + "/checkpoints?limit=2&cursor="
+    found, cursor = [], ""
+    while cursor is not None:
+        page = (await ada.get(path + cursor)).body
+        found += [item["seq"] for item in page["items"]]
+        cursor = page["next_cursor"]
+    assert found == [5, 4, 3, 2, 1]
+
+
+async def test_a_folder_is_read_and_every_name_leads_to_its_file(world: HttpWorld) -> None:
+    """Bytes that are no text, quotes and newlines included."""
+    ada = await world.signed_in("ada")
+    home = await home_of(ada) + "/checkpoints/5"
+    top = (await ada.get(home + "/files")).body["items"]
+    assert [(item["name"], item["kind"]) for item in top] == [("docs", "folder"), ("notes.txt", "file")]
+    inside = (await ada.get(home + "/files", params={"path": "/docs/"})).body["items"]
+    odd = next(item for item in inside if item["size"] == 3)
+    assert paths.raw(odd["path"]) == b"docs/" + HOSTILE_NAME
+    seen = await ada.get(home + "/content", params={"path": odd["path"]})
+    assert (seen.status, seen.raw) == (200, b"odd")
+    assert "\n" not in seen.headers["Content-Disposition"]
+
+
+async def test_a_users_file_is_never_a_page_of_ours(world: HttpWorld) -> None:
+    """Attachment, no sniffing, sandboxed, whatever is in it."""
+    ada = await world.signed_in("ada")
+    home = await home_of(ada) + "/checkpoints/5"
+    seen = await ada.get(home + "/content", params={"path": "docs/plan.txt"})
+    assert seen.raw == b"<script>alert(1)</script>"
+    assert seen.headers["Content-Type"] == "application/octet-stream"
+    assert seen.headers["Content-Disposition"].startswith("attachment;")
+    assert seen.headers["X-Content-Type-Options"] == "nosniff"
+    assert seen.headers["Content-Security-Policy"].startswith("sandbox;")
+    archive = await ada.get(home + "/archive")
+    assert archive.headers["Content-Type"] == "application/zip"
+    assert 'filename="Home.zip"' in archive.headers["Content-Disposition"]
+
+
+@pytest.mark.parametrize(
+    "path", ["../etc/passwd", "docs/../../x", "./x", "a\\x00b", "a" * 5000, "\\x2e\\x2e"]
+)
+async def test_a_path_that_leads_nowhere_is_refused(world: HttpWorld, path: str) -> None:
+    """It is looked up in a tree, but nobody has to rely on that."""
+    ada = await world.signed_in("ada")
+    home = await home_of(ada) + "/checkpoints/5"
+    assert (await ada.get(home + "/content", params={"path": path})).code == "bad_input"
+    assert (await ada.get(home + "/files", params={"path": path})).code == "bad_input"
+
+
+async def test_files_of_others_are_read_by_administrators_only_and_that_is_recorded(world: HttpWorld) -> None:
+    """Strangers do not even learn that there is a workspace; operators see checkpoints, not files."""
+    ada = await world.signed_in("ada")
+    home = await home_of(ada)
+    content = home + "/checkpoints/5/content?path=notes.txt"
+    bob = await world.signed_in("bob")
+    assert (await bob.get(content)).code == "not_found"
+    assert (await bob.get(home + "/checkpoints")).code == "not_found"
+    olga = await world.signed_in("olga", "operator")
+    assert (await olga.get(home + "/checkpoints")).status == 200
+    for path in ("/checkpoints/5/files", "/checkpoints/5/content?path=notes.txt", "/checkpoints/5/archive"):
+        assert (await olga.get(home + path)).code == "not_allowed"
+    root = await world.signed_in("root", "administrator")
+    assert (await root.get(content)).raw == b"hello world"
+    assert (await root.get(home + "/checkpoints/5/files?path=docs")).status == 200
+    read = [
+        r.entry for r in await world.registry.audit() if r.entry.kind in {"file.downloaded", "folder.listed"}
+    ]
+    assert [entry.actor for entry in read] == [f"operator:{root.user.id}"] * 2  # type: ignore[union-attr]
+    assert dict(read[0].facts)["path"] == "notes.txt"
+    assert {entry.user_id for entry in read} == {ada.user.id}  # type: ignore[union-attr]
+    told = (await ada.get("/api/v1/events")).body["items"]
+    assert "file.downloaded" in {event["kind"] for event in told}
+
+
+async def test_a_download_that_cannot_be_recorded_is_not_sent(world: HttpWorld) -> None:
+    """Audit first."""
+    ada = await world.signed_in("ada")
+    content = await home_of(ada) + "/checkpoints/5/content?path=notes.txt"
+    world.registry.refuse_commits(1)
+    assert (await ada.get(content)).code == "registry_unavailable"
+
+
+async def test_a_missing_file_or_checkpoint_is_a_problem_document(world: HttpWorld) -> None:
+    """The first part is awaited before the status is sent."""
+    ada = await world.signed_in("ada")
+    home = await home_of(ada)
+    assert (await ada.get(home + "/checkpoints/5/content?path=none")).code == "not_found"
+    assert (await ada.get(home + "/checkpoints/99/files")).code == "not_found"
+    assert (await ada.get(home + "/checkpoints/x/files")).code == "not_found"
+    world.files.failure = errors.StorageUnavailable()
+    for path in ("/checkpoints", "/checkpoints/5/files", "/checkpoints/5/content?path=notes.txt"):
+        seen = await ada.get(home + path)
+        assert (seen.status, seen.code) == (503, "storage_unavailable")
+
+
+async def test_half_a_file_never_looks_whole(world: HttpWorld) -> None:
+    """A failure after the first bytes cuts the link."""
+    ada = await world.signed_in("ada")
+    content = await home_of(ada) + "/checkpoints/5/content?path=notes.txt"
+    world.files.fails_after = 8
+    with pytest.raises((aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError)):
+        await ada.get(content)
+    await until(lambda: world.files.reading == 0)
+
+
+async def test_a_store_that_hangs_is_told_as_away(world: HttpWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the status page says "unknown" without waiting for it."""
+    ada = await world.signed_in("ada")
+    home = await home_of(ada)
+    monkeypatch.setattr(limits, "STORE_S", 0.05)
+    monkeypatch.setattr(limits, "STATUS_S", 0.05)
+    world.files.hangs = True
+    for path in ("/checkpoints", "/checkpoints/5/files", "/checkpoints/5/content?path=notes.txt"):
+        assert (await ada.get(home + path)).code == "storage_unavailable"
+    assert (await ada.get("/api/v1/status")).body["storage"]["usable"] is None
+    assert (await ada.get("/readyz")).status == 200
+
+
+async def with_desktop(world: HttpWorld, browser: Browser) -> str:
+    session = await world.session_of(browser)
+    record = await world.registry.session(session)
+    assert record is not None
+    desktop = Desktop(
+        workspace_id=WorkspaceId(record.workspace_id),
+        fence=record.fence,
+        node_id=record.node_id,
+        session_id=record.id,
+        handle=b"{}",
+        home="/homes/ada",
+    )
+    await world.registry.commit(Unit(writes=(PutDesktop(desktop=desktop),)))
+    return f"/api/v1/sessions/{session}"
+
+
+async def test_an_uploaded_file_is_handed_to_the_worker_and_leaves_nothing_behind(world: HttpWorld) -> None:
+    """With the owner that the provider names."""
+    ada = await world.signed_in("ada")
+    session = await with_desktop(world, ada)
+    body = b"x" * (600 << 10)
+    seen = await ada.ask("POST", session + "/uploads?name=a%20b.bin", data=body)
+    assert seen.status == 201, seen.raw
+    assert seen.body == {"path": "Uploads/a b.bin", "bytes": len(body)}
+    assert world.files.uploaded == [("/homes/ada", "a b.bin", body, (1234, 1235))]
+    assert list(world.settings.uploads.iterdir()) == []
+    assert "file.uploaded" in {r.entry.kind for r in await world.registry.audit()}
+
+
+async def test_no_file_goes_into_a_closing_desktop(world: HttpWorld) -> None:
+    """Neither at the beginning nor when it began to close while the file was on its way."""
+    ada = await world.signed_in("ada")
+    session = await with_desktop(world, ada)
+    begun = asyncio.Event()
+
+    async def slowly():
+        yield b"first"
+        begun.set()
+        await until(lambda: list(world.settings.uploads.iterdir()))
+        await world.control.change(session.rpartition("/")[2], state=State.CLOSING)
+        yield b"second"
+
+    assert (await ada.ask("POST", session + "/uploads?name=a", data=slowly())).code == "transition_refused"
+    assert begun.is_set()
+    assert (await ada.ask("POST", session + "/uploads?name=a", data=b"x")).code == "transition_refused"
+    assert world.files.uploaded == []
+    assert list(world.settings.uploads.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a\x00", "é" * 200])
+async def test_an_upload_has_a_name_that_a_file_can_have(world: HttpWorld, name: str) -> None:
+    """255 bytes, no slash."""
+    ada = await world.signed_in("ada")
+    session = await with_desktop(world, ada)
+    seen = await ada.ask("POST", session + "/uploads", params={"name": name}, data=b"x")
+    assert seen.code == "bad_input"
+
+
+async def test_an_upload_over_the_limit_or_over_the_disk_is_refused(
+    world: HttpWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known from its length, or found on the way; nothing is left on the disk."""
+    ada = await world.signed_in("ada")
+    session = await with_desktop(world, ada)
+    monkeypatch.setattr(limits, "UPLOAD_BYTES_MAX", 1000)
+    assert (await ada.ask("POST", session + "/uploads?name=a", data=b"x" * 1001)).code == "too_large"
+
+    async def unannounced():
+        for _ in range(11):
+            yield b"x" * 100
+
+    assert (await ada.ask("POST", session + "/uploads?name=a", data=unannounced())).code == "too_large"
+    monkeypatch.setattr(limits, "UPLOAD_FREE_BYTES_MIN", 1 << 60)
+    assert (await ada.ask("POST", session + "/uploads?name=a", data=b"x")).code == "no_room"
+    monkeypatch.setattr(limits, "UPLOADS_AT_ONCE_MAX", 0)
+    assert (await ada.ask("POST", session + "/uploads?name=a", data=b"x")).code == "too_many_attempts"
+    assert list(world.settings.uploads.iterdir()) == []
+
+
+async def test_an_upload_whose_sender_vanishes_leaves_nothing_behind(world: HttpWorld) -> None:
+    """The temporary file goes with it."""
+    ada = await world.signed_in("ada")
+    session = await with_desktop(world, ada)
+
+    async def cut():
+        yield b"first"
+        await until(lambda: list(world.settings.uploads.iterdir()))
+        raise ConnectionResetError
+
+    with pytest.raises((aiohttp.ClientError, ConnectionResetError)):
+        await ada.ask("POST", session + "/uploads?name=a", data=cut())
+    await until(lambda: not list(world.settings.uploads.iterdir()))
+    assert world.files.uploaded == []
