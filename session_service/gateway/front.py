@@ -10,7 +10,7 @@ import socket
 import struct
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Final
+from typing import Final, cast
 
 from session_service.gateway.address import client_address
 from session_service.gateway.handshake import Refusal, is_ours, read_upgrade, refuse
@@ -35,8 +35,8 @@ class Front(asyncio.Protocol):
         self.bucket = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # By a cast: the transports of uvloop are no subclasses of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
         self._began_at = asyncio.get_running_loop().time()
         self._hub.ticker.add(self)
         self._hub.wait_for_first(self)
@@ -79,7 +79,6 @@ class Front(asyncio.Protocol):
     def _hand_over(self) -> None:
         self._forget()
         protocol = self._hub.http()
-        assert isinstance(protocol, asyncio.Protocol)
         self._transport.set_protocol(protocol)
         protocol.connection_made(self._transport)
         protocol.data_received(self._head)

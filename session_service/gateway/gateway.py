@@ -44,7 +44,7 @@ class Gateway:
         self,
         *,
         attachments: Attachments,
-        http: Callable[[], asyncio.BaseProtocol],
+        http: Callable[[], asyncio.Protocol],
         origins: Callable[[], Collection[str]],
         ids: Ids,
         trusted: Networks = (),

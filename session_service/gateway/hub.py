@@ -42,7 +42,7 @@ class Hub:
 
     attachments: Attachments
     ids: Ids
-    http: Callable[[], asyncio.BaseProtocol]
+    http: Callable[[], asyncio.Protocol]
     """Makes the protocol of every connection that is not ours: aiohttp's `AppRunner.server`."""
     origins: Callable[[], Collection[str]]
     """The public origins now, e.g. {"https://desk.example"}."""

@@ -9,7 +9,7 @@ import os
 import socket
 import stat
 import struct
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from session_service.gateway.limits import GatewayLimits
 from session_service.gateway.liveness import Ticker
@@ -49,9 +49,9 @@ class DesktopLeg(asyncio.Protocol):
         self.closing_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=self._limits.up_bytes_max)
+        # By a cast: the transports of uvloop are no subclasses of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=self._limits.up_bytes_max)
         if self._owner is not None:
             self._owner.leg_opened(self)
 

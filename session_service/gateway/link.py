@@ -15,10 +15,11 @@ from typing import Final
 import msgspec
 
 from session_service.core import websocket
-from session_service.core.close_codes import ENDINGS, Close
+from session_service.core.close_codes import Close
 from session_service.core.records import LossCause
 from session_service.core.rfb import RfbError
 from session_service.core.websocket import Decoder, FrameError, close_frame, frame_head
+from session_service.gateway import answers
 from session_service.gateway.first_message import read_open
 from session_service.gateway.handshake import Upgrade, refuse
 from session_service.gateway.hub import Hub
@@ -65,7 +66,6 @@ class Link(asyncio.Protocol):
         "_full",
         "_hub",
         "_offer",
-        "_opened_at",
         "_pinged_at",
         "_pong_due",
         "_read_paused",
@@ -99,7 +99,7 @@ class Link(asyncio.Protocol):
         self._pong_due: bytes | None = None
         self._controls = 0
         self._began_at = self._seen_at = self._controls_at = self._time()
-        self._pinged_at = self._drained_at = self._frame_at = self._ended_at = self._opened_at = 0.0
+        self._pinged_at = self._drained_at = self._frame_at = self._ended_at = 0.0
         self.phase = Phase.FIRST if upgrade.ticket is None else Phase.UPGRADING
         self.cause = LossCause.UNKNOWN
         self.close_code: int | None = None
@@ -233,19 +233,8 @@ class Link(asyncio.Protocol):
         if self.phase is Phase.UPGRADING:
             self._transport.write(self._upgrade.accepted)
         else:
-            self._say(
-                {
-                    "t": "opened",
-                    "sid": attachment.session_id,
-                    "n": 0,
-                    "mode": attachment.mode,
-                    "hold": attachment.hold_s,
-                    "gap": attachment.gap_s,
-                    "use": [],
-                }
-            )
+            self._transport.write(answers.opened(attachment))
         self.phase = Phase.OPEN
-        self._opened_at = self._time()
         if self._full and self._stream is not None:
             self._stream.pause()
         self._hub.log.info(
@@ -318,20 +307,15 @@ class Link(asyncio.Protocol):
     def tell_wait(self, why: str, percent: int | None) -> None:
         """Say that the session is starting; stock clients are told nothing, their 101 just takes longer."""
         if self.phase is Phase.OPENING:
-            self._say({"t": "wait", "why": why, "pct": percent})
+            self._transport.write(answers.wait(why, percent))
 
     def refuse(self, refusal: LinkRefusal) -> None:
         """Say no, with the way forward, and close."""
         if self.is_over():
             return
-        self._hub.log.info("link.refused", link_id=self.link_id, code=refusal.code, why=refusal.why)
+        self._hub.log.info("link.refused", link_id=self.link_id, code=int(refusal.code), why=refusal.why)
         if self.phase is not Phase.UPGRADING:
-            self._say(
-                {
-                    "t": "no",
-                    **{key: value for key, value in msgspec.to_builtins(refusal).items() if value != ""},
-                }
-            )
+            self._transport.write(answers.no(refusal))
         self.end(LossCause.UNKNOWN, refusal.code, refusal.why)
 
     def close_link(self, code: int, why: str, by: str) -> None:
@@ -342,8 +326,7 @@ class Link(asyncio.Protocol):
         elif code == Close.RESTART:
             cause = LossCause.SERVER_RESTART
         if self.phase is Phase.OPENING:
-            row = ENDINGS.get(Close(code)) if code in set(Close) else None
-            self._say({"t": "no", "code": code, "why": why, "next": row.next if row else "open", "by": by})
+            self._transport.write(answers.no(answers.refusal(code, why, by)))
         self.end(cause, code, f"{why} {by}".rstrip())
 
     def end(self, cause: LossCause, code: int, why: str = "") -> None:
@@ -366,8 +349,7 @@ class Link(asyncio.Protocol):
             self._transport.write(refuse(status, text, *(("Retry-After: 2",) if later else ())).answer)
             self._transport.close()
             return
-        row = ENDINGS.get(Close(code)) if code in set(Close) else None
-        self._transport.write(close_frame(code, why or (row.why if row else "")))
+        self._transport.write(close_frame(code, why or answers.refusal(code).why))
 
     def reset(self, cause: LossCause = LossCause.RESET) -> None:
         """Drop the connection without waiting for what lies in a buffer: close() would wait for a dead
@@ -452,10 +434,6 @@ class Link(asyncio.Protocol):
         self._hub.links[self.link_id] = self
         self._hub.tasks.spawn(open_link(self._hub, self, self._offer), name=f"open-link-{self.link_id}")
 
-    def _say(self, message: dict[str, object]) -> None:
-        text = msgspec.json.encode(message)
-        self._transport.write(frame_head(websocket.TEXT, len(text)) + text)
-
     def _broke(self, code: Close, detail: str) -> None:
         """The client broke the protocol: tell it once, obey it no more."""
         if self.phase >= Phase.ENDING:
@@ -465,8 +443,7 @@ class Link(asyncio.Protocol):
             "link.refused", link_id=self.link_id, session_id=self.session_id, code=int(code), detail=detail
         )
         if self.phase in {Phase.FIRST, Phase.OPENING}:
-            row = ENDINGS[code]
-            self._say({"t": "no", "why": row.why, "code": int(code), "next": row.next, "detail": detail})
+            self._transport.write(answers.no(answers.refusal(code)))
         self.end(LossCause.UNKNOWN, code)
 
     def _lost(self, cause: LossCause) -> None:

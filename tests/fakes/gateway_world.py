@@ -5,6 +5,7 @@ Not a mock of the gateway: only control and, where a test says so, the desktop a
 """
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import AsyncIterator
@@ -55,6 +56,7 @@ class World:
         self.control = control
         self.port = port
         self.origin = f"http{'s' if secure else ''}://127.0.0.1:{port}"
+        self.writers: list[asyncio.StreamWriter] = []
         self.aud = f"ws{'s' if secure else ''}://127.0.0.1:{port}"
 
     def connect(self, path: str = "/s/0/ws", **options: Any) -> connect:
@@ -70,6 +72,13 @@ class World:
             close_timeout=2,
             **options,
         )
+
+    async def raw(self, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A client without manners: these bytes, on a fresh connection, which is dropped with the world."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.writers.append(writer)
+        writer.write(data)
+        return reader, writer
 
     def first(self, ticket: str, **more: object) -> str:
         """The first message of the page."""
@@ -97,7 +106,9 @@ async def running(limits: GatewayLimits | None = None, **options: Any) -> AsyncI
         return web.Response(text=f"aiohttp {request.path} {len(await request.read())}")
 
     async def misdirected(request: web.Request) -> web.Response:
-        return web.Response(status=421, headers={"Connection": "close"})
+        response = web.Response(status=421)
+        response.force_close()
+        return response
 
     application.router.add_route("*", "/hello", hello)
     application.router.add_route("*", "/s/{rest:.*}", misdirected)
@@ -121,6 +132,10 @@ async def running(limits: GatewayLimits | None = None, **options: Any) -> AsyncI
     try:
         yield world
     finally:
+        for writer in world.writers:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
         await gateway.close()
         await runner.cleanup()
 
@@ -145,13 +160,6 @@ async def read_bytes(client: ClientConnection, count: int) -> bytes:
         assert isinstance(message, bytes), message
         found += message
     return found
-
-
-async def raw(port: int, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A client without manners: these bytes, on a fresh connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(data)
-    return reader, writer
 
 
 def request(path: str, *headers: str, method: str = "GET", key: str = "dGhlIHNhbXBsZSBub25jZQ==") -> bytes:

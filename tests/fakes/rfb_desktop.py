@@ -8,6 +8,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from session_service.core import rfb
 from tests.fakes.until import until
@@ -62,10 +63,9 @@ class Viewer(asyncio.Protocol):
         self._pending = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
         self.desktop.viewers.append(self)
-        transport.write(b"RFB 003.008\n")
+        self.transport.write(b"RFB 003.008\n")
 
     def data_received(self, data: bytes) -> None:
         assert self.transport is not None
