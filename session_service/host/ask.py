@@ -26,6 +26,7 @@ HOOK: Final = ".config/session-service/before-close"
 """In the home: a program of the user, run before the desktop closes."""
 HOOK_S: Final = 30.0
 WINDOWS_S: Final = 2.5
+TERMINALS_S: Final = 1.0
 TERM_S: Final = 3.0
 LOOK_AGAIN_S: Final = 0.05
 
@@ -118,20 +119,29 @@ async def _close_windows(state: DesktopState, folder: Path) -> tuple[str, ...]:
     except (OSError, EOFError, TimeoutError, errors.PartRefused):
         return ()
     try:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + WINDOWS_S
-        windows = await screen.windows()
-        for window in windows:
-            if window.closable:
-                await screen.ask_to_close(window)
-        while windows and loop.time() < until:
-            await asyncio.sleep(LOOK_AGAIN_S)
-            windows = await screen.windows()
-        return tuple(window.title for window in windows)
+        stayed = await _close(screen, terminals=False, limit_s=WINDOWS_S)
+        return (*stayed, *await _close(screen, terminals=True, limit_s=TERMINALS_S))
     except (OSError, EOFError, TimeoutError, errors.PartRefused):
         return ()
     finally:
         await screen.close()
+
+
+async def _close(screen: Display, *, terminals: bool, limit_s: float) -> tuple[str, ...]:
+    """Ask terminals, or everything else, and wait; returns the titles of those that stayed.
+
+    Terminals come last: the shell inside one takes along what was started from it, unsaved or not.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + limit_s
+    windows = [window for window in await screen.windows() if window.terminal == terminals]
+    for window in windows:
+        if window.closable:
+            await screen.ask_to_close(window)
+    while windows and loop.time() < until:
+        await asyncio.sleep(LOOK_AGAIN_S)
+        windows = [window for window in await screen.windows() if window.terminal == terminals]
+    return tuple(window.title for window in windows)
 
 
 async def _end_softly(state: DesktopState) -> int:

@@ -86,7 +86,7 @@ def send(pid: int, start_time: int, number: signal.Signals) -> bool:
 
 
 def exit_status(pid: int) -> int:
-    """Return how a child of ours ended, negative for a signal; it has ended already, so that nothing waits."""
+    """Return how a child of ours ended, negative for a signal; it has ended already: nothing waits."""
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status)
 

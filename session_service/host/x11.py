@@ -25,6 +25,7 @@ TITLE_LETTERS_MAX: Final = 200
 CALL_S: Final = 2.0
 _COOKIE_NAME: Final = b"MIT-MAGIC-COOKIE-1"
 _ANY_TYPE: Final = 0
+_TERMINALS: Final = ("term", "konsole", "kitty", "alacritty", "urxvt", "rxvt", "foot")
 _FURNITURE_TYPES: Final = ("_NET_WM_WINDOW_TYPE_DOCK", "_NET_WM_WINDOW_TYPE_DESKTOP")
 
 
@@ -35,6 +36,8 @@ class Window:
     number: int
     title: str
     closable: bool
+    terminal: bool = False
+    """By its class, which it chooses itself: a hint for the order in which windows are asked."""
 
 
 def open_socket(path: Path, *, uid: int) -> socket.socket:
@@ -115,7 +118,15 @@ class Display:
                 continue
             protocols = await self._numbers(number, "WM_PROTOCOLS")
             title = await self._text(number, "_NET_WM_NAME") or await self._text(number, "WM_NAME")
-            found.append(Window(number=number, title=title, closable=delete in protocols))
+            kind = (await self._text(number, "WM_CLASS")).lower()
+            found.append(
+                Window(
+                    number=number,
+                    title=title,
+                    closable=delete in protocols,
+                    terminal=any(word in kind for word in _TERMINALS),
+                )
+            )
         return found
 
     async def ask_to_close(self, window: Window) -> None:
