@@ -30,7 +30,8 @@ def _worker(settings: Settings, number: int, *, root: bool) -> Run:
     told = worker.WorkerSettings(
         layout=layout,
         number=number,
-        store_url=settings.store.url or f"file://{layout.objects}",
+        store_url=settings.store.url or layout.objects.resolve().as_uri(),
+        own_store=not settings.store.url,
         credentials_file=settings.store.credentials_file,
         master_key_file=settings.store.master_key_file or layout.keys / "master.key",
         service_uid=who.service_uid,

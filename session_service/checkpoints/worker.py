@@ -54,6 +54,8 @@ class WorkerSettings:
     layout: Layout
     number: int
     store_url: str
+    own_store: bool
+    """The store is the folder in our state folder: made on the first start, and only then."""
     credentials_file: Path | None
     master_key_file: Path
     service_uid: int
@@ -114,10 +116,8 @@ class Worker:
 
     async def _open_store(self) -> storage.Storage:
         path = self._settings.master_key_file
-        spec = storage.StoreSpec(
-            url=self._settings.store_url, credentials_file=self._settings.credentials_file
-        )
         key = keyring.read(path)
+        spec = self._spec(create=self._settings.own_store and key is None)
         if key is None:
             if await storage.has_repositories(spec):
                 raise errors.StorageRefused(
@@ -138,6 +138,11 @@ class Worker:
             await opened.close()
             raise errors.StorageRefused("the object store does not keep its promises: " + self._status.error)
         return opened
+
+    def _spec(self, *, create: bool) -> storage.StoreSpec:
+        """Our own folder is made on the very first start only: later an empty one is an unmounted disk."""
+        url = self._settings.store_url + ("?create=true" if create else "")
+        return storage.StoreSpec(url=url, credentials_file=self._settings.credentials_file)
 
     def handlers(self) -> dict[str, rpc.Handler]:
         """Return every call by name, with storage's errors turned into ours."""
