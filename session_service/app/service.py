@@ -269,7 +269,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     layout = Layout(settings.state_folder)
     log.get_logger().info("service.started", version=metadata.version("session-service"))
-    registry = await _open_registry(layout.registry / "registry.sqlite3")
+    registry = await _open_registry(layout.registry / "registry.sqlite")
     await _Service(settings, registry).run(stop)
     log.get_logger().info("service.stopped")
 
