@@ -15,24 +15,21 @@ running_pid() {
   printf '%s' "$pid"
 }
 
-# run_behind COMMAND...: start it without a terminal, show its first words, return when it is ready or has failed.
+# run_behind COMMAND...: start it without a terminal, show what it says to people, return when it is ready or has failed.
 run_behind() {
-  local pid shown=0 lines until=$((SECONDS + start_wait_s))
+  local pid until=$((SECONDS + start_wait_s))
   mkdir -p -- "$state"
   (umask 077 && : >"$background_log")
   setsid -- "$@" >"$background_log" 2>&1 </dev/null &
   pid=$!
   disown "$pid"
   while ((SECONDS < until)); do
-    lines=$(wc -l <"$background_log")
-    sed -n "$((shown + 1)),${lines}p" -- "$background_log"
-    shown=$lines
     if ! kill -0 "$pid" 2>/dev/null; then
-      sed -n "$((shown + 1)),\$p" -- "$background_log"
+      tail -n 15 -- "$background_log" >&2
       fail "session-service ended while it was starting." "Its output is in $background_log"
     elif grep -q 'service\.ready' -- "$background_log"; then
-      sleep 0.3
-      sed -n "$((shown + 1)),\$p" -- "$background_log"
+      sleep 0.3 # the text for people follows the event
+      grep -v '^{' -- "$background_log" || true
       say "It runs in the background (process $pid); its output goes to $background_log. Stop it with: deploy/down"
       return
     fi
@@ -46,8 +43,8 @@ look_at_port() {
   local port=${SESSION_SERVICE_LISTEN__PORT:-8080} pid
   while (($#)); do
     case $1 in
-      --port=* | --listen.port=*) port=${1#*=} ;;
-      --port | --listen.port) port=${2:-$port} ;;
+      --port=* | listen.port=*) port=${1#*=} ;;
+      --port) port=${2:-$port} ;;
     esac
     shift
   done
