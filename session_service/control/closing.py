@@ -258,7 +258,8 @@ class Closer:
         """Thaw and ask, so that exit handlers save; the intent is recorded before anything runs again."""
         hook = self.parts.policy.hook and may_run_hook(live.record)
         said = HookState.STARTED if hook else live.record.hook_state
-        await self.sessions.move(live, Event.STEP_DONE, lambda _: self.node.facts(hook=said))
+        if live.record.asked_at_ms is None:
+            await self.sessions.move(live, Event.STEP_DONE, lambda _: self.node.facts(hook=said))
         handle = await self._handle(live)
         refused: tuple[str, ...] = ()
         word = said

@@ -50,8 +50,17 @@ class Time:
         self.now_s = 1_000.0
         self.boot_ahead_ms = 0
         self.wall_ahead_ms = 1_700_000_000_000
+        self.passed: Callable[[float], None] = lambda seconds: None
+        """Called with the time that passed while the loop waited, that is, while it could have acted."""
 
     def advance(self, seconds: float) -> None:
+        self.now_s = round(self.now_s + seconds, 9)
+        self.passed(seconds)
+
+    def stall(self, seconds: float) -> None:
+        """The process is stopped (SIGSTOP, a page fault, a slow disk): all clocks go on, the loop does
+        not.
+        """
         self.now_s = round(self.now_s + seconds, 9)
 
     def loop(self) -> VirtualLoop:

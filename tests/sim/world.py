@@ -79,6 +79,7 @@ class Life:
     def kill(self) -> None:
         """kill -9: from now on nothing happens in this life."""
         self.alive = False
+        self.control._runners.open = False  # what is cancelled now is not started again
         self.killed.set()
         self.world.machine.forget_listener()
 
@@ -133,6 +134,11 @@ class World:
         self.lives = 0
         self.trace: list[str] = []
         self.on_commit: list[Callable[[Session], None]] = []
+        self.up = False
+        self.available_ms = 0.0
+        """How long users could have come back so far: the truth that holds are checked against."""
+        self.link_ended: dict[str, float] = {}
+        self.time.passed = self._passed
         self.users: list[User] = []
         self.workspaces: list[Workspace] = []
         self._seed_people(users)
@@ -167,6 +173,10 @@ class World:
                     )
                 )
 
+    def _passed(self, seconds: float) -> None:
+        if self.up and self.accepting:
+            self.available_ms += seconds * 1000
+
     # -- what the gates ask ---------------------------------------------------------------------------
 
     def step(self, life: Life, call: str, when: str) -> None:
@@ -176,6 +186,7 @@ class World:
             self.crash_at = None
             self.trace.append(f"{self.time.monotonic_ms()} KILLED {when} {call}")
             life.kill()
+            self.up = False
 
     def delay_s(self, call: str, when: str) -> float:
         if not self.slow:
@@ -231,8 +242,10 @@ class World:
             loop.run_until_complete(self._one(play))
 
     async def _one(self, play: Callable[[Life], Awaitable[None]]) -> None:
-        await self.introduce()
+        if self.lives == 1:
+            await self.introduce()
         life = Life(self)
+        self.up = True
         run = asyncio.ensure_future(life.control.run(life.stop))
         acting = asyncio.ensure_future(play(life))
         killed = asyncio.ensure_future(life.killed.wait())
@@ -242,8 +255,8 @@ class World:
             await asyncio.wait({run, killed}, return_when=asyncio.FIRST_COMPLETED)
         if not life.alive:
             self.registry.forget_waiting()
-        life.alive = False
-        self.machine.forget_listener()
+        life.kill()
+        self.up = False
         ended = [task for task in (run, acting) if task.done() and not task.cancelled()]
         rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in rest:
@@ -278,6 +291,7 @@ class Client:
         self.workspace = life.world.workspaces[number]
         self.device = device
         self.link_id: str | None = None
+        self.last_link_id = ""
         self.session_id: str | None = None
 
     async def start(self, **more: Any) -> Session:
@@ -290,7 +304,7 @@ class Client:
         ticket = await self.life.control.issue_ticket(
             session_id, user=self.user, device_id=DeviceId(self.device), device_label=self.device
         )
-        link_id = self.life.world.ids.ulid()
+        link_id = self.last_link_id = self.life.world.ids.ulid()
         offer = LinkOffer(link_id=link_id, ticket=ticket.token, subprotocol="binary", address="10.0.0.9")
         self.life.streams.open[link_id] = session_id
         answer = await self.life.control.attachments.attach(offer)
@@ -305,6 +319,7 @@ class Client:
         if self.link_id is None or self.session_id is None:
             return
         link_id, self.link_id = self.link_id, None
+        self.life.world.link_ended[link_id] = self.life.world.available_ms
         self.life.streams.open.pop(link_id, None)
         self.life.control.attachments.ended(LinkEnd(session_id=self.session_id, link_id=link_id, cause=cause))
 
@@ -320,5 +335,6 @@ async def until(condition: Callable[[], object], *, limit_s: float = 600.0, paus
 
 async def ready(life: Life) -> None:
     """Wait until the service is ready."""
-    while not await life.control.ready():
-        await asyncio.sleep(0.05)
+    async with asyncio.timeout(600):
+        while not await life.control.ready():  # noqa: ASYNC110  # virtual time: a sleep costs nothing
+            await asyncio.sleep(0.05)
