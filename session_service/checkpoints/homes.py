@@ -34,7 +34,8 @@ def checked(layout: Layout, home: str) -> Path:
 
 def draft_of(home: Path) -> Path:
     """Return a new name beside the final one, for a home that is being made."""
-    home.parent.mkdir(mode=0o711, parents=False, exist_ok=True)
+    home.parent.mkdir(exist_ok=True)
+    home.parent.chmod(0o711)  # whatever our umask is: the desktop's user passes through, and sees no names
     return home.with_name(f"{home.name}.new-{secrets.token_hex(4)}")
 
 
