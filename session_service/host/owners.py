@@ -1,11 +1,16 @@
 """Which uid owns the files and processes of which desktop, where we are root: one of a pool.
 
+Another service on the same machine (a demonstration beside the real one) draws from the same numbers, and
+a census
+goes by uid: so each state folder starts at its own place, and a number that any process uses is not given.
+
 Given for as long as the home lives. Not accounts: these numbers need no passwd entry on the machine. A uid is
 kept per (workspace, fence) so that two desktops never share one, and is given again as late as possible. As a
 plain user everything is ours and there is nothing to keep.
 """
 
 import os
+import zlib
 from pathlib import Path
 from typing import Final
 
@@ -52,7 +57,7 @@ class Owners:
             self._write()
 
     def _fresh(self) -> int:
-        taken = set(self._table.given.values())
+        taken = set(self._table.given.values()) | uids_in_use()
         for step in range(POOL_SIZE):
             uid = FIRST_UID + (self._table.next - FIRST_UID + step) % POOL_SIZE
             if uid not in taken:
@@ -63,7 +68,8 @@ class Owners:
         try:
             return msgspec.json.decode(self._file.read_bytes(), type=_Owners)
         except FileNotFoundError:
-            return _Owners()
+            place = zlib.crc32(os.fsencode(self._file.absolute()))
+            return _Owners(next=FIRST_UID + place % POOL_SIZE)
 
     def _write(self) -> None:
         fresh = self._file.with_suffix(".new")
@@ -73,3 +79,15 @@ class Owners:
             os.fsync(file.fileno())
         fresh.replace(self._file)
         sync_folder(self._file.parent)
+
+
+def uids_in_use() -> set[int]:
+    """Return the uids of the pool that own a process of this machine now."""
+    found = set()
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                found.add(entry.stat().st_uid)
+            except FileNotFoundError:
+                continue  # it ended while we looked
+    return {uid for uid in found if FIRST_UID <= uid < FIRST_UID + POOL_SIZE}
