@@ -71,17 +71,16 @@ class LinkDesk:
             if bound is not None:
                 return await self._when_ready(bound, offer, None)
             ticket = await self._parts.registry.ticket(hash_of(offer.ticket))
-            flaw = self._flaw(ticket, offer)
-            if flaw is not None:
-                return flaw
-            assert ticket is not None
-            return await self._with_ticket(ticket, offer)
+            if ticket is None:
+                return refusals.UNKNOWN_TICKET
+            # First what became of the session: a start that failed has used the ticket up, and its page wants
+            # to know.
+            flaw = await self._refusal(ticket.session_id) or self._flaw(ticket, offer)
+            return flaw if flaw is not None else await self._with_ticket(ticket, offer)
         except RegistryUnavailable:
             return refusals.RETRY_NEW_TICKET
 
-    def _flaw(self, ticket: Ticket | None, offer: LinkOffer) -> Refusal | None:
-        if ticket is None:
-            return refusals.UNKNOWN_TICKET
+    def _flaw(self, ticket: Ticket, offer: LinkOffer) -> Refusal | None:
         if offer.in_path and not self._parts.policy.ticket_in_path:
             return refusals.NOT_IN_PATH
         if ticket.used_at_ms is not None or self._parts.clock.wall_ms() >= ticket.expires_at_ms:
@@ -89,9 +88,6 @@ class LinkDesk:
         return None
 
     async def _with_ticket(self, ticket: Ticket, offer: LinkOffer) -> Attachment | Refusal:
-        refusal = await self._refusal(ticket.session_id)
-        if refusal is not None:
-            return refusal
         live = await self._sessions.get(ticket.session_id)
         if live.record.user_id != ticket.user_id:
             return refusals.UNKNOWN_TICKET
@@ -109,8 +105,7 @@ class LinkDesk:
 
     async def _control(self, live: Live, ticket: Ticket, offer: LinkOffer) -> Attachment | Refusal:
         lost_at_ms = live.record.lost_at_ms
-        link = OpenLink(id=offer.link_id, since_ms=self._parts.clock.wall_ms(), address=offer.address)
-        live.links[link.id] = link
+        link = self._link(live, offer)
         try:
             await self._sessions.move(
                 live,
@@ -139,6 +134,16 @@ class LinkDesk:
         link.recorded = True
         self._displace(live)
         return await self._when_ready(live, offer, lost_at_ms)
+
+    def _link(self, live: Live, offer: LinkOffer) -> OpenLink:
+        link = OpenLink(
+            id=offer.link_id,
+            since_ms=self._parts.clock.wall_ms(),
+            address=offer.address,
+            seen_mono_ms=self._parts.clock.monotonic_ms(),
+        )
+        live.links[link.id] = link
+        return link
 
     def _may_take_over(self, live: Live, ticket: Ticket) -> bool:
         other = live.attached and live.record.device_id not in (None, ticket.device_id)
@@ -192,15 +197,21 @@ class LinkDesk:
 
     async def _when_ready(self, live: Live, offer: LinkOffer, lost_at_ms: int | None) -> Attachment | Refusal:
         """A starting session answers once it is ready; a link that was displaced meanwhile is told so."""
+        link = live.links.get(offer.link_id)
         try:
+            if link is not None:
+                link.asking += 1
             async with asyncio.timeout(limits.START_WAIT_S_MAX):
                 while live.record.state is State.STARTING and offer.link_id in live.links:
                     await live.changed.wait()
         except TimeoutError:
-            self.ended(
-                LinkEnd(session_id=live.record.id, link_id=offer.link_id, cause=LossCause.UNKNOWN.value)
-            )
+            live.links.pop(offer.link_id, None)
             return refusals.STARTING
+        finally:
+            if link is not None:
+                link.asking -= 1
+                link.answered = True
+                link.seen_mono_ms = self._parts.clock.monotonic_ms()
         record = live.record
         if record.state is State.ACTIVE and record.link_id == offer.link_id and live.handle is not None:
             return self._attachment(live, mode="control", lost_at_ms=lost_at_ms)
@@ -239,6 +250,8 @@ class LinkDesk:
             return ""
         if live is None or live.record.state is not State.STARTING:
             return ""
+        if (link := live.links.get(offer.link_id)) is not None:
+            link.seen_mono_ms = self._parts.clock.monotonic_ms()
         progress = live.progress
         if progress is not None and progress.stage == "restore" and progress.total:
             return f"restoring {100 * progress.done // progress.total} %"
@@ -253,8 +266,7 @@ class LinkDesk:
         live = await self._sessions.get(ticket.session_id)
         if live.record.state is not State.STARTING or live.record.user_id != ticket.user_id:
             return None
-        link = OpenLink(id=offer.link_id, since_ms=self._parts.clock.wall_ms(), address=offer.address)
-        live.links[link.id] = link
+        link = self._link(live, offer)
         try:
             await self._sessions.move(
                 live,

@@ -76,6 +76,7 @@ class Holds:
         before = live.record
         if before.state is not State.HELD or before.hold is None:
             return
+        self._sessions.prune(live)
         guard = CounterReached(node_id=self._node.id, at_ms=before.hold.deadline_ms)
         try:
             await self._sessions.move(

@@ -170,6 +170,7 @@ class Reconciler:
     def _old_link(self, live: Live) -> None:
         """An active record whose link is not open: the drop was never recorded."""
         record = live.record
+        self.sessions.prune(live)
         if record.state is State.ACTIVE and record.link_id is not None and record.link_id not in live.links:
             cause = LossCause.SERVER_RESTART if self.first else LossCause.UNKNOWN
             self.desk.lost(live, record.link_id, cause)
@@ -236,7 +237,7 @@ class Reconciler:
         get_logger().warning("session.settled", session_id=live.record.id, state=live.record.state.value)
 
     async def _move_settled(self, live: Live, presence: Found, final: bool) -> None:
-        link = live.recorded_link()
+        link = self.sessions.attached_link(live)
         await self.sessions.move(
             live,
             Event.SETTLED,

@@ -51,6 +51,11 @@ class OpenLink:
     address: str
     recorded: bool = False
     """False while its commit is under way: it exists, but the record may never name it."""
+    answered: bool = False
+    """True once its gateway was told where it leads."""
+    asking: int = 0
+    """How many of its calls wait for an answer now."""
+    seen_mono_ms: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -134,6 +139,22 @@ class Sessions:
             if live.record.workspace_id == workspace_id and live.record.fence == fence:
                 return live
         return None
+
+    def attached_link(self, live: Live) -> OpenLink | None:
+        """Return the open link that the record names, after links were forgotten whose end was never told."""
+        self.prune(live)
+        return live.recorded_link()
+
+    def prune(self, live: Live) -> None:
+        """Forget links that are silent: not answered and not asking, or answered and not open at their
+        gateway.
+        """
+        gone_ms = self._parts.clock.monotonic_ms() - round(limits.LINK_SILENT_S * 1000)
+        open_links = self._parts.streams.links(live.record.id)
+        for link in list(live.links.values()):
+            waits = link.asking or not link.recorded or link.seen_mono_ms > gone_ms
+            if not waits and not (link.answered and link.id in open_links):
+                del live.links[link.id]
 
     async def get(self, session_id: str) -> Live:
         """Return an open session of this node, read from the registry when memory does not have it.

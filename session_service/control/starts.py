@@ -393,7 +393,7 @@ class Starter:
                 live,
                 Event.DESKTOP_READY,
                 lambda record: self.node.facts(
-                    attached=live.recorded_link() is not None,
+                    attached=self.sessions.attached_link(live) is not None,
                     start_from=start_from or record.start_from,
                 ),
                 also=also,

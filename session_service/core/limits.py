@@ -85,6 +85,11 @@ TICKET_S: Final = 60.0
 """A ticket is for the page that asked for it, now."""
 LABEL_CHARACTERS_MAX: Final = 64
 
+LINK_SILENT_S: Final = 15.0
+"""A link that waits for a starting desktop asks again within a second, and one that was answered is open at
+its
+gateway: a link that does neither for this long is gone, and its end was never told."""
+
 # Names
 WORKSPACE_NAME_CHARACTERS_MAX: Final = 64
 WORKSPACES_PER_USER_MAX: Final = 50

@@ -6,7 +6,7 @@ import asyncio
 
 from session_service.core.policy import Policy
 from session_service.core.records import LossCause, Outcome, State
-from session_service.ports.streams import Attachment, LinkRefusal
+from session_service.ports.streams import Attachment, LinkOffer, LinkRefusal
 from tests.sim.world import Client, Life, World, ready, until
 
 
@@ -113,9 +113,7 @@ def test_the_newest_device_wins_and_the_older_one_stays_down():
 
 def test_a_ticket_opens_one_link_once():
     """A used, an unknown and a late ticket get a refusal with the way forward."""
-    from session_service.ports.streams import LinkOffer
-
-    world = World()
+    world = World(policy=Policy(hold_s=1_800.0))
 
     async def play(life: Life) -> None:
         await ready(life)
@@ -137,5 +135,69 @@ def test_a_ticket_opens_one_link_once():
         late = await life.control.issue_ticket(session.id, user=page.user, device_id="e", device_label="e")
         await asyncio.sleep(61)
         assert (await attach(late.token)).code == 4403
+
+    world.live(play)
+
+
+def test_a_page_that_leaves_while_its_desktop_starts_does_not_count_as_attached():
+    """Its end is never told, since no gateway attached it: the session is held when it is ready, not active
+    for ever.
+    """
+    world = World(policy=Policy(hold_s=1_800.0))
+
+    async def play(life: Life) -> None:
+        await ready(life)
+        page = Client(life)
+        world.machine.away = True
+        session = await page.start()
+        ticket = await life.control.issue_ticket(session.id, user=page.user, device_id="d", device_label="d")
+        offer = LinkOffer(link_id="gone", ticket=ticket.token, subprotocol="binary", address="")
+        assert await life.control.attachments.wait_starting(offer) == "starting"
+        await asyncio.sleep(20)
+        world.machine.away = False
+        await until(lambda: world.row(session.id).state is not State.STARTING)
+        assert world.row(session.id).state is State.HELD
+
+    world.live(play)
+
+
+def test_a_page_that_asks_on_while_its_desktop_starts_gets_it():
+    """The ticket lives a minute, the start takes three: the first question used it up for this link."""
+    world = World(policy=Policy(hold_s=1_800.0))
+
+    async def play(life: Life) -> None:
+        await ready(life)
+        page = Client(life)
+        world.machine.away = True
+        session = await page.start()
+        ticket = await life.control.issue_ticket(session.id, user=page.user, device_id="d", device_label="d")
+        offer = LinkOffer(link_id="patient", ticket=ticket.token, subprotocol="binary", address="")
+        for _ in range(180):
+            assert await life.control.attachments.wait_starting(offer) == "starting"
+            await asyncio.sleep(1)
+        world.machine.away = False
+        while await life.control.attachments.wait_starting(offer):
+            await asyncio.sleep(1)
+        answer = await life.control.attachments.attach(offer)
+        assert isinstance(answer, Attachment)
+        assert world.row(session.id).link_id == "patient"
+
+    world.live(play)
+
+
+def test_a_start_that_fails_tells_its_page_so():
+    """Three launches fail: the session is closed, nothing is left, and the waiting page hears the outcome."""
+    world = World()
+    world.machine.launch_failures = 3
+
+    async def play(life: Life) -> None:
+        await ready(life)
+        page = Client(life)
+        session = await page.start()
+        answer = await page.open(session.id)
+        assert isinstance(answer, LinkRefusal)
+        assert (answer.code, answer.outcome) == (4480, "start_failed")
+        assert world.row(session.id).outcome is Outcome.START_FAILED
+        assert world.machine.homes == {}
 
     world.live(play)
