@@ -27,6 +27,7 @@ from storage.repository.index import ChunkIndex
 from storage.repository.reader import Reader
 from storage.repository.state import Row
 from storage.repository.threads import Stop, Threads
+from storage.repository.together import first_failure
 from storage.repository.verify import walk_tree
 from storage.scan.entry import Attributes, ExtractReport, FileWriter, Kind, RestoreFacts, RestorePolicy
 from storage.scan.extract import Extractor, require_space
@@ -204,7 +205,7 @@ class Restore:
                     group.create_task(self._fetch(batch), name="fetch-batch")
                     await self._threads.run(self._stop, self._write, extractor, fetched)
             except BaseExceptionGroup as failed:
-                raise _first(failed) from failed
+                raise first_failure(failed) from failed
             fetched = batch
             self._progress(
                 Progress(
@@ -252,13 +253,6 @@ class Restore:
         for path, first in plan.links:
             extractor.hardlink(path, first)
         return extractor.finish()
-
-
-def _first(failed: BaseExceptionGroup[BaseException]) -> BaseException:
-    found: BaseException = failed
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found
 
 
 def _empty_folder(into: Path) -> int:

@@ -20,7 +20,6 @@ from storage.errors import (
     CommitContended,
     FenceMoved,
     ObjectDamaged,
-    StorageError,
     StoreUnavailable,
 )
 from storage.format import names
@@ -59,6 +58,7 @@ from storage.repository.prefixed import Prefixed
 from storage.repository.settle import settle_create
 from storage.repository.state import LogState
 from storage.repository.threads import Stop, Threads
+from storage.repository.together import first_failure
 from storage.repository.tree_writer import write_content
 from storage.scan.walk import facts_of as stat_facts
 
@@ -222,7 +222,7 @@ async def prepare(
             gathered, inline, report, owner = await threads.run(stop, scan)
             uploads.end()
     except BaseExceptionGroup as failed:
-        raise first_of(failed) from failed
+        raise first_failure(failed) from failed
     return Prepared(
         gathered=gathered,
         inline=tuple(padded(segment) for segment in inline),
@@ -232,16 +232,6 @@ async def prepare(
         new_bytes=chunks.new_raw_bytes,
         scan_ms=scan_ms,
     )
-
-
-def first_of(failed: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the failure that counts: a declared one before what it cancelled."""
-    declared, others = failed.split(StorageError)
-    group = declared if declared is not None else others
-    found: BaseException = failed if group is None else group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found
 
 
 def padded(segment: PlannedSegment) -> PlannedSegment:

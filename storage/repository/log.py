@@ -10,7 +10,6 @@ Not here: what an entry says (`state.py`), when it may be believed (`verify.py`)
 Source: storage.md 4.4.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -23,6 +22,7 @@ from storage.errors import (
     ObjectDamaged,
     ObjectNotFound,
     StorageError,
+    StoreError,
 )
 from storage.format import names
 from storage.format.encoding import decode, encode
@@ -44,6 +44,7 @@ from storage.repository.state import (
     stored_heads_decoder,
 )
 from storage.repository.threads import Threads
+from storage.repository.together import together
 
 HEAD_READ_BYTES: Final = 64 * KIB
 """First read of an entry; longer heads cost one more."""
@@ -115,7 +116,11 @@ class CommitLog:
             name = names.log_entry(state.seq + 1)
             raw = await self._threads.quick(plan, state)
             self._unsettled = (name, raw)
-            ours = await settle_create(self._place, name, raw)
+            try:
+                ours = await settle_create(self._place, name, raw)
+            except StoreError:
+                self._unsettled = None  # nothing was written, so the number is free for other bytes
+                raise
             self._unsettled = None
             if ours:
                 return Placed(row=self._take_in(state.seq + 1, raw, tables), raw=raw)
@@ -158,10 +163,8 @@ class CommitLog:
         at = 1
         while at <= highest:
             count = min(READ_AHEAD_ENTRIES, highest + 1 - at)
-            async with asyncio.TaskGroup() as group:
-                reads = [group.create_task(self._read_head(at + i)) for i in range(count)]
-            for i, read in enumerate(reads):
-                head = read.result()
+            reads = [self._read_head(at + i) for i in range(count)]
+            for i, head in enumerate(await together(reads, at_once=READ_AHEAD_ENTRIES)):
                 if head is None:
                     raise ChainBroken(what="gap in the log", seq=at + i, listed=highest)
                 await self._apply(head)

@@ -23,11 +23,13 @@ from storage.repository.index import ChunkIndex, Container
 from storage.repository.prefixed import Prefixed
 from storage.repository.slots import RepositoryKeys
 from storage.repository.threads import Threads
+from storage.repository.together import together
 
 CACHE_BYTES: Final = 48 * MIB
 """Opened segments kept; neighbours of a chunk are usually wanted next."""
 RANGE_BYTES_MAX: Final = 4 * MIB
 """Neighbouring segments are read with one request up to this."""
+READS_AT_ONCE: Final = 8
 HEADERS_MAX: Final = 1_024
 
 Chunks = dict[int, bytes]
@@ -49,10 +51,14 @@ class Reader:
         """Return one chunk."""
         place = index.place(kind, chunk_id)
         key = (place.container.name, place.segment)
-        if key not in self._segments:
-            await self.prefetch([(place.container, place.container.segments[place.segment])])
-        self._segments.move_to_end(key)
-        chunk = self._segments[key][place.start]
+        chunks = self._segments.get(key)
+        if chunks is None:
+            segment = place.container.segments[place.segment]
+            chunks = (await self.read_run(place.container, [segment]))[place.segment]
+            self._keep(key, chunks)
+        else:
+            self._segments.move_to_end(key)
+        chunk = chunks[place.start]
         if len(chunk) != place.length:
             raise Malformed(rule="chunk length", object=place.container.name)
         return chunk
@@ -65,10 +71,16 @@ class Reader:
                 segments = todo.setdefault(container.name, (container, []))[1]
                 if segment not in segments:
                     segments.append(segment)
-        for container, segments in todo.values():
-            for run in _runs(sorted(segments, key=lambda item: item.index)):
-                for index, chunks in (await self.read_run(container, run)).items():
-                    self._keep((container.name, index), chunks)
+        runs = [
+            self._read_and_keep(container, run)
+            for container, segments in todo.values()
+            for run in _runs(sorted(segments, key=lambda item: item.index))
+        ]
+        await together(runs, at_once=READS_AT_ONCE)
+
+    async def _read_and_keep(self, container: Container, run: Sequence[Segment]) -> None:
+        for index, chunks in (await self.read_run(container, run)).items():
+            self._keep((container.name, index), chunks)
 
     async def read_run(self, container: Container, run: Sequence[Segment]) -> dict[int, Chunks]:
         """Read neighbouring segments of one container and open them."""
@@ -97,6 +109,8 @@ class Reader:
         return known
 
     def _keep(self, key: tuple[str, int], chunks: Chunks) -> None:
+        if key in self._segments:
+            return  # another call was faster
         self._segments[key] = chunks
         self._bytes += sum(map(len, chunks.values()))
         while self._bytes > CACHE_BYTES and len(self._segments) > 1:

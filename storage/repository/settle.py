@@ -17,6 +17,7 @@ from storage.errors import (
     CreateConflict,
     ObjectExists,
     ObjectNotFound,
+    StoreError,
     StoreUnavailable,
 )
 from storage.repository.prefixed import Prefixed
@@ -29,8 +30,8 @@ async def settle_create(store: Prefixed, name: str, data: bytes) -> bool:
     """Create `name`; return True if it holds `data` now, False if it holds other bytes.
 
     Raises:
-        CommitUncertain: no certain answer came; these bytes must be sent again before any other for this
-        name. StoreUnavailable: no answer came and nothing was written.
+        CommitUncertain: no certain answer came; these bytes are sent again before any other for this name.
+        StoreUnavailable, StoreRefused: nothing was written.
     """
     uncertain = False
     last: Exception | None = None
@@ -46,6 +47,10 @@ async def settle_create(store: Prefixed, name: str, data: bytes) -> bool:
             uncertain, last = True, exc
         except StoreUnavailable as exc:
             last = exc
+        except StoreError as exc:
+            if uncertain:
+                raise CommitUncertain(name=name) from exc
+            raise
         if pause_s is not None:
             await asyncio.sleep(pause_s)
     if uncertain or isinstance(last, CreateConflict):

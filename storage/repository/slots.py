@@ -98,8 +98,8 @@ class Keyring:
                 others += 1
                 continue
             raw = await place.get(info.name)
-            head = open_head(self._wrapping, ObjectType.KEY_SLOT, info.name, raw)
-            secret = decode_tenant_secret(head.body, tenant=tenant)
+            body = _opened_body(self._wrapping, info.name, raw)
+            secret = decode_tenant_secret(body, tenant=tenant)
             if key_id(secret) != tenant_key_id:
                 raise Malformed(rule="tenant key id", object=info.name)
             found[tenant_key_id] = secret
@@ -203,9 +203,8 @@ class Keyring:
         key_epoch: int,
     ) -> EpochKeys:
         raw = await place.get(name)
-        head = open_head(EpochKeys.wrapping(repository_id, wrapper), ObjectType.KEY_SLOT, name, raw)
         secrets = decode_epoch_secrets(
-            head.body,
+            _opened_body(EpochKeys.wrapping(repository_id, wrapper), name, raw),
             repository_id=repository_id,
             tenant=ref.tenant,
             workspace=ref.workspace,
@@ -239,7 +238,7 @@ class Keyring:
         raw = make_object(
             keys, header, kind=0, body=body, boxes=(), fresh=self._fresh(32), compress=False
         )
-        assert open_head(keys, ObjectType.KEY_SLOT, name, raw).body == body, "decoded before upload"
+        assert _opened_body(keys, name, raw) == body, "decoded before upload"
         return raw
 
     async def check(self, tenant: str) -> int:
@@ -248,3 +247,11 @@ class Keyring:
             return len(await self.tenant_keys(tenant))
         except FormatError as exc:
             raise KeyMissing(tenant=tenant, master_key_id=self.master_key_id) from exc
+
+
+def _opened_body(keys: EpochKeys, name: str, raw: bytes) -> bytes:
+    """Open a slot of method m: nothing follows its head (methods k and r have a blob there)."""
+    head = open_head(keys, ObjectType.KEY_SLOT, name, raw)
+    if head.area_start != len(raw):
+        raise Malformed(rule="bytes after a key slot", object=name)
+    return head.body

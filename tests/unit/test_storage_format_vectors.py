@@ -1,4 +1,4 @@
-"""The golden bytes of format version 1: made and read by the real code, and refused once anything is changed."""
+"""The golden bytes of format version 1: made and read by the real code, and refused once they are changed."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,8 @@ ENTRY_1, ENTRY_2 = "c/0000000000000001", "c/0000000000000002"
 def values(name: str) -> list[bytes]:
     """Return the values that the vectors file gives for a name, in order."""
     pattern = rf"^{re.escape(name)} = ([0-9a-f]+)$"
-    return [bytes.fromhex(found) if len(found) % 2 == 0 else b"" for found in re.findall(pattern, TEXT, re.M)]
+    found = re.findall(pattern, TEXT, re.MULTILINE)
+    return [bytes.fromhex(one) if len(one) % 2 == 0 else b"" for one in found]
 
 
 def value(name: str) -> bytes:
@@ -45,7 +46,8 @@ def planned(epoch: EpochKeys, kind: BoxKind, chunks: list[bytes]) -> table.Plann
 
 
 def plan(epoch: EpochKeys) -> list[table.PlannedSegment]:
-    return [planned(epoch, BoxKind.DATA, [b"hello", b"world!"]), planned(epoch, BoxKind.META, [value("node")])]
+    data = planned(epoch, BoxKind.DATA, [b"hello", b"world!"])
+    return [data, planned(epoch, BoxKind.META, [value("node")])]
 
 
 def made_pack(epoch: EpochKeys, segments: list[table.PlannedSegment]) -> pack.PackBytes:
@@ -104,7 +106,8 @@ def checkpoint(epoch: EpochKeys) -> entries.Checkpoint:
     root = tree.Entry(b"", 2, 0o700, None, None, 1700000000, 0, 0, (root_id, 0), None)
     totals, report = entries.Totals(1, 1, 5, 100), entries.Report(0, 0, 0, 0, [], None)
     return entries.Checkpoint(
-        "session-a", 1 | 2 | 8, "close", 0, root, 1700000000500, None, (1000, 1000), totals, report, [], [], []
+        "session-a", 1 | 2 | 8, "close", 0, root, 1700000000500, None, (1000, 1000), totals, report, [], [],
+        []
     )
 
 
