@@ -248,6 +248,13 @@ class TooManyStreams(SessionError):
     code, retryable, status, action = "too_many_streams", True, 503, "Close a page, then try again."
 
 
+class Misdirected(SessionError):
+    """A link was asked for on a connection that carries pages already."""
+
+    code, status = "misdirected", 421
+    action = "Dial again on a fresh connection; a proxy must not reuse one for an upgrade."
+
+
 class PartUnavailable(SessionError):
     """Another part of the service does not answer; it is being started again."""
 

@@ -101,6 +101,7 @@ def create_app(
         app.router.add_route(route.method, route.path, handler_of(route, services, kept), name=route.name)
     numbers.know(route.name for route in ROUTES)
     _add_documentation(app, settings.version)
+    app.router.add_route("*", "/s/{rest:.*}", _misdirected, name="misdirected")
     pages.add_to(app.router)
     app.on_response_prepare.append(_secure(settings))
 
@@ -109,6 +110,13 @@ def create_app(
 
     app.on_shutdown.append(stop_streams)
     return app
+
+
+async def _misdirected(request: web.Request) -> web.StreamResponse:
+    """The gateway takes links by the first bytes of a connection, so one that comes here came too late."""
+    response = problems.response(errors.Misdirected(), request[REFERENCE])
+    response.force_close()
+    return response
 
 
 def _secure(settings: HttpSettings) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
@@ -199,7 +207,7 @@ class _Edge:
     def _tell(self, request: web.Request, status: int, spent_ms: int) -> None:
         route = request.match_info.route
         name = route.name or NONE
-        counted = name if name in self._known else (NONE if route.name is None else PAGE)
+        counted = name if name in self._known else (NONE if name in {NONE, "misdirected"} else PAGE)
         stream = bool(request.get(STREAMING))
         self._services.figures.done(counted, status, spent_ms / 1000, stream=stream)
         log.get_logger().info(

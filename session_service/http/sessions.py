@@ -45,7 +45,7 @@ async def list_sessions(exchange: Exchange) -> answers.SessionsOut:
     names = Names(services)
     items = []
     for record in page:
-        view = open_views.get(record.id) or await names.closed_view(record)
+        view = open_views.get(record.id) or await _view_of(services, record, names)
         items.append(render.session(view, for_operator=caller.may_operate))
     more = len(records) > query.limit
     return answers.SessionsOut(items=items, next_cursor=cursors.write(page[-1].id) if more else None)
@@ -90,10 +90,14 @@ async def visible_view(exchange: Exchange) -> SessionView:
     record = await exchange.services.registry.session(session_id(exchange))
     if record is None or not (record.user_id == exchange.caller.user.id or exchange.caller.may_operate):
         raise errors.NotFound()
+    return await _view_of(exchange.services, record, Names(exchange.services))
+
+
+async def _view_of(services: Services, record: Session, names: Names) -> SessionView:
     try:
-        return await exchange.services.control.view(record.id)
+        return await services.control.view(record.id)
     except errors.NotFound:
-        return await Names(exchange.services).closed_view(record)
+        return await names.closed_view(record)
 
 
 async def own_view(exchange: Exchange) -> SessionView:
@@ -114,10 +118,7 @@ async def _act(exchange: Exchange, act: str, reason: str) -> SessionView:
 
 
 async def _shown(exchange: Exchange, record: Session, *, status: int | None = None) -> Reply:
-    try:
-        view = await exchange.services.control.view(record.id)
-    except errors.NotFound:
-        view = await Names(exchange.services).closed_view(record)
+    view = await _view_of(exchange.services, record, Names(exchange.services))
     body = render.session(view, for_operator=exchange.caller.may_operate)
     return Reply(body=body, status=status, headers={"ETag": etag(view.session.generation)})
 

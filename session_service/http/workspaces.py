@@ -64,7 +64,12 @@ async def create_workspace(exchange: Exchange) -> Reply:
     """Make a further home."""
     ask = exchange.body(asks.WorkspaceAsk)
     user = exchange.caller.user
-    made = await exchange.services.control.create_workspace(user=user, name=ask.name)
+    try:
+        made = await exchange.services.control.create_workspace(user=user, name=ask.name)
+    except errors.Conflict as exc:
+        if exc.facts.get("reason") == "name_taken":
+            raise errors.NameTaken(name=ask.name) from exc
+        raise
     return Reply(body=render.workspace(made, None), status=201)
 
 

@@ -89,7 +89,7 @@ async def test_each_request_is_one_line_without_secrets(world: HttpWorld) -> Non
         await ada.post(f"/api/v1/sessions/{session}/tickets")
         await ada.post("/api/v1/sign-in", {"name": "ada", "password": PASSWORD})
     done = [line for line in logs if line["event"] == "request.done"]
-    assert [line["route"] for line in done] == ["listEvents", "none", "issueTicket", "signIn"]
+    assert [line["route"] for line in done] == ["listEvents", "misdirected", "issueTicket", "signIn"]
     assert all(line["duration_ms"] == 0 for line in done)
     assert done[0]["user_id"] == ada.user.id  # type: ignore[union-attr]  # signed in
     for secret in ("in-a-header", "a-ticket-in-a-path", PASSWORD):
@@ -229,6 +229,15 @@ async def test_the_readable_page_needs_no_script_and_has_every_code(world: HttpW
             assert f"id='{error.code}'" in page
     for error in openapi.all_errors(ROUTES):
         assert f"id='{error.code}'" in page
+
+
+async def test_a_link_on_a_used_connection_is_sent_away(world: HttpWorld) -> None:
+    """Proxies that keep connections meet this; the answer closes the connection, so that the next try
+    works.
+    """
+    seen = await (await world.browser()).get("/s/0/ws", headers={"Upgrade": "websocket"})
+    assert (seen.status, seen.code) == (421, "misdirected")
+    assert seen.headers["Connection"] == "close"
 
 
 def pages_of(folder: Path) -> Path:

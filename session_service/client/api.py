@@ -1,0 +1,264 @@
+"""The REST API as typed calls, for the CLI, the demo and programs.
+
+Not a mirror of every route: what people script. Lists are followed to their end. Every act carries a fresh
+Idempotency-Key, so that a caller who repeats one with `key` gets the same answer.
+"""
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from session_service.client import models
+from session_service.client.transport import Query, Transport
+
+API: Final = "/api/v1"
+PAGE_ITEMS: Final = 200
+Item = TypeVar("Item")
+
+
+class _Page(msgspec.Struct, frozen=True, kw_only=True):
+    items: list[msgspec.Raw]
+    next_cursor: str | None = None
+
+
+class _Lines(msgspec.Struct, frozen=True, kw_only=True):
+    items: list[models.Explained]
+
+
+class Api:
+    """The calls. Errors are those of `base.errors`, by code; see `Transport.ask`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    @property
+    def base_url(self) -> str:
+        """The address that requests go to."""
+        return self._transport.base_url
+
+    # -- people ---------------------------------------------------------------------------------------
+
+    async def me(self) -> models.Me:
+        """Return who we are for the service."""
+        return await self._transport.ask("GET", f"{API}/me", models.Me)
+
+    async def status(self) -> models.Status:
+        """Return how the service is."""
+        return await self._transport.ask("GET", f"{API}/status", models.Status)
+
+    async def users(self) -> list[models.User]:
+        """Return all accounts."""
+        return await self._all(f"{API}/users", models.User)
+
+    async def create_user(self, *, name: str, password: str, role: str = "user") -> models.User:
+        """Make an account. Raises NameTaken, BadInput."""
+        body = {"name": name, "password": password, "role": role}
+        return await self._transport.ask("POST", f"{API}/users", models.User, body=body)
+
+    async def change_user(
+        self,
+        user_id: str,
+        *,
+        role: str | None = None,
+        disabled: bool | None = None,
+        password: str | None = None,
+    ) -> models.User:
+        """Change an account; what is None stays."""
+        given = {"role": role, "disabled": disabled, "password": password}
+        body = {name: value for name, value in given.items() if value is not None}
+        return await self._transport.ask("PATCH", f"{API}/users/{user_id}", models.User, body=body)
+
+    async def tokens(self) -> list[models.Token]:
+        """Return tokens: one's own, or all for administrators."""
+        return await self._all(f"{API}/tokens", models.Token)
+
+    async def create_token(
+        self,
+        *,
+        name: str,
+        scopes: Sequence[str],
+        expires_in_s: float | None = None,
+        user_id: str | None = None,
+    ) -> models.NewToken:
+        """Make a token; `user_id` (for another account) works over the unix socket only."""
+        body: dict[str, Any] = {"name": name, "scopes": list(scopes)}
+        if expires_in_s is not None:
+            body["expires_in_s"] = expires_in_s
+        if user_id is not None:
+            body["user_id"] = user_id
+        return await self._transport.ask("POST", f"{API}/tokens", models.NewToken, body=body)
+
+    async def revoke_token(self, token_id: str) -> None:
+        """Revoke a token; revoked already is done."""
+        await self._transport.ask("DELETE", f"{API}/tokens/{token_id}", type(None))
+
+    # -- sessions -------------------------------------------------------------------------------------
+
+    async def sessions(
+        self, *, state: str | None = None, open_only: bool = False, mine: bool = False
+    ) -> list[models.Session]:
+        """Return sessions, newest first."""
+        query: Query = {"state": state, "open": True if open_only else None, "mine": mine or None}
+        return await self._all(f"{API}/sessions", models.Session, query)
+
+    async def session(self, session_id: str) -> models.Session:
+        """Return one session. Raises NotFound."""
+        return await self._transport.ask("GET", f"{API}/sessions/{session_id}", models.Session)
+
+    async def start(
+        self,
+        *,
+        workspace_id: str | None = None,
+        template: str | None = None,
+        geometry: tuple[int, int] | None = None,
+        from_seq: int | None = None,
+        key: str | None = None,
+    ) -> models.Session:
+        """Start a desktop, or return the open session of the workspace."""
+        given = {
+            "workspace_id": workspace_id,
+            "template": template,
+            "geometry": geometry,
+            "from_seq": from_seq,
+        }
+        body = {name: value for name, value in given.items() if value is not None}
+        return await self._act("", "", body, models.Session, key=key)
+
+    async def disconnect(self, session_id: str, *, reason: str = "") -> models.Session:
+        """Cut the links of a session; it is held."""
+        return await self._act(session_id, "disconnect", {"reason": reason}, models.Session)
+
+    async def save(self, session_id: str, *, reason: str = "") -> models.Checkpoint:
+        """Take a checkpoint now; returns when it was read back."""
+        return await self._act(session_id, "save", {"reason": reason}, models.Checkpoint)
+
+    async def end(self, session_id: str, *, reason: str = "") -> models.Session:
+        """Save everything, then end the desktop."""
+        return await self._act(session_id, "end", {"reason": reason}, models.Session)
+
+    async def extend(self, session_id: str, *, seconds: float, reason: str = "") -> models.Session:
+        """Change what remains of a hold."""
+        body = {"seconds": seconds, "reason": reason}
+        return await self._act(session_id, "extend", body, models.Session)
+
+    async def reuse(self, session_id: str) -> models.Session:
+        """Get the kept desktop of a closing session back, as a new session."""
+        return await self._act(session_id, "reuse", {}, models.Session)
+
+    async def accept_paths(self, session_id: str, *, paths: Sequence[str], reason: str) -> models.Session:
+        """Accept by name that files cannot be saved."""
+        body = {"paths": list(paths), "reason": reason}
+        return await self._act(session_id, "accept", body, models.Session)
+
+    async def ticket(
+        self, session_id: str, *, mode: str = "control", device_label: str = ""
+    ) -> models.Ticket:
+        """Get the one-use right to open a link."""
+        body = {"mode": mode, "device_label": device_label}
+        return await self._act(session_id, "tickets", body, models.Ticket)
+
+    async def explanation(self, session_id: str) -> list[models.Explained]:
+        """Return why a session is as it is, oldest first."""
+        lines = await self._transport.ask("GET", f"{API}/sessions/{session_id}/explanation", _Lines)
+        return lines.items
+
+    async def upload(self, session_id: str, *, name: str, source: Path) -> models.Upload:
+        """Put a file into the desktop's home."""
+        with source.open("rb") as file:
+            async with self._transport.opened(
+                "POST",
+                f"{API}/sessions/{session_id}/uploads",
+                data=file,
+                query={"name": name},
+                headers={"Content-Type": "application/octet-stream"},
+            ) as answer:
+                return msgspec.json.decode(await answer.read(), type=models.Upload)
+
+    # -- files and history ----------------------------------------------------------------------------
+
+    async def workspaces(self) -> list[models.Workspace]:
+        """Return one's own workspaces."""
+        return await self._all(f"{API}/workspaces", models.Workspace)
+
+    async def create_workspace(self, name: str) -> models.Workspace:
+        """Make a further home."""
+        return await self._transport.ask("POST", f"{API}/workspaces", models.Workspace, body={"name": name})
+
+    async def checkpoints(self, workspace_id: str) -> list[models.Checkpoint]:
+        """Return the restorable points of a workspace, newest first."""
+        return await self._all(f"{API}/workspaces/{workspace_id}/checkpoints", models.Checkpoint)
+
+    async def files(self, workspace_id: str, seq: int, *, path: str = "") -> list[models.File]:
+        """Return a folder at the time of a checkpoint."""
+        place = f"{API}/workspaces/{workspace_id}/checkpoints/{seq}/files"
+        return await self._all(place, models.File, {"path": path})
+
+    def content(self, workspace_id: str, seq: int, *, path: str) -> AsyncIterator[bytes]:
+        """Stream one file's bytes."""
+        place = f"{API}/workspaces/{workspace_id}/checkpoints/{seq}/content"
+        return self._transport.chunks(place, {"path": path})
+
+    def archive(self, workspace_id: str, seq: int, *, path: str = "") -> AsyncIterator[bytes]:
+        """Stream a folder, or the whole home, as a zip."""
+        place = f"{API}/workspaces/{workspace_id}/checkpoints/{seq}/archive"
+        return self._transport.chunks(place, {"path": path})
+
+    async def receipts(self, *, mine: bool = False) -> list[models.Receipt]:
+        """Return receipts, newest first."""
+        return await self._all(f"{API}/receipts", models.Receipt, {"mine": mine or None})
+
+    async def receipt(self, session_id: str) -> models.Receipt:
+        """Return the receipt of a session. Raises NotFound."""
+        return await self._transport.ask("GET", f"{API}/receipts/{session_id}", models.Receipt)
+
+    async def events(self, *, session_id: str | None = None, limit: int = 200) -> list[models.AuditEvent]:
+        """Return the newest audit records that we may see, newest first."""
+        query: Query = {"session_id": session_id}
+        return await self._all(f"{API}/events", models.AuditEvent, query, items_max=limit)
+
+    async def alarms(self) -> list[models.Alarm]:
+        """Return what needs a person now."""
+        return await self._all(f"{API}/alarms", models.Alarm)
+
+    async def live(self) -> AsyncIterator[models.LiveEvent]:
+        """Stream changes: a snapshot first. Raises PartUnavailable when the stream went silent."""
+        fields: dict[str, str] = {}
+        async for line in self._transport.lines(f"{API}/events/stream"):
+            if line:
+                name, _, value = line.partition(": ")
+                fields[name] = value
+            elif "data" in fields:
+                yield models.LiveEvent(kind=fields.get("event", ""), data=json.loads(fields["data"]))
+                fields = {}
+
+    # -- parts of the above ---------------------------------------------------------------------------
+
+    async def _act(
+        self,
+        session_id: str,
+        act: str,
+        body: Mapping[str, Any],
+        kind: type[Item],
+        *,
+        key: str | None = None,
+    ) -> Item:
+        path = f"{API}/sessions/{session_id}/{act}".rstrip("/")
+        headers = {"Idempotency-Key": key} if key is not None else None
+        return await self._transport.ask("POST", path, kind, body=body, headers=headers)
+
+    async def _all(
+        self, path: str, kind: type[Item], query: Query | None = None, *, items_max: int | None = None
+    ) -> list[Item]:
+        """Follow a list to its end, or until there are enough of its items."""
+        found: list[Item] = []
+        cursor: str | None = ""
+        takes_cursor = path != f"{API}/alarms"
+        while cursor is not None and (items_max is None or len(found) < items_max):
+            paging: Query = {"limit": PAGE_ITEMS, "cursor": cursor or None} if takes_cursor else {}
+            page = await self._transport.ask("GET", path, _Page, query={**(query or {}), **paging})
+            found.extend(msgspec.json.decode(item, type=kind) for item in page.items)
+            cursor = page.next_cursor
+        return found if items_max is None else found[:items_max]

@@ -1,0 +1,257 @@
+"""What the API answers, as this client's users see it: plain values, only the fields that programs use.
+
+Not the server's models: a client must read answers of newer servers, so unknown fields are ignored. A test
+checks that every field here is one that the API sends.
+"""
+
+from typing import Any
+
+import msgspec
+
+Fact = str | int | float | bool | None
+
+
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """Base: unknown fields are ignored."""
+
+
+class Named(_Answer, frozen=True, kw_only=True):
+    """An id and the name that goes with it now."""
+
+    id: str
+    name: str
+
+
+class Progress(_Answer, frozen=True, kw_only=True):
+    """How far a start or a close is."""
+
+    stage: str
+    done: int
+    total: int | None
+
+
+class Session(_Answer, frozen=True, kw_only=True):
+    """One session. Times are ISO 8601 UTC texts; unknown is None, never 0."""
+
+    id: str
+    workspace: Named
+    user: Named
+    state: str
+    outcome: str | None
+    generation: int
+    created_at: str
+    closed_at: str | None
+    hold_s: float
+    hold_remaining_s: float | None
+    hold_deadline: str | None
+    hold_counting: bool
+    loss_cause: str | None
+    lost_at: str | None
+    saved_as_of: str | None
+    saved_seq: int | None
+    pending_files: int | None
+    pending_bytes: int | None
+    links: int
+    device_label: str
+    close_step: str | None
+    close_cause: str | None
+    progress: Progress | None
+    step_error: str
+    step_since: str | None
+    step_attempts: int
+    start_from_seq: int | None
+    detail: str
+    network: str
+    limits_missing: list[str]
+    node_id: str | None
+    address: str | None
+
+
+class Ticket(_Answer, frozen=True, kw_only=True):
+    """A one-use right to open a link."""
+
+    ticket: str
+    expires_at: str
+    mode: str
+    path: str
+    stock_path: str
+
+    def __repr__(self) -> str:
+        return f"Ticket(mode={self.mode!r}, expires_at={self.expires_at!r})"
+
+
+class Explained(_Answer, frozen=True, kw_only=True):
+    """One line of an explanation."""
+
+    at: str
+    words: str
+    facts: dict[str, Fact]
+
+
+class Workspace(_Answer, frozen=True, kw_only=True):
+    """A user's named home."""
+
+    id: str
+    name: str
+    user_id: str
+    created_at: str
+    open_session_id: str | None
+    saved_as_of: str | None
+    saved_seq: int | None
+
+
+class BadPath(_Answer, frozen=True, kw_only=True):
+    """An entry that is not whole in a checkpoint."""
+
+    path: str
+    grade: str
+    error: str
+
+
+class Checkpoint(_Answer, frozen=True, kw_only=True):
+    """One restorable point of a workspace."""
+
+    seq: int
+    hash: str
+    session_id: str
+    saved_as_of: str
+    reason: str
+    complete: bool
+    final: bool
+    frozen: bool
+    entries: int
+    bytes: int
+    new_stored_bytes: int
+    skipped: int
+    fuzzy: int
+    unreadable: int
+    bad_paths: list[BadPath]
+
+
+class File(_Answer, frozen=True, kw_only=True):
+    """One entry of a folder in a checkpoint; `path` can be sent back as it is."""
+
+    name: str
+    path: str
+    kind: str
+    size: int
+    mode: str
+    modified_at: str
+    grade: str
+    link_target: str
+
+
+class Upload(_Answer, frozen=True, kw_only=True):
+    """Where an uploaded file lies in the home."""
+
+    path: str
+    bytes: int
+
+
+class Receipt(_Answer, frozen=True, kw_only=True):
+    """What a close proved."""
+
+    session_id: str
+    workspace_id: str
+    user_id: str
+    written_at: str
+    body: dict[str, Any]
+
+
+class AuditEvent(_Answer, frozen=True, kw_only=True):
+    """One audit record."""
+
+    seq: int
+    kind: str
+    actor: str
+    at: str
+    session_id: str | None
+    workspace_id: str | None
+    user_id: str | None
+    facts: dict[str, Fact]
+    hash: str
+
+
+class User(_Answer, frozen=True, kw_only=True):
+    """An account."""
+
+    id: str
+    name: str
+    role: str
+    disabled: bool
+    created_at: str
+    generation: int
+
+
+class Me(_Answer, frozen=True, kw_only=True):
+    """Who this client is for the service."""
+
+    user: User
+    via: str
+    scopes: list[str]
+    device_id: str
+    device_label: str
+    expires_at: str | None
+
+
+class Token(_Answer, frozen=True, kw_only=True):
+    """A token's record."""
+
+    id: str
+    user_id: str
+    name: str
+    scopes: list[str]
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+
+
+class NewToken(Token, frozen=True, kw_only=True):
+    """A new token with its secret, which is never shown again."""
+
+    token: str
+
+    def __repr__(self) -> str:
+        return f"NewToken(id={self.id!r}, name={self.name!r})"
+
+
+class Alarm(_Answer, frozen=True, kw_only=True):
+    """Something that needs a person."""
+
+    id: str
+    kind: str
+    since: str
+    detail: str
+    action: str
+    session_id: str | None
+    facts: dict[str, Fact]
+
+
+class Storage(_Answer, frozen=True, kw_only=True):
+    """The object store as last asked."""
+
+    usable: bool | None
+    error: str
+    url: str | None
+    key_id: str | None
+    key_backed_up: bool | None
+
+
+class Status(_Answer, frozen=True, kw_only=True):
+    """How the service is."""
+
+    ready: bool
+    setup_needed: bool
+    time: str
+    storage: Storage
+    version: str | None
+    node_id: str | None
+    node_name: str | None
+    alarms: int | None
+
+
+class LiveEvent(_Answer, frozen=True, kw_only=True):
+    """One event of the live stream: snapshot, session, alarm or beat, with its data."""
+
+    kind: str
+    data: Any

@@ -1,0 +1,186 @@
+"""One request to the API and its answer: over TCP with a token, or over the unix socket by credentials.
+
+Not the calls (`api.py`). A problem document becomes the error of its code, so that callers catch
+`errors.NotFound` and not a status; a service that does not answer is `PartUnavailable`. Nothing is tried
+again here.
+"""
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import aiohttp
+import msgspec
+
+from session_service.base import errors
+
+ANSWER_S: Final = 60.0
+"""How long an answer may take; saves and starts wait for the object store."""
+CONNECT_S: Final = 5.0
+STREAM_SILENT_S: Final = 45.0
+"""A live stream sends a sign of life every 15 s; three missing ones mean that it is gone."""
+ANSWER_BYTES_MAX: Final = 64 << 20
+CHUNK_BYTES: Final = 256 << 10
+_LOCAL: Final = "http://localhost"
+
+Answer = TypeVar("Answer")
+Query = Mapping[str, str | int | bool | None]
+
+
+class Transport:
+    """Sends requests. Use as an async context manager."""
+
+    def __init__(self, base_url: str, *, token: str = "", socket: Path | None = None) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._socket = socket
+        self._client: aiohttp.ClientSession | None = None
+
+    @classmethod
+    def over_socket(cls, socket: Path) -> "Transport":
+        """Speak to the service of this machine as whoever we are."""
+        return cls(_LOCAL, socket=socket)
+
+    async def __aenter__(self) -> "Transport":
+        connector: aiohttp.BaseConnector = (
+            aiohttp.UnixConnector(str(self._socket)) if self._socket is not None else aiohttp.TCPConnector()
+        )
+        self._client = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self._headers,
+            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_connect=CONNECT_S),
+        )
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+    @property
+    def base_url(self) -> str:
+        """The address that requests go to."""
+        return self._base_url
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        kind: type[Answer],
+        *,
+        body: Mapping[str, Any] | None = None,
+        query: Query | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send a request and return its typed answer.
+
+        Raises:
+            SessionError: the problem that the service named, by its code.
+            PartUnavailable: the service is not there, or went away before it answered.
+        """
+        sent = dict(headers or {})
+        if method == "POST":
+            sent.setdefault("Idempotency-Key", str(uuid.uuid4()))
+        async with self.opened(method, path, body=body, query=query, headers=sent) as answer:
+            raw = await self._read(answer, path)
+        try:
+            return msgspec.json.decode(raw or b"null", type=kind)
+        except msgspec.MsgspecError as exc:
+            raise errors.PartRefused(f"The answer of {path} has another form: {exc}") from exc
+
+    @asynccontextmanager
+    async def opened(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        data: Any = None,
+        query: Query | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request and give its answer once its head is there and good, to be read bit by bit."""
+        assert self._client is not None, "use `async with`"
+        params = {name: _text(value) for name, value in (query or {}).items() if value is not None}
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                answer = await self._client.request(
+                    method,
+                    self._base_url + path,
+                    json=body if data is None else None,
+                    data=data,
+                    params=params,
+                    headers=headers,
+                    allow_redirects=False,
+                )
+        except (aiohttp.ClientError, OSError, TimeoutError) as exc:
+            raise self._away(exc) from exc
+        async with answer:
+            if answer.status >= 300:
+                raise _problem(await self._read(answer, path), answer.status)
+            yield answer
+
+    async def _read(self, answer: aiohttp.ClientResponse, path: str) -> bytes:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                raw = await answer.content.read(ANSWER_BYTES_MAX)
+                while not answer.content.at_eof() and len(raw) < ANSWER_BYTES_MAX:
+                    raw += await answer.content.read(ANSWER_BYTES_MAX - len(raw))
+        except (aiohttp.ClientError, OSError, TimeoutError) as exc:
+            raise self._away(exc) from exc
+        if not answer.content.at_eof():
+            raise errors.PartRefused(f"The answer of {path} is too long.", limit=ANSWER_BYTES_MAX)
+        return raw
+
+    def _away(self, exc: Exception) -> errors.PartUnavailable:
+        place = str(self._socket) if self._socket is not None else self._base_url
+        return errors.PartUnavailable(f"The service does not answer at {place}.", cause=type(exc).__name__)
+
+    async def chunks(self, path: str, query: Query) -> AsyncIterator[bytes]:
+        """Stream a download; half a file raises PartUnavailable, so that it is never taken for a whole
+        one.
+        """
+        async with self.opened("GET", path, query=query) as answer:
+            try:
+                async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
+                    yield chunk
+            except (aiohttp.ClientError, OSError) as exc:
+                raise self._away(exc) from exc
+
+    async def lines(self, path: str) -> AsyncIterator[str]:
+        """Stream lines of a live stream; PartUnavailable when it went silent."""
+        async with self.opened("GET", path) as answer:
+            try:
+                while True:
+                    async with asyncio.timeout(STREAM_SILENT_S):
+                        line = await answer.content.readuntil(b"\n")
+                    if not line:
+                        return
+                    yield line.decode().rstrip("\n")
+            except (aiohttp.ClientError, OSError, TimeoutError) as exc:
+                raise self._away(exc) from exc
+
+
+def _text(value: str | int | bool | None) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _problem(raw: bytes, status: int) -> errors.SessionError:
+    """Return the error that a problem document names."""
+    try:
+        problem = json.loads(raw)
+        kind, detail, facts = errors.by_code(str(problem["code"])), str(problem["detail"]), problem["facts"]
+        plain = {
+            str(name): value
+            for name, value in facts.items()
+            if value is None or isinstance(value, str | int | float | bool)
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return errors.PartRefused(f"The service answered {status} without a problem document.", status=status)
+    error = kind(detail)
+    error.facts = plain | {"reference": str(problem.get("reference", ""))}
+    return error
