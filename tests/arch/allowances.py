@@ -7,8 +7,10 @@ Not a list to grow: a change that adds a line here says in its commit why the ru
 # A client library and the places that may import it.
 HOMES: dict[str, tuple[str, ...]] = {
     # The S3 client raises aiohttp's errors; the one place that names errors has to know them.
+    # app/service.py starts the server whose routes http/ makes.
     # The Python client speaks HTTP to the API, over TCP and over the unix socket.
     "aiohttp": (
+        "session_service/app/service.py",
         "session_service/http/",
         "session_service/client/",
         "session_service/providers/",
@@ -35,6 +37,7 @@ DESTROYING: dict[tuple[str, str], str] = {
         "terminate",
     ): "ends our own parts (service, host, worker), never a desktop",
     ("session_service/app/parent.py", "kill"): "ends our own parts when they do not stop, never a desktop",
+    ("session_service/app/service.py", "unlink"): "the socket of our own that it listens on",
     ("session_service/base/rpc.py", "unlink"): "the socket of our own that it listens on",
     (
         "session_service/checkpoints/homes.py",
@@ -84,6 +87,12 @@ WORDS: dict[str | tuple[str, str], str] = {
     ("session_service/host/ask.py", "HOOK"): "about the user hook",
     ("session_service/host/ask.py", "HOOK_S"): "about the user hook",
     ("session_service/host/ask.py", "run_hook"): "about the user hook",
+    (
+        "session_service/gateway/hub.py",
+        "connections",
+    ): "upgraded sockets, those that carry no link yet included",
+    ("session_service/providers/local.py", "RECONNECT_S_MIN"): "about its own socket to the host part",
+    ("session_service/providers/local.py", "RECONNECT_S_MAX"): "about its own socket to the host part",
     "sync_folder": "fsync, as POSIX calls it",
     (
         "session_service/base/rpc.py",
