@@ -124,9 +124,12 @@ class LinkDesk:
             self._forget_link(live, link)
             refusal = await self._refusal(ticket.session_id)
             return refusal if refusal is not None else refusals.in_use(live.record)
-        except Conflict:
+        except Conflict as exc:
             self._forget_link(live, link)
-            return refusals.USED_TICKET
+            if exc.facts.get("what") == "UseTicket":
+                return refusals.USED_TICKET
+            self._look_now()
+            return refusals.RETRY_NEW_TICKET
         except BaseException:
             # Unknown whether it is recorded: the link is refused, and the reconciler records its loss.
             self._forget_link(live, link)

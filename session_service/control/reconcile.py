@@ -59,6 +59,9 @@ class Reconciler:
     alarms: Alarms
     first: bool = True
     """True until the first look is done: links of the last life are gone with it."""
+    surveyed_epoch: int = 0
+    """The registry epoch in which every desktop of this machine was looked at: before that nothing is
+    started, since a desktop that the registry forgot may run (8.5)."""
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
@@ -102,9 +105,13 @@ class Reconciler:
             found = seen.get((live.record.workspace_id, live.record.fence))
             whole &= await self._guarded(live.record.id, self._one(live, before[live.record.id], found))
         served = {(live.record.workspace_id, live.record.fence) for live in self.sessions.all()}
+        epoch, surveyed = self.node.epoch, True
         for key in sorted(seen):
             if key not in served:
-                whole &= await self._guarded(seen[key].handle.session_id, self._stranger(seen[key]))
+                surveyed &= await self._guarded(seen[key].handle.session_id, self._stranger(seen[key]))
+        if surveyed:
+            self.surveyed_epoch = epoch
+        whole &= surveyed
         whole &= await self._guarded("", self._effects())
         self.first = self.first and not whole
         if whole:
@@ -127,7 +134,7 @@ class Reconciler:
             await work
         except (SessionError, TimeoutError) as exc:
             get_logger().warning("reconcile.failed", session_id=session_id, error=str(exc))
-            return isinstance(exc, TransitionRefused | Conflict | NotFound)
+            return isinstance(exc, TransitionRefused | NotFound)
         return True
 
     async def _records(self) -> list[Session]:
@@ -281,16 +288,21 @@ class Reconciler:
         if record is not None and record.outcome is Outcome.START_FAILED:
             await self.parts.desktops.discard(handle)
             return
-        free = lease is None or (lease.session_id is None and handle.fence >= lease.fence)
-        if found.presence is Presence.RUNNING and free:
-            await self._adopt(found, record, lease)
-        elif found.presence is not Presence.ABSENT:
-            kind = "orphan" if free else "stale"
+        if found.presence is Presence.ABSENT:
+            return
+        if lease is not None and handle.fence < lease.fence:
             words = f"Workspace {handle.workspace_id}, fence {handle.fence}: {found.presence.value}."
-            self.alarms.raise_(kind, words, session_id=handle.session_id)
+            self.alarms.raise_("stale", words, session_id=handle.session_id)
+        elif lease is None or lease.session_id is None:
+            await self._adopt(found, record, lease)
+        else:
+            # An older session's record stands in the way until it is settled: look again soon.
+            raise Conflict(workspace_id=handle.workspace_id)
 
     async def _adopt(self, found: ObservedDesktop, record: Session | None, lease: Lease | None) -> None:
-        """It runs and nobody else holds its workspace: never ended, adopted as held with a full hold."""
+        """Nobody else holds its workspace: never ended, adopted. It runs: held, with a full hold; else its
+        home is saved.
+        """
         handle = found.handle
         registry = self.parts.registry
         workspace = await registry.workspace(WorkspaceId(handle.workspace_id))
@@ -310,7 +322,8 @@ class Reconciler:
             policy_id=self.parts.policy.id,
             policy_rev=self.parts.policy.rev,
             hold_s=self.parts.policy.hold_s,
-            facts=self.node.facts(reason="it runs and no record names it"),
+            facts=self.node.facts(reason="no record names it"),
+            running=found.presence is Presence.RUNNING,
         )
         after = Lease(
             workspace_id=workspace.id,

@@ -98,6 +98,9 @@ class Saver:
             if isinstance(exc, StorageUnavailable | TimeoutError):
                 self._alarms.raise_("storage", str(exc) or "The object store does not answer in time.")
             await self._look(live)
+        except Exception as exc:  # noqa: BLE001  # the edge of one save: the others go on
+            self._log.error("task.failed", name="save", session_id=live.record.id, error=repr(exc))
+            self._alarms.raise_("task", f"save: {exc!r}")
 
     async def save(self, live: Live, reason: str) -> CheckpointResult:
         """Take one checkpoint of a running desktop now, after one that is under way; a new scan, always.

@@ -243,9 +243,11 @@ def adopted(
     policy_rev: int,
     hold_s: float,
     facts: Facts,
+    running: bool,
 ) -> Step:
-    """Return the record of a desktop that runs and that the registry does not know: held, with a full hold
-    (8.5).
+    """Return the record of a desktop that the registry does not know (8.5).
+
+    It runs: held, with a full hold. Its processes ended: closing, with its home to be saved as it lies.
     """
     new = Session(
         id=session_id,
@@ -262,9 +264,12 @@ def adopted(
         created_at_ms=facts.at_ms,
         grant_cause="login",
     )
-    lost = replace(facts, cause=LossCause.SERVER_RESTART)
-    fields = CHANGES[Change.LOSS](new, Event.SETTLED, lost)
-    new = replace(new, state=State.HELD, **fields)
+    if running:
+        lost = replace(facts, cause=LossCause.SERVER_RESTART)
+        new = replace(new, state=State.HELD, **CHANGES[Change.LOSS](new, Event.SETTLED, lost))
+    else:
+        dead = CHANGES[Change.CLOSE_OF_DEAD](new, Event.SETTLED, facts)
+        new = replace(new, state=State.CLOSING, **dead)
     check(new)
     audit = AuditEntry(
         kind="session.adopted",

@@ -137,7 +137,10 @@ class Repository:
 
     def _home(self, home: str) -> Home:
         workspace_id, _, fence = home.rpartition("/")
-        return self.machine.homes[workspace_id.removeprefix("/homes/"), int(fence)]
+        found = self.machine.homes.get((workspace_id.removeprefix("/homes/"), int(fence)))
+        if found is None:
+            raise NotFound("There is no such home.")
+        return found
 
     async def save(
         self, plan: SavePlan, *, progress: Callable[[Progress], None] | None = None

@@ -57,6 +57,7 @@ class Machine:
     def __init__(self, *, boot_id: str = "boot-1") -> None:
         self.boot_id = boot_id
         self.homes: dict[Key, Home] = {}
+        self.written: dict[str, set[int]] = {}
         self.seeds: list[frozenset[int]] = []
         self.desktops: dict[Key, FakeDesktop] = {}
         self.violations: list[str] = []
@@ -88,6 +89,7 @@ class Machine:
             return None
         self._next_write += 1
         self.homes[key].writes.add(self._next_write)
+        self.written.setdefault(desktop.handle.workspace_id, set()).add(self._next_write)
         return self._next_write
 
     def die(self, desktop: FakeDesktop, words: str = "gone") -> None:

@@ -32,6 +32,7 @@ ALL_FAULTS = frozenset(
         "launch",
         "past_freezer",
         "unreadable",
+        "restore",
     }
 )
 
@@ -50,6 +51,7 @@ class Schedule:
     world: World = field(init=False)
     witness: Witness = field(init=False)
     dice: random.Random = field(init=False)
+    backups: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.world = World(
@@ -57,6 +59,7 @@ class Schedule:
         )
         self.world.slow = self.slow
         self.witness = Witness(self.world)
+        self.backups = []
         self.dice = random.Random(f"schedule-{self.seed}")
 
     def run(self) -> "Schedule":
@@ -64,6 +67,11 @@ class Schedule:
         for _ in range(self.lives):
             self.world.live(self._life)
             self.world.time.stall(self.dice.choice((0.1, 1.0, 10.0, 100.0)))
+            if self.backups and self.dice.random() < 0.3:
+                self.world.registry.come_back()
+                self.world.registry.restore(self.dice.choice(self.backups))
+                self.witness.restored()
+                self.witness.count("restored")
         self._heal()
         self.world.live(self._rest)
         self.witness.quiet()
@@ -182,6 +190,7 @@ class Schedule:
             "launch": self._launch,
             "past_freezer": self._past_freezer,
             "unreadable": self._unreadable,
+            "restore": self._backup,
         }
         able = sorted(self.faults & set(acts))
         while able:
@@ -193,6 +202,14 @@ class Schedule:
 
     def _for_s(self) -> float:
         return self.dice.choice((0.5, 3.0, 10.0, 40.0))
+
+    async def _backup(self, life: Life) -> None:
+        path = f"backup-{len(self.backups)}"
+        try:
+            await self.world.registry.backup(path)
+        except SessionError:
+            return
+        self.backups.append(path)
 
     async def _store(self, life: Life) -> None:
         self.world.repository.down = True

@@ -76,11 +76,12 @@ class Witness:
         self.lost_at[row.id, row.loss_epoch] = ended
 
     def _hold_ended(self, before: Session, row: Session) -> None:
-        key = (row.id, before.loss_epoch, before.registry_epoch)
+        key = (row.id, before.loss_epoch, self.world.epoch())
         how = "resumed" if row.state is State.ACTIVE else f"closing: {row.close_cause}"
-        self.ends.setdefault(key, []).append(how)
         self.count(how)
-        if len(self.ends[key]) > 1:
+        if row.state is State.ACTIVE or row.close_cause is CloseCause.HOLD:
+            self.ends.setdefault(key, []).append(how)
+        if len(self.ends.get(key, ())) > 1:
             self.say(f"S7: {key} ended as {self.ends[key]}")
         if row.close_cause is CloseCause.HOLD and row.state is State.CLOSING:
             assert before.hold is not None
@@ -131,6 +132,17 @@ class Witness:
             self.say("liveness: a desktop runs and no session is open")
         for key, home in self.world.machine.homes.items():
             self.say(f"liveness: the home of {key} is still there with {len(home.writes)} writes")
+
+        for workspace_id, written in sorted(self.world.machine.written.items()):
+            newest = self.world.repository.newest(workspace_id)
+            missing = written - (newest.content if newest is not None else frozenset())
+            if missing:
+                self.say(f"S10: {sorted(missing)[:5]} of {workspace_id} are not in the newest checkpoint")
+
+    def restored(self) -> None:
+        """The registry is an older one now: what it says is what there is."""
+        self.rows = {row.id: row for row in self.world.rows()}
+        self.fences.clear()
 
     def all_violations(self) -> list[str]:
         return self.violations + self.world.machine.violations

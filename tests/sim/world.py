@@ -216,6 +216,9 @@ class World:
         assert found is None or isinstance(found, Session)
         return found
 
+    def epoch(self) -> int:
+        return int(self.registry._tables.rows["mark"][1].epoch)
+
     def rows(self) -> list[Session]:
         return list(self.registry._tables.rows["session"].values())
 

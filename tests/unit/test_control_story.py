@@ -176,8 +176,7 @@ def test_a_page_that_asks_on_while_its_desktop_starts_gets_it():
             assert await life.control.attachments.wait_starting(offer) == "starting"
             await asyncio.sleep(1)
         world.machine.away = False
-        while await life.control.attachments.wait_starting(offer):
-            await asyncio.sleep(1)
+        await until(lambda: world.row(session.id).state is State.ACTIVE, limit_s=14)
         answer = await life.control.attachments.attach(offer)
         assert isinstance(answer, Attachment)
         assert world.row(session.id).link_id == "patient"
