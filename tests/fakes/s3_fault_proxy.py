@@ -37,6 +37,8 @@ class HttpFault(Enum):
     """A page of a web server that knows nothing of S3."""
     CUT_REQUEST = "cut request"
     """The connection breaks before the server got it."""
+    CUT_BODY = "cut body"
+    """The server gets the head and `part` of the body, then the connection breaks."""
     LOST_ANSWER = "lost answer"
     """The server did it; the connection breaks before a byte of the answer."""
     TRUNCATED = "truncated"
@@ -57,6 +59,7 @@ class _Planned:
     times: int
     after: int
     status: int
+    part: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +116,18 @@ class S3FaultProxy:
         times: int = 1,
         after: int = 0,
         status: int = 503,
+        part: float = 0.5,
     ) -> None:
         """Let `fault` happen `times` times to requests that match, after `after` matching ones went well."""
         self._plans.append(
             _Planned(
-                fault=fault, method=method, path=re.compile(path), times=times, after=after, status=status
+                fault=fault,
+                method=method,
+                path=re.compile(path),
+                times=times,
+                after=after,
+                status=status,
+                part=part,
             )
         )
 
@@ -153,6 +163,9 @@ class S3FaultProxy:
             writer.write(_plain(404, b"<html>Not here</html>", method))
             return True
         if fault is HttpFault.CUT_REQUEST:
+            return False
+        if planned is not None and fault is HttpFault.CUT_BODY:
+            await self._break_off(request, planned.part)
             return False
         if fault is HttpFault.REPEATED and self._last is not None:
             writer.write(self._last.head + self._last.body)
@@ -199,6 +212,20 @@ class S3FaultProxy:
             return _Message(head, b"" if without_body else await _read_body(reader, head))
         finally:
             writer.close()
+
+    async def _break_off(self, request: _Message, part: float) -> None:
+        """Send some of a request as a client would that is killed meanwhile, and wait until that was
+        noticed.
+        """
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._target_port, limit=HEAD_BYTES_MAX)
+        writer.write(request.head)
+        if _header(request.head, b"expect"):
+            await reader.readuntil(b"\r\n\r\n")
+        writer.write(request.body[: int(len(request.body) * part)])
+        await writer.drain()
+        writer.write_eof()
+        await reader.read()
+        writer.close()
 
     def _control(self, method: str, path: str, body: bytes) -> bytes:
         if method == "POST" and path == "/-/faults":
