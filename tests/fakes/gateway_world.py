@@ -26,7 +26,7 @@ SHORT = GatewayLimits(
     ping_s=0.2,
     silent_s=0.8,
     slow_s=2.0,
-    close_s=0.5,
+    close_s=0.2,
     poll_s=0.01,
     wait_s=0.1,
     frame_s=0.6,
@@ -122,7 +122,7 @@ async def running(limits: GatewayLimits | None = None, **options: Any) -> AsyncI
         http=runner.server,
         origins=lambda: origins,
         ids=FakeIds(),
-        limits=limits or GatewayLimits(close_s=0.5, poll_s=0.01),
+        limits=limits or GatewayLimits(close_s=0.2, poll_s=0.01),
         **options,
     )
     control.streams = gateway
@@ -150,6 +150,16 @@ async def greet(client: ClientConnection) -> bytes:
     assert await read_bytes(client, 4) == bytes(4)
     await client.send(b"\x00")
     return await read_bytes(client, 24)
+
+
+async def everything(reader: asyncio.StreamReader, limit_s: float = 10.0) -> bytes:
+    """What comes until the end of a connection, a reset after a close frame included."""
+    found = b""
+    async with asyncio.timeout(limit_s):
+        with contextlib.suppress(ConnectionResetError):
+            while piece := await reader.read(65536):
+                found += piece
+    return found
 
 
 async def read_bytes(client: ClientConnection, count: int) -> bytes:
