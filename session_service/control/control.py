@@ -108,6 +108,7 @@ class Control:
         )
         self._runners = Runners(
             parts=parts,
+            node=self._node,
             sessions=self._sessions,
             starter=self._starter,
             closer=closer,

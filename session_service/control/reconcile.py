@@ -103,7 +103,9 @@ class Reconciler:
         whole = True
         for live in lives:
             found = seen.get((live.record.workspace_id, live.record.fence))
-            whole &= await self._guarded(live.record.id, self._one(live, before[live.record.id], found))
+            whole &= await self._guarded(
+                live.record.id, self._one(live, before[live.record.id], found, _newer(live, census))
+            )
         served = {(live.record.workspace_id, live.record.fence) for live in self.sessions.all()}
         epoch, surveyed = self.node.epoch, True
         for key in sorted(seen):
@@ -151,14 +153,14 @@ class Reconciler:
 
     # -- one session ----------------------------------------------------------------------------------
 
-    async def _one(self, live: Live, before: Session, found: ObservedDesktop | None) -> None:
+    async def _one(self, live: Live, before: Session, found: ObservedDesktop | None, newer: bool) -> None:
         record = live.record
         if record.generation != before.generation or record.state is State.CLOSED:
             return  # it moved since the census: the next look sees it
         if live.handle is None and found is not None:
             live.handle = found.handle
         if record.registry_epoch < self.node.epoch:
-            await self._settle(live, found)
+            await self._settle(live, found, newer)
             return
         await self._lease(live)
         if record.state in (State.ACTIVE, State.HELD):
@@ -226,7 +228,7 @@ class Reconciler:
         newest = head.newest if head is not None else None
         return newest is not None and newest.final and newest.fence == live.record.fence
 
-    async def _settle(self, live: Live, found: ObservedDesktop | None) -> None:
+    async def _settle(self, live: Live, found: ObservedDesktop | None, newer: bool) -> None:
         """A new epoch: every running desktop gets a full hold, whatever its record says (8.5)."""
         presence = Found(found.presence.value) if found is not None else Found.ABSENT
         final = False
@@ -238,10 +240,24 @@ class Reconciler:
         await self.runners.stop(live)
         try:
             await self._move_settled(live, presence, final)
+            if newer and live.record.state is State.STARTING:
+                await self._superseded(live)
         finally:
             self.runners.go_on(live)
         self.alarms.clear("unsettled", session_id=live.record.id)
         get_logger().warning("session.settled", session_id=live.record.id, state=live.record.state.value)
+
+    async def _superseded(self, live: Live) -> None:
+        """A start that the restored registry remembers, while a later desktop of its workspace is here: that
+        one counts.
+        """
+        await self.sessions.move(
+            live,
+            Event.START_FAILED,
+            lambda _: self.node.facts(
+                found=Found.ABSENT, reason="the registry was restored; a later desktop is there"
+            ),
+        )
 
     async def _move_settled(self, live: Live, presence: Found, final: bool) -> None:
         link = self.sessions.attached_link(live)
@@ -363,6 +379,16 @@ class Reconciler:
                     await self.parts.registry.commit(Unit(writes=(EffectDone(effect_id=row.id),)))
             elif row.kind == Effect.THAW.value and live.record.state in (State.ACTIVE, State.HELD):
                 self.runners.thaw(live)
+
+
+def _newer(live: Live, census: list[ObservedDesktop]) -> bool:
+    """Say whether a later desktop or home of the session's workspace is on this machine."""
+    return any(
+        one.handle.workspace_id == live.record.workspace_id
+        and one.handle.fence > live.record.fence
+        and one.presence is not Presence.ABSENT
+        for one in census
+    )
 
 
 def _desktop(node: Node, handle: Handle, session_id: SessionId) -> Desktop:

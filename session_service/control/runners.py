@@ -11,6 +11,7 @@ from session_service.base.aio import Tasks
 from session_service.base.errors import NotFound, RegistryUnavailable, SessionError
 from session_service.base.log import get_logger
 from session_service.control.closing import Closer
+from session_service.control.node import Node
 from session_service.control.parts import Parts
 from session_service.control.pause import Pause
 from session_service.control.sessions import Live, Sessions
@@ -28,9 +29,17 @@ class Runners:
     """Starts and stops the runner of each session."""
 
     def __init__(
-        self, *, parts: Parts, sessions: Sessions, starter: Starter, closer: Closer, tasks: Tasks
+        self,
+        *,
+        parts: Parts,
+        node: Node,
+        sessions: Sessions,
+        starter: Starter,
+        closer: Closer,
+        tasks: Tasks,
     ) -> None:
         self._parts = parts
+        self._node = node
         self._sessions = sessions
         self._starter = starter
         self._closer = closer
@@ -68,6 +77,8 @@ class Runners:
             return
         if state not in RUNNING_STATES or not self.open:
             return
+        if live.record.registry_epoch < self._node.epoch:
+            return  # not settled: a newer desktop of this workspace may run, which the registry forgot
         work = self._starter.run(live) if state is State.STARTING else self._closer.run(live)
         live.runner_for = state
         live.runner = self._tasks.spawn(work, name=f"{state.value}-{live.record.id}")

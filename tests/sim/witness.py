@@ -131,6 +131,9 @@ class Witness:
         if self.world.machine.running():
             self.say("liveness: a desktop runs and no session is open")
         for key, home in self.world.machine.homes.items():
+            if key not in self.world.machine.desktops:
+                self.count("litter")  # restored, and its start was forgotten before anything ran in it
+                continue
             self.say(f"liveness: the home of {key} is still there with {len(home.writes)} writes")
 
         for workspace_id, written in sorted(self.world.machine.written.items()):
