@@ -88,26 +88,48 @@ def _read_once(
     folder_fd: int, name: bytes, expected: StatFacts, sink: Sink, repair: bool, stop: Callable[[], bool]
 ) -> ReadOutcome:
     try:
-        fd = open_file(name, folder_fd, repair=repair)
+        fd, mode_before = open_file(name, folder_fd, repair=repair)
     except OSError as exc:
         if exc.errno in _NOT_A_FILE:
             return ReadOutcome(facts=expected, extents=None, gone=True)
         return ReadOutcome(facts=expected, extents=None, grade=Grade.UNREADABLE, error=exc.errno)
     try:
-        before = os.fstat(fd)
-        if not stat.S_ISREG(before.st_mode):
-            return ReadOutcome(facts=expected, extents=None, gone=True)
-        if before.st_dev != expected.device:
-            return ReadOutcome(facts=expected, extents=None, grade=Grade.UNREADABLE, error=errno.EXDEV)
         try:
-            return _read_open(fd, before, sink, stop)
-        except OSError as exc:
-            return ReadOutcome(facts=facts_of(before), extents=None, grade=Grade.UNREADABLE, error=exc.errno)
+            outcome = _read_open(fd, expected, sink, stop)
+        finally:
+            if mode_before is not None:
+                os.fchmod(fd, mode_before)
+        return outcome if mode_before is None else _after_lock(fd, outcome)
     finally:
         os.close(fd)
 
 
-def _read_open(fd: int, before: os.stat_result, sink: Sink, stop: Callable[[], bool]) -> ReadOutcome:
+def _read_open(fd: int, expected: StatFacts, sink: Sink, stop: Callable[[], bool]) -> ReadOutcome:
+    before = os.fstat(fd)
+    if not stat.S_ISREG(before.st_mode):
+        return ReadOutcome(facts=expected, extents=None, gone=True)
+    if before.st_dev != expected.device:
+        return ReadOutcome(facts=expected, extents=None, grade=Grade.UNREADABLE, error=errno.EXDEV)
+    try:
+        return _read_file(fd, before, sink, stop)
+    except OSError as exc:
+        return ReadOutcome(facts=facts_of(before), extents=None, grade=Grade.UNREADABLE, error=exc.errno)
+
+
+def _after_lock(fd: int, outcome: ReadOutcome) -> ReadOutcome:
+    """Take in what putting the mode back changed (mode, ctime), and nothing that happened besides."""
+    if outcome.gone or outcome.grade is Grade.UNREADABLE:
+        return outcome
+    now = facts_of(os.fstat(fd))
+    same = (now.size, now.mtime_ns) == (outcome.facts.size, outcome.facts.mtime_ns)
+    return replace(
+        outcome,
+        facts=replace(outcome.facts, mode=now.mode, ctime_ns=now.ctime_ns),
+        grade=outcome.grade if same else Grade.FUZZY,
+    )
+
+
+def _read_file(fd: int, before: os.stat_result, sink: Sink, stop: Callable[[], bool]) -> ReadOutcome:
     facts = facts_of(before)
     extents = _extents(fd, before)
     sink.begin(facts)

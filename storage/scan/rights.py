@@ -1,9 +1,9 @@
 """Open what its owner has locked: files and folders whose mode forbids even the owner to read.
 
 A plain user who owns a file with mode 000 may change the mode; root need not. The mode is changed through a
-descriptor, never by path, so a name swapped under us cannot make us change another file. For files it is put
-back at once (an open descriptor stays readable), for folders by the caller at the end, because each look-up
-in a folder asks for permission again. Only our own files are touched. This moves ctime and nothing else.
+descriptor, never by path, so a name swapped under us cannot make us change another file. The caller puts it
+back at the end, because each look-up in a folder, and each look at an attribute, asks for permission again.
+Only our own files are touched. This moves ctime and nothing else.
 """
 
 import errno
@@ -18,20 +18,18 @@ HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER_BITS = stat.S_IRUSR | stat.S_IXUSR
 
 
-def open_file(name: bytes, folder_fd: int, *, repair: bool) -> int:
-    """Open for reading, following nothing and waiting for nothing. What it is, the caller must look up."""
+def open_file(name: bytes, folder_fd: int, *, repair: bool) -> tuple[int, int | None]:
+    """Open for reading, following nothing and waiting for nothing; what it is, the caller must look up.
+
+    The second value is the mode to put back when done with it, or None. Not at once: an open descriptor stays
+    readable, but its extended attributes are asked for with the mode of the moment.
+    """
     try:
-        return _open_quietly(name, READ_FILE, folder_fd)
+        return _open_quietly(name, READ_FILE, folder_fd), None
     except PermissionError:
         if not repair:
             raise
-    fd, mode = _open_locked(name, folder_fd, stat.S_ISREG, stat.S_IRUSR, READ_FILE)
-    try:
-        os.fchmod(fd, mode)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+    return _open_locked(name, folder_fd, stat.S_ISREG, stat.S_IRUSR, READ_FILE)
 
 
 def open_folder(name: bytes, folder_fd: int, *, repair: bool) -> tuple[int, int | None]:

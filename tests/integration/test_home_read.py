@@ -220,6 +220,7 @@ def test_a_file_of_mode_000_is_unreadable_or_repaired_as_asked(tmp_path: Path) -
     def look() -> list[object]:
         path = tmp_path / "file"
         path.write_bytes(b"secret")
+        os.setxattr(path, b"user.note", b"too")
         os.utime(path, ns=(3, 4))
         path.chmod(0)
         refused, _, _ = read(path)
@@ -227,11 +228,12 @@ def test_a_file_of_mode_000_is_unreadable_or_repaired_as_asked(tmp_path: Path) -
         now = path.stat()
         return [
             *(refused.grade, refused.error, repaired.grade, repaired.facts.mode, whole(sink).decode()),
+            repaired.attributes.xattrs == ((b"user.note", b"too"),),
             *(now.st_mode & 0o777, now.st_mtime_ns, repaired.facts.ctime_ns == now.st_ctime_ns),
         ]
 
     assert as_plain_user(tmp_path, look) == [
-        *(Grade.UNREADABLE, errno.EACCES, None, 0, "secret"),
+        *(Grade.UNREADABLE, errno.EACCES, None, 0, "secret", True),
         *(0, 4, True),
     ]
 
