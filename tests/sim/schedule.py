@@ -151,7 +151,7 @@ class Schedule:
             return
         answer = await page.open(session.id)
         assert page.session_id is not None
-        self.witness.answered(session.id, page.last_link_id, answer)
+        self.witness.answered(session.id, page.last_link_id, answer, life.streams.links(session.id))
 
     async def _drop(self, life: Life, page: Client) -> None:
         if page.link_id is not None:

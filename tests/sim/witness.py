@@ -86,10 +86,10 @@ class Witness:
         if row.close_cause is CloseCause.HOLD and row.state is State.CLOSING:
             assert before.hold is not None
             available_ms = self.world.available_ms - self.lost_at[row.id, before.loss_epoch]
-            if available_ms < before.hold.left_ms - TOLERANCE_MS:
-                self.say(
-                    f"S5: {row.id} expired after {available_ms:.0f} ms of {before.hold.left_ms} available"
-                )
+            seen_ms = self.world.available_ms - self.world.last_seen.get(row.id, 0.0)
+            waited_ms = min(available_ms, seen_ms)
+            if waited_ms < before.hold.left_ms - TOLERANCE_MS:
+                self.say(f"S5: {row.id} expired after {waited_ms:.0f} of {before.hold.left_ms} ms")
 
     def _closed(self, row: Session) -> None:
         self.count(f"closed: {row.outcome}")
@@ -98,12 +98,18 @@ class Witness:
         content = self.world.repository.content_of(row.workspace_id, row.c2.seq, row.c2.hash)
         if content is None:
             self.say(f"S1: {row.id} is closed and its last checkpoint is not in the log")
+        infos = [entry.info for entry in self.world.repository.logs.get(row.workspace_id, [])]
+        whole = any(info is not None and info.seq == row.c2.seq and info.complete for info in infos)
+        if not whole and not row.accepted_paths:
+            self.say(f"S1: {row.id} is closed with files that nobody could read and nobody accepted")
         if (row.workspace_id, row.fence) in self.world.machine.homes:
             self.say(f"S1: {row.id} is closed and its home is there")
 
     # -- answers --------------------------------------------------------------------------------------
 
-    def answered(self, session_id: str, link_id: str, answer: Attachment | LinkRefusal) -> None:
+    def answered(
+        self, session_id: str, link_id: str, answer: Attachment | LinkRefusal, open_links: tuple[str, ...]
+    ) -> None:
         """S6, S11: who is told something about a hold is told the truth, after the commit."""
         row = self.world.row(session_id)
         assert row is not None
@@ -116,6 +122,8 @@ class Witness:
                 )
             elif written.link_id != link_id:
                 self.say(f"S12: {session_id} is attached and the record names another link")
+            if len(open_links) > 1:
+                self.say(f"S12: {session_id} has {len(open_links)} control links")
             return
         self.count(f"refused: {answer.code}")
         if answer.code in (4410, 4423, 4480) and row.state in (State.ACTIVE, State.HELD, State.STARTING):

@@ -78,6 +78,10 @@ class Life:
 
     def kill(self) -> None:
         """kill -9: from now on nothing happens in this life."""
+        if self.alive:
+            for link_id, session_id in self.streams.open.items():
+                self.world.link_ended[link_id] = self.world.available_ms
+                self.world.last_seen[session_id] = self.world.available_ms
         self.alive = False
         self.control._runners.open = False  # what is cancelled now is not started again
         self.killed.set()
@@ -138,6 +142,9 @@ class World:
         self.available_ms = 0.0
         """How long users could have come back so far: the truth that holds are checked against."""
         self.link_ended: dict[str, float] = {}
+        self.last_seen: dict[str, float] = {}
+        """When a client of a session was attached last, whatever the registry remembers of it."""
+        self.at_step: Callable[[int, str, str], None] = lambda number, call, when: None
         self.time.passed = self._passed
         self.users: list[User] = []
         self.workspaces: list[Workspace] = []
@@ -181,6 +188,7 @@ class World:
 
     def step(self, life: Life, call: str, when: str) -> None:
         self.steps += 1
+        self.at_step(self.steps, call, when)
         self.trace.append(f"{self.time.monotonic_ms()} {when} {call}")
         if self.crash_at is not None and self.steps >= self.crash_at:
             self.crash_at = None
@@ -322,7 +330,9 @@ class Client:
         if self.link_id is None or self.session_id is None:
             return
         link_id, self.link_id = self.link_id, None
-        self.life.world.link_ended[link_id] = self.life.world.available_ms
+        if link_id in self.life.streams.open:
+            self.life.world.link_ended[link_id] = self.life.world.available_ms
+            self.life.world.last_seen[self.session_id] = self.life.world.available_ms
         self.life.streams.open.pop(link_id, None)
         self.life.control.attachments.ended(LinkEnd(session_id=self.session_id, link_id=link_id, cause=cause))
 
