@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from session_service.base import errors
-from session_service.cli import serving
+from session_service.cli import checkpoints, demo, people, serving, sessions, stopping
 
 application = typer.Typer(
     name="session-service",
@@ -24,6 +24,12 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
 )
 serving.add_to(application)
+application.command("demo")(demo.demo)
+application.command("stop")(stopping.stop)
+application.add_typer(sessions.application, name="sessions")
+application.add_typer(checkpoints.application, name="checkpoints")
+application.add_typer(people.users, name="users")
+application.add_typer(people.tokens, name="tokens")
 
 
 @application.callback()
@@ -38,7 +44,7 @@ def _root(
 def main() -> None:
     """Run the command; an expected failure is two lines that say what and what to do, and exit status 1."""
     try:
-        application()
+        application(demo.with_bare_s3(sys.argv[1:]))
     except errors.SessionError as exc:
         print(f"{exc.detail}\n{exc.action}  [{exc.code}]", file=sys.stderr)
         sys.exit(1)

@@ -1,0 +1,134 @@
+"""What every command shares: how it reaches the service, and how it shows what it found.
+
+People get tables, `--json` gives one document on standard output. Nothing else is ever printed there.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from session_service.app.settings import default_state_folder
+from session_service.base.layout import Layout
+from session_service.client.api import Api
+from session_service.client.transport import Transport
+
+Result = TypeVar("Result")
+STATE_FOLDER_VARIABLE = "SESSION_SERVICE_STATE_FOLDER"
+
+StateFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--state-folder",
+        envvar=STATE_FOLDER_VARIABLE,
+        help="State folder of the service on this machine; default as `serve`.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document for programs.")]
+
+out = Console(highlight=False, soft_wrap=True)
+
+
+def layout_of(state_folder: Path | None) -> Layout:
+    """Return where things lie, for the folder that was named or the usual one."""
+    return Layout(state_folder or default_state_folder())
+
+
+@asynccontextmanager
+async def service(state_folder: Path | None) -> AsyncIterator[Api]:
+    """Reach the service of this machine over its unix socket, as the user who runs the command."""
+    async with Transport.over_socket(layout_of(state_folder).api_socket) as transport:
+        yield Api(transport)
+
+
+def run(work: Callable[[Api], Awaitable[Result]], state_folder: Path | None) -> Result:
+    """Run one piece of work against the service and return what it found."""
+
+    async def inside() -> Result:
+        async with service(state_folder) as api:
+            return await work(api)
+
+    return asyncio.run(inside())
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON's own types."""
+    return msgspec.to_builtins(value)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document."""
+    print(json.dumps(plain(value), indent=2, ensure_ascii=False))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:
+    """Print a table, or what its emptiness means."""
+    if not rows:
+        out.print(empty)
+        return
+    shown = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        shown.add_row(*row)
+    out.print(shown)
+
+
+def facts(pairs: Sequence[tuple[str, str]]) -> None:
+    """Print names and values, one pair a line; what is empty is left out."""
+    width = max((len(name) for name, value in pairs if value), default=0)
+    for name, value in pairs:
+        if value:
+            out.print(f"{name:<{width}}  {value}", markup=False)
+
+
+def size(count: int | None) -> str:
+    """Return a number of bytes for people; unknown is a question mark, never 0."""
+    if count is None:
+        return "?"
+    amount, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if amount < 1000:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"
+
+
+def moment(text: str | None) -> str:
+    """Return the clock time of an ISO text, with its date when that is not today's."""
+    if not text:
+        return ""
+    from datetime import UTC, datetime
+
+    when = datetime.fromisoformat(text).astimezone()
+    today = datetime.now(UTC).astimezone().date()
+    return when.strftime("%H:%M:%S" if when.date() == today else "%Y-%m-%d %H:%M:%S")
+
+
+def remaining(seconds: float | None) -> str:
+    """Return what remains of a hold as m:ss."""
+    if seconds is None:
+        return ""
+    whole = max(0, int(seconds))
+    return (
+        f"{whole // 60}:{whole % 60:02d}" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+    )
+
+
+def password_from(file: Path | None, prompt: str) -> str:
+    """Read a password from a file, or ask for it twice without showing it."""
+    if file is not None:
+        return file.read_text().rstrip("\n")
+    return str(typer.prompt(prompt, hide_input=True, confirmation_prompt=True))
+
+
+def may_write_here(path: Path) -> bool:
+    """Say whether a new file can be made at `path`."""
+    return not path.exists() and os.access(path.parent, os.W_OK)
