@@ -74,7 +74,7 @@ class Minio:
             )
         user, password = "demo-" + secrets.token_hex(4), secrets.token_hex(16)
         self.credentials_file.write_text(f'access_key = "{user}"\nsecret_key = "{password}"\n')
-        self.credentials_file.chmod(0o644)
+        self.credentials_file.chmod(0o600)
         environment = {
             **os.environ,
             "MINIO_ROOT_USER": user,
