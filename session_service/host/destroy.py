@@ -130,15 +130,17 @@ class Destroyer:
         groups = DesktopGroups(self._hierarchies, state.handle.session_id)
         # The log keeper ends by itself at the end of its input; it is given the time to write the last words.
         for step in range(int(GROUP_REMOVE_S / LOOK_AGAIN_S)):
+            for pid, _ in state.helpers:
+                identity.reap(pid)
             left = census.helpers(state, census.look())
             if not left and groups.remove():
                 break
             if step >= 40:
                 for process in left.values():
                     self._kill_one(*process.identity)
-            for pid, _ in state.helpers:
-                identity.reap(pid)
             await asyncio.sleep(LOOK_AGAIN_S)
+        for pid, _ in state.helpers:
+            identity.reap(pid)
 
     def _kill_group(self, groups: DesktopGroups) -> None:
         """Kill a whole group at once, where the kernel can.

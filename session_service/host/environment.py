@@ -73,7 +73,6 @@ def of(spec: DesktopSpec, *, home: str, look: str, cookie_file: str, sandboxed: 
         MARK: spec.session_id,
     }
     if sandboxed:
-        wanted["DISPLAY"] = ":1"
         wanted["XDG_RUNTIME_DIR"] = f"/run/user/{sandbox.INNER_UID}"
     if spec.keyboard_layout:
         wanted["KEYBOARD_LAYOUT"] = spec.keyboard_layout

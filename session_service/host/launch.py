@@ -38,7 +38,6 @@ from session_service.ports.desktops import DesktopSpec, Handle, LaunchResult
 
 READY_S: Final = 60.0
 INFO_S: Final = 10.0
-GO: Final = b"go\n"
 MEMORY_FREE_BYTES_MIN: Final = 256 << 20
 DISK_FREE_BYTES_MIN: Final = 256 << 20
 """Below these a new desktop would harm those that run: refused with NoRoom."""
@@ -205,7 +204,7 @@ class Launch:
         )
         self._groups.move(leader[0], "app")
         self._record(self.state)
-        os.write(go_write, GO)
+        os.write(go_write, b"go %d\n" % self.state.display)
         self._pipes.close(go_write)
 
     async def _answers(self) -> None:

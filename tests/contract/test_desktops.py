@@ -12,31 +12,17 @@ from session_service.base import errors
 from session_service.host import census, display, identity
 from session_service.host.x11 import Display
 from session_service.ports.desktops import Handle, Presence
-from tests.fakes.desktop_world import DesktopWorld, appears, fresh_id, home_file
+from tests.fakes.desktop_world import DesktopWorld, appears, fresh_id, home_file, run_in_terminal
 from tests.fakes.rfb_client import RfbClient
 from tests.fakes.until import until
 
 pytestmark = pytest.mark.slow
-
-TERMINAL = (200, 200)
 
 
 @pytest.fixture
 async def world() -> AsyncIterator[DesktopWorld]:
     async with DesktopWorld() as made:
         yield made
-
-
-async def run_in_terminal(handle: Handle, line: str) -> None:
-    """Type a line into the terminal; the click is repeated until the shell has answered once."""
-    async with RfbClient(handle.socket) as client:
-        ready = home_file(handle, ".terminal-ready")
-        async with asyncio.timeout(20):
-            while not ready.exists():
-                await client.click(*TERMINAL)
-                await client.type("touch ~/.terminal-ready\n")
-                await asyncio.sleep(0.3)
-        await client.type(line + "\n")
 
 
 def belonging(handle: Handle) -> list[int]:

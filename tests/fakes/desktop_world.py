@@ -10,6 +10,7 @@ import secrets
 import shutil
 import signal
 import sys
+import sysconfig
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ from session_service.core import proof
 from session_service.host.destroy import boot_ms
 from session_service.ports.desktops import DesktopSpec, EndProof, Handle, LaunchResult
 from session_service.providers.local import LocalDesktops
+from tests.fakes.rfb_client import RfbClient
 from tests.fakes.until import until
 
 SOURCES = Path(session_service.__file__).parents[1]
@@ -37,12 +39,20 @@ def fresh_id() -> str:
 class DesktopWorld:
     """`async with DesktopWorld() as world: ...`; what it started has ended when it is left."""
 
-    def __init__(self, *, plain_uid: int | None = None, arguments: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        plain_uid: int | None = None,
+        arguments: tuple[str, ...] = (),
+        within: tuple[str, ...] = (),
+    ) -> None:
+        """`within` is a command that the host is started by, such as `unshare --net`."""
         # Not pytest's folder: the desktops' own uids must be able to enter it. The space is on purpose.
         self._top = Path(tempfile.mkdtemp(prefix="desktop world "))
         self._top.chmod(0o711)
         self._plain_uid = plain_uid
         self._arguments = arguments
+        self._within = within
         self.layout = Layout(self._top / "state")
         self.handles: list[Handle] = []
         self._process: asyncio.subprocess.Process | None = None
@@ -70,7 +80,7 @@ class DesktopWorld:
     async def start_host(self) -> None:
         """Start the host as its own process and wait until it answers."""
         command = [
-            sys.executable,
+            python_for_all(),
             "-P",
             "-m",
             "session_service.host",
@@ -83,10 +93,11 @@ class DesktopWorld:
             drop = ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "--bounding-set=-all", "--"]
         self._process = await asyncio.create_subprocess_exec(
             *drop,
+            *self._within,
             *command,
             *("--log-level", "warning", *self._arguments),
             cwd="/",
-            env={**os.environ, "PYTHONPATH": str(SOURCES)},
+            env={**os.environ, "PYTHONPATH": f"{SOURCES}:{sysconfig.get_path('purelib')}"},
         )
         self.provider = LocalDesktops(self.layout.host_socket)
         async with asyncio.timeout(30):
@@ -97,6 +108,12 @@ class DesktopWorld:
                 except errors.PartUnavailable:
                     assert self._process.returncode is None, "the host has ended"
                     await asyncio.sleep(0.02)
+
+    @property
+    def host_pid(self) -> int:
+        """The host's own pid."""
+        assert self._process is not None
+        return self._process.pid
 
     async def kill_host(self) -> None:
         """Kill the host without a word, as a crash would."""
@@ -172,9 +189,39 @@ class DesktopWorld:
                 await self.end(seen.handle)
 
 
+def python_for_all() -> str:
+    """Return an interpreter of our version that every user may run: ours may lie in a home folder."""
+    ours = Path(sys.executable).resolve()
+    if all(parent.stat().st_mode & 0o001 for parent in ours.parents):
+        return sys.executable
+    system = Path(f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}")
+    return str(system) if system.exists() else sys.executable
+
+
 def home_file(handle: Handle, name: str) -> Path:
     """Return a file in the home of a desktop."""
     return Path(handle.home) / name
+
+
+async def run_in_terminal(handle: Handle, line: str) -> None:
+    """Type a line into the terminal of the bare desktop, once its shell has answered."""
+    async with RfbClient(handle.socket) as client:
+        ready = home_file(handle, ".terminal-ready")
+        async with asyncio.timeout(20):
+            while not ready.exists():
+                await client.click(200, 200)
+                await client.type("touch ~/.terminal-ready\n")
+                await asyncio.sleep(0.3)
+        await client.type(line + "\n")
+
+
+async def run_to_file(handle: Handle, name: str, script: str, *, limit_s: float = 30.0) -> str:
+    """Run a script of several lines in the terminal and return what it printed."""
+    home_file(handle, f"{name}.sh").write_text(script)
+    home_file(handle, f"{name}.sh").chmod(0o644)
+    await run_in_terminal(handle, f"bash ~/{name}.sh > ~/{name}.part 2>&1; mv ~/{name}.part ~/{name}")
+    await until(home_file(handle, name).is_file, limit_s)
+    return home_file(handle, name).read_text()
 
 
 async def appears(path: Path, *, limit_s: float = 20.0) -> str:

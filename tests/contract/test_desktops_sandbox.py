@@ -1,0 +1,254 @@
+"""What a desktop can see, reach and use up: looked at from inside a real one, and from outside."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from session_service.base import errors
+from session_service.host import state_file
+from session_service.ports.desktops import Presence
+from tests.fakes.desktop_world import DesktopWorld, appears, home_file, run_in_terminal, run_to_file
+from tests.fakes.rfb_client import RfbClient
+from tests.fakes.unprivileged import NOBODY
+from tests.fakes.until import until
+
+pytestmark = pytest.mark.slow
+
+ROOT = os.geteuid() == 0
+PUBLIC = "203.0.113.7"
+"""An address that is private to nobody (kept for documentation): the outside, in a network of its own."""
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[DesktopWorld]:
+    async with DesktopWorld() as made:
+        yield made
+
+
+async def test_a_plain_user_gets_whole_desktops_too() -> None:
+    """In a user namespace alone: launch, adopt after kill -9, freeze by SIGSTOP, thaw, end, wipe."""
+    async with DesktopWorld(plain_uid=NOBODY if ROOT else None) as world:
+        handle = (await world.launch()).handle
+        counter = home_file(handle, "counter")
+        await run_in_terminal(handle, "i=0; while :; do i=$((i+1)); echo $i > ~/counter; done")
+        await appears(counter)
+        await world.kill_host()
+        await world.start_host()
+        shown = await world.provider.freeze(handle, applications_only=True)
+        stopped = counter.read_text()
+        async with RfbClient(handle.socket) as client:
+            await client.picture()
+        everything = await world.provider.freeze(handle)
+        assert everything.processes > shown.processes
+        assert counter.read_text() == stopped
+        assert (await world.provider.observe(handle)).frozen
+        await world.provider.thaw(handle)
+        await until(lambda: counter.read_text() not in ("", stopped))
+        await world.end(handle)
+        assert (await world.provider.observe(handle)).presence is Presence.ABSENT
+        assert not Path(handle.home).exists()
+
+
+async def test_a_desktop_sees_only_itself(world: DesktopWorld) -> None:
+    """Not the other desktop's processes and home, not /root, not our state, no socket of the host."""
+    other = (await world.launch()).handle
+    handle = (await world.launch()).handle
+    script = f"""
+ls -d /root {world.layout.root} {other.home} 2>/dev/null
+ls /home
+ps -e -o comm= | grep -c '^Xvnc$'
+grep -c '@/tmp/.X11' /proc/net/unix
+env | grep -c -e SUDO -e SSH -e PYTHON
+cat /etc/hostname
+touch /usr/x /etc/x /run/look/x 2>/dev/null && echo writable
+id -u
+"""
+    seen = await run_to_file(handle, "seen", script)
+    assert seen.split() == ["user", "1", "0", "0", "desktop", "1000"]
+
+
+async def test_nothing_of_a_desktop_listens_but_its_unix_socket(world: DesktopWorld) -> None:
+    """Looked at from outside, in its own network namespace."""
+    handle = (await world.launch()).handle
+    state = state_file.read(world.layout.desktops / handle.session_id)
+    assert state is not None
+    for name in ("tcp", "tcp6"):
+        lines = Path(f"/proc/{state.init_pid}/net/{name}").read_text().splitlines()[1:]
+        assert not [line for line in lines if line.split()[3] == "0A"]
+    assert os.listdir(handle.run_folder) == ["rfb.sock"]
+    assert Path(handle.socket).is_socket()
+    assert Path(handle.socket).stat().st_mode & 0o7 == 0
+
+
+async def test_wishes_for_keyboard_language_and_time_are_kept(world: DesktopWorld) -> None:
+    handle = (
+        await world.launch(
+            keyboard_layout="de", time_zone="Asia/Tokyo", locale="xx_XX.UTF-8", title="my-desk"
+        )
+    ).handle
+    told = await run_to_file(handle, "told", "setxkbmap -query | grep layout; date +%Z; echo $LANG; hostname")
+    assert told.split() == ["layout:", "de", "JST", "C.UTF-8", "my-desk"]
+
+
+async def test_the_default_desktop_is_furnished_and_leaves_the_home_nearly_empty(world: DesktopWorld) -> None:
+    """Wallpaper and panel are there; what they need lies outside of the home."""
+    handle = (await world.launch(template="openbox")).handle
+    async with RfbClient(handle.socket) as client, asyncio.timeout(30):
+        picture = await client.picture()
+        while picture.pixel(100, 100) != (236, 236, 230) or picture.pixel(900, 780) != (245, 245, 241):
+            picture = await client.picture()
+    files = [path for path in Path(handle.home).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 20_000
+    assert {path.name for path in Path(handle.home).iterdir()} <= {".cache", ".config", "Desktop"}
+
+
+async def test_limits_hold_and_the_display_lives_on(world: DesktopWorld) -> None:
+    """An application that wants more memory than is allowed dies; the desktop does not."""
+    result = await world.launch(memory_mb_max=300, processes_max=150)
+    if not {"memory", "processes"} & set(result.limits):
+        script = """
+python3 -c 'x = bytearray(600 << 20)'; echo memory $?
+python3 -c 'import os
+for n in range(400):
+    if os.fork() == 0:
+        import time; time.sleep(5); os._exit(0)' 2>&1 | grep -c BlockingIOError
+"""
+        told = await run_to_file(result.handle, "told", script)
+        assert "memory 137\n" in told
+        assert told.endswith("\n1\n")
+    async with RfbClient(result.handle.socket) as client:
+        await client.picture()
+
+
+async def test_without_a_network_there_is_only_loopback(world: DesktopWorld) -> None:
+    handle = (await world.launch(network="none")).handle
+    assert handle.network == "none"
+    told = await run_to_file(handle, "told", "cat /proc/net/dev | grep -c :; cat /etc/resolv.conf")
+    assert told.split() == ["1"]
+
+
+class Outside:
+    """A network of the test's own, in which the host runs: an outside address, a private one, loopback."""
+
+    def __init__(self, pid: int) -> None:
+        self._enter = ["nsenter", f"--net=/proc/{pid}/ns/net"]
+        self.listeners: list[subprocess.Popen[bytes]] = []
+
+    def build(self, port: int) -> None:
+        for command in (
+            "ip link set lo up",
+            f"ip addr add {PUBLIC}/32 dev lo",
+            "ip addr add 192.168.77.1/32 dev lo",
+        ):
+            subprocess.run([*self._enter, *command.split()], check=True)
+        serve = (
+            f"import socket; s = socket.create_server(('', {port}))\nwhile 1: s.accept()[0].sendall(b'hello')"
+        )
+        self.listeners.append(subprocess.Popen([*self._enter, "python3", "-c", serve]))
+
+    def close(self) -> None:
+        for listener in self.listeners:
+            listener.kill()
+            listener.wait()
+
+
+PROBE = """
+from_desktop() { timeout 3 bash -c "head -c 5 < /dev/tcp/$1/$2" 2>/dev/null || echo closed; echo; }
+for address in %s; do from_desktop $address %d; done
+"""
+
+
+async def test_an_isolated_network_reaches_the_outside_and_neither_host_nor_private_addresses() -> None:
+    """The router runs as root here; rules in the namespace keep private ranges out, loopback included."""
+    if not ROOT:
+        async with DesktopWorld() as world:
+            handle = (await world.launch(network="isolated")).handle
+            assert handle.network in ("isolated", "none")
+        return
+    async with DesktopWorld(within=("unshare", "--net")) as world:
+        outside = Outside(world.host_pid)
+        try:
+            outside.build(8099)
+            result = await world.launch(network="isolated")
+            assert result.handle.network == "isolated", result.limits
+            places = f"{PUBLIC} 10.0.2.2 127.0.0.1 192.168.77.1"
+            told = await run_to_file(result.handle, "told", PROBE % (places, 8099))
+            assert told.split() == ["hello", "closed", "closed", "closed"]
+            helpers = state_file.read(world.layout.desktops / result.handle.session_id)
+            assert helpers is not None
+            router = helpers.helpers[-1][0]
+            await world.end(result.handle)
+            await until(lambda: not Path(f"/proc/{router}").exists())
+        finally:
+            outside.close()
+
+
+async def test_the_host_never_follows_a_link_in_place_of_a_socket(world: DesktopWorld) -> None:
+    """A desktop puts links in place of its sockets that lead to one of ours; nobody connects to it."""
+    handle = (await world.launch()).handle
+    trap_path = world.layout.run / "trap"
+    with socket.socket(socket.AF_UNIX) as trap:
+        trap.bind(str(trap_path))
+        trap.listen()
+        trap.setblocking(False)
+        steps = ("cd /tmp/.X11-unix", "rm X1", f"ln -s '{trap_path}' X1", "cd /run/desk", "rm rfb.sock")
+        await run_in_terminal(handle, "; ".join((*steps, f"ln -s '{trap_path}' rfb.sock", "touch ~/led")))
+        await until(lambda: home_file(handle, "led").exists())
+        report = await world.provider.ask_close(handle, hook=False)
+        assert report.refused_windows == ()
+        with pytest.raises(BlockingIOError):
+            trap.accept()
+
+
+async def test_where_no_sandbox_can_be_made_the_reason_is_told() -> None:
+    """User namespaces are forbidden around this host; nothing is started without a sandbox instead."""
+    forbid = "echo 0 >/proc/sys/user/max_user_namespaces && exec setpriv --ambient-caps=-all --inh-caps=-all"
+    mapping = ("--map-current-user", "--keep-caps")
+    within = ("unshare", "--user", *mapping, "/bin/sh", "-c", f'{forbid} -- "$@"', "sh")
+    async with DesktopWorld(plain_uid=NOBODY if ROOT else None, within=within) as world:
+        with pytest.raises(errors.SandboxImpossible) as refused:
+            await world.launch()
+        assert "namespace" in refused.value.detail
+        (left,) = await world.provider.census()
+        assert left.presence is Presence.PROCESSES_ENDED
+
+
+async def test_without_a_sandbox_desktops_run_when_that_was_chosen() -> None:
+    """Explicit, and still with a display number that nobody shares."""
+    async with DesktopWorld(arguments=("--sandbox", "off")) as world:
+        results = await asyncio.gather(*(world.launch(network="host") for _ in range(3)))
+        displays = set()
+        for result in results:
+            async with RfbClient(result.handle.socket) as client:
+                await client.picture()
+            state = state_file.read(world.layout.desktops / result.handle.session_id)
+            assert state is not None
+            displays.add(state.display)
+        assert len(displays) == 3
+        await world.provider.freeze(results[0].handle)
+        await world.end(results[0].handle)
+        assert (await world.provider.observe(results[0].handle)).presence is Presence.ABSENT
+
+
+async def test_a_log_cannot_fill_the_disk(world: DesktopWorld) -> None:
+    """A desktop that writes without end to its standard error keeps only its last words."""
+    handle = (await world.launch()).handle
+    await run_in_terminal(
+        handle, "yes nonsense | head -c 20000000 > /proc/$(pgrep openbox)/fd/2; touch ~/written"
+    )
+    await until(lambda: home_file(handle, "written").exists(), 60)
+    folder = world.layout.desktops / handle.session_id / "log"
+    assert sum(size_of(path) for path in folder.iterdir()) <= 300_000
+    assert "nonsense" in await world.provider.last_words(handle)
+
+
+def size_of(path: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
