@@ -43,7 +43,7 @@ XVNC = (
         "-AlwaysShared=1",
         "-noreset",
     ),
-    *("-geometry", "640x480", "-depth", "24", "-nolisten", "tcp", "-extension", "GLX"),
+    *("-depth", "24", "-nolisten", "tcp", "-extension", "GLX"),
 )
 GREETING = b"RFB 003.008\n"
 
@@ -204,7 +204,7 @@ def masked(
 
 
 @asynccontextmanager
-async def xvnc(folder: Path) -> AsyncIterator[Path]:
+async def xvnc(folder: Path, geometry: str = "640x480") -> AsyncIterator[Path]:
     """A real Xvnc without a sandbox; yields its RFB socket. Its display is a number of its own, by
     -displayfd.
     """
@@ -212,7 +212,7 @@ async def xvnc(folder: Path) -> AsyncIterator[Path]:
     reading, writing = os.pipe()
     with (folder / "xvnc.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            *XVNC, "-displayfd", str(writing), "-rfbunixpath", str(rfb_socket),
+            *XVNC, "-geometry", geometry, "-displayfd", str(writing), "-rfbunixpath", str(rfb_socket),
             stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(writing,),
         )  # fmt: skip
     os.close(writing)

@@ -114,7 +114,6 @@ def websockify_client(port: int, path: str) -> bytes:
         client.shutdown(socket.SHUT_RDWR)
         while client.recv() is not None:
             pass
-        client.socket.close()
 
 
 def key(symbol: int, down: bool) -> bytes:
