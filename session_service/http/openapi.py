@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 from session_service.base import errors
 from session_service.http import answers, idempotency
 from session_service.http.callers import OWN_HEADER, SAFE_METHODS
-from session_service.http.problems import MEDIA_TYPE
+from session_service.http.problems import MEDIA_TYPE, title_of
 from session_service.http.routes import API, Route
 
 _REF: Final = "#/components/schemas/{model}"
@@ -79,7 +79,7 @@ def _operation(route: Route) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.name,
         "summary": route.summary,
-        "description": _rights(route),
+        "description": rights(route),
         "tags": [route.tag],
         "parameters": _parameters(route),
         "responses": _responses(route),
@@ -94,7 +94,8 @@ def _operation(route: Route) -> dict[str, Any]:
     return operation
 
 
-def _rights(route: Route) -> str:
+def rights(route: Route) -> str:
+    """Return who may use a route, in words."""
     access = route.access
     if access.role is None:
         return "Nobody needs to be signed in."
@@ -151,11 +152,6 @@ def all_errors(routes: tuple[Route, ...]) -> tuple[type[errors.SessionError], ..
     return tuple(found[code] for code in sorted(found))
 
 
-def title_of(error: type[errors.SessionError]) -> str:
-    """Return the sentence of an error."""
-    return (error.__doc__ or error.code).strip().splitlines()[0]
-
-
 def page(routes: tuple[Route, ...], *, version: str) -> str:
     """Return the readable page."""
     rows = []
@@ -166,7 +162,7 @@ def page(routes: tuple[Route, ...], *, version: str) -> str:
         )
         rows.append(
             f"<section id='{route.name}'><h3><code>{route.method} {html.escape(route.path)}</code></h3>"
-            f"<p>{html.escape(route.summary)} {html.escape(_rights(route))}</p>"
+            f"<p>{html.escape(route.summary)} {html.escape(rights(route))}</p>"
             f"<p>{models}</p><p class='codes'>{codes}</p></section>"
         )
     faults = "".join(

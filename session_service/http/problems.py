@@ -22,12 +22,18 @@ _STATUS_CODES: Final[dict[int, type[errors.SessionError]]] = {
 }
 
 
+def title_of(kind: type[errors.SessionError]) -> str:
+    """Return the sentence of an error, the same for every time it happens."""
+    if kind is errors.SessionError:
+        return "The service failed."
+    return " ".join((kind.__doc__ or kind.code).strip().partition("\n\n")[0].split())
+
+
 def document(error: errors.SessionError, reference: str) -> dict[str, Any]:
     """Return the problem document of an error as plain data."""
-    title = (type(error).__doc__ or error.code).strip().splitlines()[0]
     return {
         "type": TYPE_PREFIX + error.code,
-        "title": title,
+        "title": title_of(type(error)),
         "status": error.status,
         "detail": error.detail,
         "code": error.code,

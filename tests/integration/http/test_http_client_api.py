@@ -149,6 +149,14 @@ async def test_another_program_behind_the_address_is_told_apart(tmp_path: Path) 
                 await Api(transport).sessions(state="502")
 
 
+async def test_an_answer_without_end_is_refused(world: HttpWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory of the client is bounded, too."""
+    monkeypatch.setattr(transport_module, "ANSWER_BYTES_MAX", 10)
+    async with api_of(world, "ada") as api:
+        with pytest.raises(errors.PartRefused, match="too long"):
+            await api.status()
+
+
 async def test_accounts_and_tokens_over_the_unix_socket(tmp_path: Path) -> None:
     """As the CLI does, before anybody has an account."""
     async with http_world(tmp_path, socket_uids=frozenset({os.geteuid()})) as world:

@@ -91,6 +91,9 @@ async def test_a_user_sees_their_own_and_an_operator_all(world: HttpWorld) -> No
             Alarm(id="a1", kind="store", since_ms=1, detail="The store is away.", action="Bring it back.")
         )
         assert [alarm["id"] for alarm in (await every.of("alarm"))["alarms"]] == ["a1"]
+        other = (await bob.get("/api/v1/sessions")).body["items"][0]["id"]
+        await bob.post(f"/api/v1/sessions/{other}/disconnect")
+        assert (await every.of("session"))["id"] == other
         session = await world.session_of(ada)
         kind, data = await own.next()
         assert (kind, data["id"]) == ("session", session)
@@ -122,6 +125,19 @@ async def test_a_revoked_reader_is_gone(world: HttpWorld) -> None:
         await again.ask("DELETE", f"/api/v1/tokens/{token}")
         world.clock.now_ms += 2000
         await figures.end()
+
+
+@pytest.mark.parametrize("change", [{"disabled": True}, {"role": "operator"}])
+async def test_a_reader_whose_account_changed_is_gone(world: HttpWorld, change: dict[str, object]) -> None:
+    """Its token is still there; it is the account that counts."""
+    root = await world.signed_in("root", "administrator")
+    program = await world.program("ada")
+    assert program.user is not None
+    async with events_of(program) as events:
+        await events.of("snapshot")
+        await root.ask("PATCH", f"/api/v1/users/{program.user.id}", change)
+        world.clock.now_ms += 2000
+        await events.end()
 
 
 async def test_streams_are_counted(world: HttpWorld, monkeypatch: pytest.MonkeyPatch) -> None:

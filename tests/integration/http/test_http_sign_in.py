@@ -1,7 +1,10 @@
 """Setup, signing in and out, and what holds strangers off."""
 
+from dataclasses import replace
+
 import pytest
 
+from session_service.core.changes import PutUser, Unit
 from session_service.core.records import State
 from session_service.http import limits, setup
 from session_service.http.callers import OWN_HEADER
@@ -216,6 +219,16 @@ async def test_a_disabled_account_is_out_at_once(world: HttpWorld) -> None:
     assert seen.body["disabled"] is True
     assert (await ada.get("/api/v1/me")).status == 401
     assert (await program.get("/api/v1/me")).status == 401
+
+
+async def test_a_sign_in_of_a_disabled_account_opens_nothing(world: HttpWorld) -> None:
+    """Even where it was left behind: the account is looked at each time."""
+    ada = await world.signed_in("ada")
+    assert ada.user is not None
+    off = replace(ada.user, disabled=True, generation=2)
+    await world.registry.commit(Unit(writes=(PutUser(user=off, expected=1),)))
+    assert await world.registry.sign_ins(ada.user.id)
+    assert (await ada.get("/api/v1/me")).code == "sign_in_required"
 
 
 async def test_every_sign_in_and_refusal_is_in_the_audit_log(world: HttpWorld) -> None:
