@@ -57,7 +57,7 @@ class Store(_Group):
     state folder.
     """
     credentials_file: Path | None = None
-    """File with access_key and secret_key lines (TOML) for S3; empty = the environment's usual variables."""
+    """File with the lines access_key = ... and secret_key = ... for S3; empty = the usual AWS_ variables."""
     master_key_file: Path | None = None
     """The key that opens everything; empty = keys/master.key in the state folder. Copy it to a safe place."""
     workers: Annotated[int, Field(ge=1, le=16)] = 2

@@ -51,7 +51,7 @@ def demo(
     ] = "",
     credentials_file: Annotated[
         Path | None,
-        typer.Option("--credentials-file", help="access_key and secret_key of that store (TOML)."),
+        typer.Option("--credentials-file", help="Lines access_key = ... and secret_key = ... of that store."),
     ] = None,
 ) -> None:
     """Play the story: start, work, lose the connection, come back, stay away, find every file. Exit

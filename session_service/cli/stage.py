@@ -73,7 +73,7 @@ class Minio:
                 "MinIO is not here: `./deploy/up -- demo --s3` builds it, or give --s3 an address"
             )
         user, password = "demo-" + secrets.token_hex(4), secrets.token_hex(16)
-        self.credentials_file.write_text(f'access_key = "{user}"\nsecret_key = "{password}"\n')
+        self.credentials_file.write_text(f"access_key = {user}\nsecret_key = {password}\n")
         self.credentials_file.chmod(0o600)
         environment = {
             **os.environ,
