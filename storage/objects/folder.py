@@ -237,9 +237,14 @@ class FolderStore:
                 self._check_root()
                 return
             try:
+                self._refuse_doubtful(folder)
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(leaf, dir_fd=folder_fd)
-                self._disk.fsync(folder_fd)
+                try:
+                    self._disk.fsync(folder_fd)
+                except OSError:
+                    self._doubtful.add(folder)
+                    raise
             finally:
                 os.close(folder_fd)
 
@@ -296,7 +301,14 @@ class FolderStore:
 def _open_root(root: Path, create: bool, disk: Disk) -> int:
     if create:
         root.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-    fd = os.open(root, _FOLDER)
+    try:
+        fd = os.open(root, _FOLDER)
+    except FileNotFoundError:
+        raise StoreRefused(
+            folder=str(root),
+            reason="no such folder",
+            advice="is the disk mounted? To start a new store there, add ?create=true to its address",
+        ) from None
     try:
         _check_marker(root, fd, create, disk)
         _sweep_incoming(fd)

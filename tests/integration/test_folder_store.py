@@ -128,6 +128,18 @@ async def test_a_failed_sync_of_the_folder_is_ambiguous_and_ends_writing_there(t
     await store.close()
 
 
+async def test_a_delete_that_may_not_last_is_no_success(tmp_path: Path) -> None:
+    disk = FailingDisk()
+    store = await FolderStore.open(tmp_path / "s", create=True, disk=disk)
+    await store.create("c/1", b"x")
+    disk.fails["fsync folder"] = [errno.EIO]
+    with pytest.raises(StoreUnavailable):
+        await store.delete("c/1")
+    with pytest.raises(StoreRefused):
+        await store.delete("c/1")
+    await store.close()
+
+
 async def test_exists_is_told_only_after_the_winners_name_is_durable(tmp_path: Path) -> None:
     disk = FailingDisk()
     store = await FolderStore.open(tmp_path / "s", create=True, disk=disk)
@@ -179,8 +191,9 @@ async def test_a_folder_that_is_no_store_is_refused_with_advice(tmp_path: Path) 
     (tmp_path / "somebody's").write_bytes(b"")
     with pytest.raises(StoreRefused):
         await FolderStore.open(tmp_path, create=True)
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreRefused) as told:
         await FolderStore.open(tmp_path / "missing")
+    assert "create=true" in str(told.value.facts["advice"])
 
 
 async def test_a_store_that_lost_its_marker_finds_nothing_missing(tmp_path: Path) -> None:
