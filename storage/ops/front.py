@@ -154,6 +154,9 @@ class Storage:
 
         Births the repository where there is none. The returned head is read after E stands, so its newest
         checkpoint is final: nobody with a lower fence can add one that counts.
+
+        Raises:
+            FenceMoved: somebody took it over after us, before this could return.
         """
         workspace = await self._known.born(ref)
         writer = save.EntryWriter(
@@ -172,7 +175,9 @@ class Storage:
             await workspace.verifier.placed(placed)
             state = await workspace.log.refresh()
             await workspace.log.save_cache()
-            return _head(state)
+        # The log may hold a later E already: its fence is another owner's, never to be returned as ours.
+        save.require_fence(state, placed.row.fence)
+        return _head(state)
 
     async def head(self, ref: WorkspaceRef) -> LogHead | None:
         """Return where the log stands; None only if it cleanly does not exist."""

@@ -14,7 +14,7 @@ from storage.format import names
 from storage.ids import WorkspaceRef
 from storage.objects.store import ObjectStore
 from storage.ops.stat_cache import StatCache
-from storage.repository.cache import CacheFile
+from storage.repository.cache import CacheFile, RecordFile
 from storage.repository.log import CommitLog
 from storage.repository.prefixed import Prefixed
 from storage.repository.reader import Reader
@@ -133,7 +133,7 @@ class Workspaces:
     def _keep(self, ref: WorkspaceRef, keys: RepositoryKeys) -> Workspace:
         place = Prefixed(self._store, names.repository_prefix(ref.tenant, ref.workspace))
         folder = self._cache_folder / ref.tenant / ref.workspace
-        log = CommitLog(place, keys, self._threads, CacheFile(folder, "log.cache", keys.newest))
+        log = CommitLog(place, keys, self._threads, RecordFile(folder, "log.cache", keys.newest))
         reader = Reader(place, keys, self._threads)
         workspace = Workspace(
             ref=ref,

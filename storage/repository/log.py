@@ -32,7 +32,7 @@ from storage.format.header import ObjectType, open_header
 from storage.format.limits import HEADER_BYTES, KIB, TRAILER_BYTES
 from storage.format.pack import read_footer, read_trailer
 from storage.format.table import Table
-from storage.repository.cache import CacheFile
+from storage.repository.cache import RecordFile
 from storage.repository.prefixed import Prefixed
 from storage.repository.settle import settle_create
 from storage.repository.slots import RepositoryKeys
@@ -41,7 +41,7 @@ from storage.repository.state import (
     Row,
     StoredHead,
     pack_refs,
-    stored_heads_decoder,
+    stored_head_decoder,
 )
 from storage.repository.threads import Threads
 from storage.repository.together import together
@@ -68,16 +68,17 @@ class CommitLog:
     """The log of one repository as this process knows it. One caller at a time (`ops` holds a lock)."""
 
     def __init__(
-        self, place: Prefixed, keys: RepositoryKeys, threads: Threads, cache: CacheFile | None
+        self, place: Prefixed, keys: RepositoryKeys, threads: Threads, cache: RecordFile | None
     ) -> None:
         self._place = place
         self._keys = keys
         self._threads = threads
         self._cache = cache
-        self._heads: list[StoredHead] = []
+        self._unsaved: list[StoredHead] = []
+        self._anew = False
+        self._last: StoredHead | None = None
         self._unsettled: tuple[str, bytes] | None = None
         self._loaded = False
-        self._saved = b""
         self.state = LogState(config_hash=keys.config_hash)
 
     async def refresh(self) -> LogState:
@@ -95,7 +96,9 @@ class CommitLog:
 
     def forget(self) -> None:
         """Drop what is known: the next refresh reads everything from the store."""
-        self._heads = []
+        self._unsaved = []
+        self._anew = True
+        self._last = None
         self.state = LogState(config_hash=self._keys.config_hash)
         self._loaded = True
 
@@ -147,12 +150,14 @@ class CommitLog:
             seq, opened.hash, opened.kind, opened.area_start, opened.body, list(tables)
         )
         row = self.state.apply(head)
-        self._heads.append(head)
+        self._last = head
+        self._unsaved.append(head)
         return row
 
     async def _still_there(self) -> bool:
         """Look whether the newest known entry is in the store, with the bytes we know."""
-        last = self._heads[-1]
+        last = self._last
+        assert last is not None, "asked only where an entry is known"
         raw = await self._place.find(names.log_entry(last.seq), length=last.area_start)
         return raw is not None and blake3(raw).digest() == last.hash
 
@@ -180,7 +185,8 @@ class CommitLog:
 
     async def _apply(self, head: StoredHead) -> None:
         await self._threads.quick(self.state.apply, head)
-        self._heads.append(head)
+        self._last = head
+        self._unsaved.append(head)
 
     async def _read_head(self, seq: int) -> StoredHead | None:
         name = names.log_entry(seq)
@@ -223,19 +229,24 @@ class CommitLog:
     async def _load_cache(self) -> None:
         """Take in the heads of the local cache, if they fit; the first look at the store follows."""
         self._loaded = True
-        raw = await self._threads.quick(self._cache.read) if self._cache is not None else None
-        if raw is None:
+        if self._cache is None:
             return
+        records = await self._threads.quick(self._cache.read)
         try:
-            heads = decode(stored_heads_decoder, raw, what="log cache")
-            for head in heads:
-                await self._apply(head)
+            await self._threads.quick(self._take_cached, records)
         except StorageError:
             self.forget()
-        self._saved = self.state.hash
+        self._unsaved = []
+
+    def _take_cached(self, records: Sequence[bytes]) -> None:
+        for raw in records:
+            self._last = decode(stored_head_decoder, raw, what="log cache")
+            self.state.apply(self._last)
 
     async def save_cache(self) -> None:
-        """Write the local cache, if anything was read or placed since the last time."""
-        if self._cache is not None and self._loaded and self._saved != self.state.hash:
-            self._saved = self.state.hash
-            await self._threads.quick(self._cache.write, encode(self._heads))
+        """Add to the local cache what was read or placed since the last time."""
+        if self._cache is None or not (self._unsaved or self._anew):
+            return
+        records = [encode(head) for head in self._unsaved]
+        await self._threads.quick(self._cache.add, records, anew=self._anew)
+        self._unsaved, self._anew = [], False

@@ -14,16 +14,16 @@ from typing import Final
 from storage.errors import (
     AmbiguousWrite,
     CommitUncertain,
-    CreateConflict,
     ObjectExists,
     ObjectNotFound,
     StoreError,
-    StoreUnavailable,
 )
 from storage.repository.prefixed import Prefixed
 
-PAUSES_S: Final = (0.02, 0.1, 0.3, 1.0, 2.0)
-"""Between the sendings; afterwards the caller is told that nothing is certain, and sends them again later."""
+PAUSES_S: Final = (0.1, 1.0)
+"""Between the sendings after an answer that never came. The store's own wrapper has repeated each of them for
+a while already, so afterwards the caller is told that nothing is certain, and sends them again later.
+"""
 
 
 async def settle_create(store: Prefixed, name: str, data: bytes) -> bool:
@@ -31,31 +31,23 @@ async def settle_create(store: Prefixed, name: str, data: bytes) -> bool:
 
     Raises:
         CommitUncertain: no certain answer came; these bytes are sent again before any other for this name.
-        StoreUnavailable, StoreRefused: nothing was written.
+        StoreUnavailable, CreateConflict, StoreRefused: nothing was written.
     """
-    uncertain = False
-    last: Exception | None = None
+    unanswered: StoreError | None = None
     for pause_s in (*PAUSES_S, None):
         try:
             await store.create(name, data)
             return True
         except ObjectExists:
             return await _holds(store, name, data)
-        except CreateConflict as exc:
-            last = exc
         except AmbiguousWrite as exc:
-            uncertain, last = True, exc
-        except StoreUnavailable as exc:
-            last = exc
-        except StoreError as exc:
-            if uncertain:
-                raise CommitUncertain(name=name) from exc
-            raise
+            unanswered = exc
+        except StoreError:
+            if unanswered is None:
+                raise
         if pause_s is not None:
             await asyncio.sleep(pause_s)
-    if uncertain or isinstance(last, CreateConflict):
-        raise CommitUncertain(name=name) from last
-    raise StoreUnavailable(name=name) from last
+    raise CommitUncertain(name=name) from unanswered
 
 
 async def _holds(store: Prefixed, name: str, data: bytes) -> bool:

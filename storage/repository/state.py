@@ -143,7 +143,7 @@ class LogState:
             time_ms=entry.time_ms,
             void=void,
             take_over=entry.fields if isinstance(entry.fields, TakeOver) else None,
-            checkpoint=entry.fields if isinstance(entry.fields, Checkpoint) else None,
+            checkpoint=_without_packs(entry.fields),
             containers=tuple(container.name for container in containers),
         )
         self.rows.append(row)
@@ -202,6 +202,13 @@ class LogState:
         return found
 
 
+def _without_packs(fields: object) -> Checkpoint | None:
+    """Return a checkpoint without its pack references: the index has them, and tables are large."""
+    if not isinstance(fields, Checkpoint):
+        return None
+    return msgspec.structs.replace(fields, packs=[]) if fields.packs else fields
+
+
 def pack_refs(entry: LogEntry) -> list[PackRef]:
     """Return the packs that came with an entry."""
     if isinstance(entry.fields, Checkpoint):
@@ -224,4 +231,4 @@ def pack_container(ref: PackRef, table: Table) -> Container:
     )
 
 
-stored_heads_decoder: Final = msgspec.msgpack.Decoder(list[StoredHead])
+stored_head_decoder: Final = msgspec.msgpack.Decoder(StoredHead)

@@ -18,8 +18,8 @@ from tests.fakes.faulty_store import FaultyStore
 MASTER_KEY = bytes(range(32))
 REF = WorkspaceRef(tenant="aa" * 8, workspace="bb" * 8)
 PREFIX = f"t/{REF.tenant}/w/{REF.workspace}/"
-IMPATIENT = RetryPolicy(tries=1)
-"""Faults are to be seen by the code under test, not by the wrapper that repeats."""
+IMPATIENT = RetryPolicy(tries=2, wait_first_s=0.001, wait_most_s=0.002, jitter_s=0.0)
+"""One repetition, as in production there are more: a planned fault that happens twice is seen by the code."""
 
 
 class Node:

@@ -48,7 +48,7 @@ async def test_every_changed_bit_is_found(small):
     bucket, folder = small
     for name, raw in list(bucket.objects.items()):
         edges = {*range(70), *range(len(raw) - 20, len(raw))}
-        for at in sorted({*edges, *range(0, len(raw), max(1, len(raw) // 60))} & {*range(len(raw))}):
+        for at in sorted({*edges, *range(0, len(raw), max(1, len(raw) // 25))} & {*range(len(raw))}):
             bucket.objects[name] = changed(raw, at)
             assert await faults_of(bucket, folder), f"byte {at} of {len(raw)} in {name}"
         bucket.objects[name] = raw
