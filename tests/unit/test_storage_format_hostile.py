@@ -1,4 +1,4 @@
-"""Hostile bytes: a decoder answers with a value or a declared error, whatever it is given; bombs stay whole."""
+"""Hostile bytes: a decoder answers with a value or a declared error whatever it gets; bombs stay whole."""
 
 import random
 import struct
