@@ -38,6 +38,18 @@ DESTROYING: dict[tuple[str, str], str] = {
     ): "ends our own parts (service, host, worker), never a desktop",
     ("session_service/app/parent.py", "kill"): "ends our own parts when they do not stop, never a desktop",
     ("session_service/app/service.py", "unlink"): "the socket of our own that it listens on",
+    (
+        "session_service/cli/stage.py",
+        "terminate",
+    ): "ends the service and the store that the demonstration started",
+    (
+        "session_service/cli/stage.py",
+        "rmtree",
+    ): "the demonstration's own folder, once none of its desktops is left",
+    (
+        "session_service/cli/stopping.py",
+        "kill",
+    ): "tells the parent to stop, whose start time was compared before",
     ("session_service/base/rpc.py", "unlink"): "the socket of our own that it listens on",
     (
         "session_service/checkpoints/homes.py",
