@@ -313,7 +313,6 @@ class Link(asyncio.Protocol):
         """Say no, with the way forward, and close."""
         if self.is_over():
             return
-        self._hub.log.info("link.refused", link_id=self.link_id, code=int(refusal.code), why=refusal.why)
         if self.phase is not Phase.UPGRADING:
             self._transport.write(answers.no(refusal))
         self.end(LossCause.UNKNOWN, refusal.code, refusal.why)
@@ -466,7 +465,7 @@ class Link(asyncio.Protocol):
             self._report()
 
     def _report(self) -> None:
-        """Tell control, count, and write the one canonical line."""
+        """Count, and tell control, which writes the one canonical line of the link."""
         assert self._attachment is not None
         hub, (down, up) = self._hub, self.payload_bytes
         end = LinkEnd(
@@ -482,7 +481,6 @@ class Link(asyncio.Protocol):
         hub.stats.bytes_down += down
         hub.stats.bytes_up += up
         hub.remove_link(end.session_id, self.link_id)
-        hub.log.info("link.ended", **msgspec.to_builtins(end))
         hub.attachments.ended(end)
 
 

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import report
 import uvloop
 
+from session_service.base import log
 from tests.fakes.gateway_world import World, greet, running, xvnc
 
 WIDTH, HEIGHT = 1280, 800
@@ -77,6 +78,7 @@ async def measure(rounds: int) -> dict[str, list[float]]:
 
 
 def main() -> int:
+    log.configure(json=False, level="warning")
     made = report.parser("Fresh attach to the first whole picture.")
     made.add_argument("--rounds", type=int, default=15)
     chosen = made.parse_args()
