@@ -6,15 +6,18 @@ back at the end, because each look-up in a folder, and each look at an attribute
 Only our own files are touched. This moves ctime and nothing else.
 """
 
+import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 READ_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 READ_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
+_UNLOCKING = threading.Lock()
 _FOLDER_BITS = stat.S_IRUSR | stat.S_IXUSR
 
 
@@ -29,7 +32,11 @@ def open_file(name: bytes, folder_fd: int, *, repair: bool) -> tuple[int, int | 
     except PermissionError:
         if not repair:
             raise
-    return _open_locked(name, folder_fd, stat.S_ISREG, stat.S_IRUSR, READ_FILE)
+    with _searchable(folder_fd):
+        try:
+            return _open_quietly(name, READ_FILE, folder_fd), None
+        except PermissionError:
+            return _open_locked(name, folder_fd, stat.S_ISREG, stat.S_IRUSR, READ_FILE)
 
 
 def open_folder(name: bytes, folder_fd: int, *, repair: bool) -> tuple[int, int | None]:
@@ -51,6 +58,26 @@ def open_folder(name: bytes, folder_fd: int, *, repair: bool) -> tuple[int, int 
         os.close(fd)
         raise
     return fd, mode
+
+
+@contextlib.contextmanager
+def _searchable(folder_fd: int) -> Iterator[None]:
+    """Let names be looked up in a locked folder of our own for a moment.
+
+    Files are read after the walk has left their folder and locked it again. One at a time, because two
+    threads in one folder would each put back what the other has set.
+    """
+    with _UNLOCKING:
+        found = os.fstat(folder_fd)
+        mode = stat.S_IMODE(found.st_mode)
+        if mode & stat.S_IXUSR or found.st_uid != os.geteuid() or os.geteuid() == 0:
+            yield
+            return
+        os.fchmod(folder_fd, mode | stat.S_IXUSR)
+        try:
+            yield
+        finally:
+            os.fchmod(folder_fd, mode)
 
 
 def _open_quietly(name: bytes, flags: int, folder_fd: int) -> int:

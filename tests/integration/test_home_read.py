@@ -5,14 +5,15 @@ import fcntl
 import os
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from storage.errors import Cancelled
-from storage.scan.entry import PIECE_BYTES, Attributes, Grade, ReadOutcome, StatFacts
+from storage.scan.entry import PIECE_BYTES, Attributes, Found, Grade, Kind, ReadOutcome, StatFacts
 from storage.scan.read import PAUSES_S, read_stable
-from storage.scan.walk import facts_of
+from storage.scan.walk import facts_of, walk
 from tests.fakes.home import MIB, Collected
 from tests.fakes.unprivileged import as_plain_user
 
@@ -236,6 +237,39 @@ def test_a_file_of_mode_000_is_unreadable_or_repaired_as_asked(tmp_path: Path) -
         *(Grade.UNREADABLE, errno.EACCES, None, 0, "secret", True),
         *(0, 4, True),
     ]
+
+
+def test_files_of_a_locked_folder_are_read_after_the_walk_has_left_it(tmp_path: Path) -> None:
+    """By several threads at once; the folder and its files are locked again afterwards."""
+
+    def look() -> list[object]:
+        locked = tmp_path / "locked"
+        locked.mkdir()
+        for number in range(40):
+            (locked / str(number)).write_bytes(b"%d" % number)
+            if number % 2:
+                (locked / str(number)).chmod(0)
+        locked.chmod(0)
+        root = os.open(tmp_path, os.O_RDONLY)
+        later = [
+            (os.dup(found.folder_fd), found)
+            for found in walk(root, repair_rights=True)
+            if found.kind is Kind.FILE
+        ]
+
+        def read_one(job: tuple[int, Found]) -> list[object]:
+            sink = Collected()
+            outcome = read_stable(job[0], job[1].name, job[1].facts, sink=sink, repair_rights=True)
+            return [outcome.error, outcome.grade, whole(sink) == job[1].name]
+
+        with ThreadPoolExecutor(4) as threads:
+            answers = list(threads.map(read_one, later))
+        mode = locked.stat().st_mode & 0o777
+        locked.chmod(0o700)
+        modes = [(locked / str(number)).stat().st_mode & 0o777 for number in (1, 3)]
+        return [len(later), [answer for answer in answers if answer != [None, None, True]], mode, modes]
+
+    assert as_plain_user(tmp_path, look) == [40, [], 0, [0, 0]]
 
 
 def test_somebody_elses_locked_file_stays_locked(tmp_path: Path) -> None:
