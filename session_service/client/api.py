@@ -206,6 +206,19 @@ class Api:
         place = f"{API}/workspaces/{workspace_id}/checkpoints/{seq}/archive"
         return self._transport.chunks(place, {"path": path})
 
+    async def verify(self, workspace_id: str, *, level: str) -> models.Verification:
+        """Check a workspace's repository; `full` reads every byte and takes its time."""
+        path = f"{API}/workspaces/{workspace_id}/verify"
+        return await self._transport.ask("POST", path, models.Verification, body={"level": level})
+
+    async def verify_audit(self) -> models.AuditChain:
+        """Recompute the audit chain. Raises AuditBroken."""
+        return await self._transport.ask("GET", f"{API}/audit/verification", models.AuditChain)
+
+    def registry_backup(self) -> AsyncIterator[bytes]:
+        """Stream a consistent copy of the registry."""
+        return self._transport.chunks(f"{API}/registry/backup", {})
+
     async def receipts(self, *, mine: bool = False) -> list[models.Receipt]:
         """Return receipts, newest first."""
         return await self._all(f"{API}/receipts", models.Receipt, {"mine": mine or None})

@@ -141,6 +141,19 @@ class File(_Answer, frozen=True, kw_only=True):
     link_target: str
 
 
+class Verification(_Answer, frozen=True, kw_only=True):
+    """What a check of a workspace's repository found; no fault is good."""
+
+    level: str
+    faults: list[str]
+
+
+class AuditChain(_Answer, frozen=True, kw_only=True):
+    """The audit chain as it was recomputed."""
+
+    records: int
+
+
 class Upload(_Answer, frozen=True, kw_only=True):
     """Where an uploaded file lies in the home."""
 

@@ -16,6 +16,7 @@ from session_service.http import (
     live,
     sessions,
     sign_in,
+    upkeep,
     uploads,
     workspaces,
 )
@@ -561,4 +562,11 @@ _MACHINES: Final = (
     ),
 )
 
-ROUTES: Final[tuple[Route, ...]] = (*_PEOPLE, *_SESSIONS, *_FILE_ROUTES, *_HISTORY, *_MACHINES)
+ROUTES: Final[tuple[Route, ...]] = (
+    *_PEOPLE,
+    *_SESSIONS,
+    *_FILE_ROUTES,
+    *_HISTORY,
+    *upkeep.ROUTES,
+    *_MACHINES,
+)

@@ -77,7 +77,7 @@ async def list_checkpoints(exchange: Exchange) -> answers.CheckpointsOut:
     """List the restorable points of a workspace, newest first."""
     query = exchange.query(asks.Page)
     workspace = await owned_workspace(exchange, workspace_id(exchange))
-    history = await _from_store(exchange.services.checkpoints.history(_name(workspace)))
+    history = await _from_store(exchange.services.checkpoints.history(workspace_name(workspace)))
     before = cursors.read_number(query.cursor)
     newest_first = sorted(history, key=lambda info: info.seq, reverse=True)
     rest = [info for info in newest_first if before is None or info.seq < before]
@@ -96,7 +96,9 @@ async def list_files(exchange: Exchange) -> answers.FilesOut:
     folder, seq = paths.raw(query.path), _seq(exchange)
     if workspace.user_id != exchange.caller.user.id:
         await _record_read(exchange, workspace, "folder.listed", folder, seq)
-    entries = await _from_store(exchange.services.checkpoints.folder(_name(workspace), seq=seq, path=folder))
+    entries = await _from_store(
+        exchange.services.checkpoints.folder(workspace_name(workspace), seq=seq, path=folder)
+    )
     first = cursors.read_number(query.cursor) or 0
     page = entries[first : first + query.limit]
     more = len(entries) > first + query.limit
@@ -115,7 +117,7 @@ async def download_file(exchange: Exchange) -> web.StreamResponse:
     if not path:
         raise errors.BadInput("A file is named by its path.", field="path")
     await _record_read(exchange, workspace, "file.downloaded", path, seq)
-    source = exchange.services.checkpoints.read(_name(workspace), seq=seq, path=path)
+    source = exchange.services.checkpoints.read(workspace_name(workspace), seq=seq, path=path)
     name = paths.shown(path.rsplit(b"/", 1)[-1])
     return await _stream(exchange, source, name=name, media="application/octet-stream")
 
@@ -125,12 +127,13 @@ async def download_archive(exchange: Exchange) -> web.StreamResponse:
     workspace = await readable_workspace(exchange)
     path, seq = paths.raw(exchange.query(asks.PathQuery).path), _seq(exchange)
     await _record_read(exchange, workspace, "archive.downloaded", path, seq)
-    source = exchange.services.checkpoints.archive(_name(workspace), seq=seq, path=path)
+    source = exchange.services.checkpoints.archive(workspace_name(workspace), seq=seq, path=path)
     name = paths.shown(path.rsplit(b"/", 1)[-1]) if path else workspace.name
     return await _stream(exchange, source, name=f"{name}.zip", media="application/zip")
 
 
-def _name(workspace: Workspace) -> WorkspaceName:
+def workspace_name(workspace: Workspace) -> WorkspaceName:
+    """Return the name under which the store keeps a workspace."""
     return WorkspaceName(tenant_id=workspace.tenant_id, workspace_id=workspace.id)
 
 
