@@ -18,7 +18,7 @@ from session_service.core.websocket import FrameError
 
 DEPTH_MAX: Final = 4
 _TICKET: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
-_OUTSIDE_OF_STRINGS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[^\[\]{}]+')
+_OUTSIDE_OF_STRINGS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[^\[\]{}"]+')
 _PORTS: Final = {"http": 80, "https": 443}
 _SCHEMES: Final = {"http": "ws", "https": "wss"}
 
