@@ -128,6 +128,10 @@ class Destroyer:
 
     async def _end_helpers(self, state: DesktopState) -> None:
         groups = DesktopGroups(self._hierarchies, state.handle.session_id)
+        if groups.main is not None and self._hierarchies.freezer == "cgroup2":
+            # Nothing of the desktop is left in it; a frozen log keeper could not write the last words.
+            with contextlib.suppress(OSError):
+                (groups.main / "cgroup.freeze").write_text("0")
         # The log keeper ends by itself at the end of its input; it is given the time to write the last words.
         for step in range(int(GROUP_REMOVE_S / LOOK_AGAIN_S)):
             for pid, _ in state.helpers:

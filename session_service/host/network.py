@@ -75,6 +75,9 @@ async def set_up(init_pid: int, *, exit_fd: int, groups: Sequence[Path]) -> Netw
     owner = fcntl.ioctl(net, _NS_GET_USERNS)
     try:
         async with asyncio.timeout(SET_UP_S):
+            # Before its ids are mapped, what enters the namespace as a plain user loses every right at exec.
+            while not Path(f"/proc/{init_pid}/uid_map").read_bytes():  # noqa: ASYNC110 - nobody tells of it
+                await asyncio.sleep(0.001)
             if reason := await _rules(net, owner):
                 return Network(kind="none", reason=reason)
             return await _router(net, owner, exit_fd=exit_fd, groups=groups)

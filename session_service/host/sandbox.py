@@ -100,7 +100,7 @@ def command(
         *(("--unshare-net",) if own_network else ()),
         "--new-session",
         *("--ro-bind", "/usr", "/usr"),
-        *_top_links(),
+        *top_links(),
         *("--ro-bind", "/etc", "/etc"),
         *_own_etc(folders.etc),
         *("--proc", "/proc", "--dev", "/dev"),
@@ -160,7 +160,7 @@ def in_groups(arguments: Sequence[str], groups: Sequence[Path]) -> list[str]:
     return ["/bin/sh", "-c", _ENTER, "enter", *map(str, groups), "--", *arguments]
 
 
-def _top_links() -> list[str]:
+def top_links() -> list[str]:
     """Return what /bin, /lib and so on are on this machine: links into /usr, or folders of old systems."""
     found: list[str] = []
     for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
