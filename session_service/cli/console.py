@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from session_service.app.settings import default_state_folder
+from session_service.base import errors
 from session_service.base.layout import Layout
 from session_service.client.api import Api
 from session_service.client.transport import Transport
@@ -35,6 +36,17 @@ StateFolder = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document for programs.")]
 
+
+class NoService(errors.SessionError):
+    """No service of this machine can be reached."""
+
+    code, status, action = (
+        "no_service",
+        503,
+        "Start it with ./deploy/up, or name its folder with --state-folder.",
+    )
+
+
 out = Console(highlight=False, soft_wrap=True)
 
 
@@ -46,7 +58,10 @@ def layout_of(state_folder: Path | None) -> Layout:
 @asynccontextmanager
 async def service(state_folder: Path | None) -> AsyncIterator[Api]:
     """Reach the service of this machine over its unix socket, as the user who runs the command."""
-    async with Transport.over_socket(layout_of(state_folder).api_socket) as transport:
+    socket = layout_of(state_folder).api_socket
+    if not socket.exists():
+        raise NoService(f"no service runs with the state folder {socket.parents[2]}")
+    async with Transport.over_socket(socket) as transport:
         yield Api(transport)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from session_service.base import errors
-from session_service.cli import checkpoints, demo, people, serving, sessions, stopping
+from session_service.cli import backup, checkpoints, demo, doctor, people, serving, sessions, stopping
 
 application = typer.Typer(
     name="session-service",
@@ -26,10 +26,13 @@ application = typer.Typer(
 serving.add_to(application)
 application.command("demo")(demo.demo)
 application.command("stop")(stopping.stop)
+application.command("doctor")(doctor.doctor)
 application.add_typer(sessions.application, name="sessions")
 application.add_typer(checkpoints.application, name="checkpoints")
 application.add_typer(people.users, name="users")
 application.add_typer(people.tokens, name="tokens")
+application.add_typer(backup.application, name="backup")
+application.add_typer(backup.audit, name="audit")
 
 
 @application.callback()

@@ -1,0 +1,160 @@
+"""Looks at the machine, the settings and the running service, and says what each finding means and what
+to do.
+
+Not a repair: it changes nothing but objects of its own in the store's probe. A finding is a fact, `ok`,
+words and an action.
+"""
+
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from session_service.app import room
+from session_service.app.settings import Settings
+from session_service.base import errors
+from session_service.base.layout import Layout
+from session_service.checkpoints import keyring
+from session_service.client.api import Api
+from session_service.client.transport import Transport
+from session_service.host import selftest
+from session_service.host.selftest import Finding
+
+SQLITE_LEAST: Final = (3, 51, 3)
+"""Versions 3.7.0 to 3.51.2 can lose a commit when the WAL is reset."""
+DESCRIPTORS_LEAST: Final = 4096
+"""Each link takes two; a small machine with a thousand users needs about this many."""
+YEAR_LEAST: Final = 2024
+
+
+async def look(settings: Settings) -> list[Finding]:
+    """Return every finding, the machine's first."""
+    layout = Layout(settings.state_folder)
+    return [
+        *await selftest.look(),
+        _python(),
+        _sqlite(),
+        _clock(),
+        _descriptors(),
+        *_space(settings, layout),
+        *await _service(settings, layout),
+        _key(settings, layout),
+    ]
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    ok = sys.version_info >= (3, 11) and __debug__
+    action = "" if ok else "Use Python 3.11 or newer, without -O: assertions guard what must never happen."
+    return Finding(name="python", ok=ok, words=f"Python {version}", action=action)
+
+
+def _sqlite() -> Finding:
+    version = apsw.sqlite_lib_version()
+    ok = tuple(int(part) for part in version.split(".")[:3]) >= SQLITE_LEAST
+    action = "" if ok else "Install the versions of requirements.lock: older ones can lose a commit."
+    return Finding(name="sqlite", ok=ok, words=f"SQLite {version}", action=action)
+
+
+def _clock() -> Finding:
+    wall = time.gmtime()
+    asleep_s = abs(time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC))
+    ok = wall.tm_year >= YEAR_LEAST
+    words = (
+        f"wall clock {time.strftime('%Y-%m-%d %H:%M:%S', wall)} UTC; asleep for {asleep_s:.0f} s since boot"
+    )
+    action = "" if ok else "Set the clock: times shown to people would be wrong (holds do not depend on it)."
+    return Finding(name="clock", ok=ok, words=words, action=action)
+
+
+def _descriptors() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    ok = hard == resource.RLIM_INFINITY or hard >= DESCRIPTORS_LEAST
+    action = (
+        ""
+        if ok
+        else f"Allow at least {DESCRIPTORS_LEAST} open files (LimitNOFILE= in the unit, or ulimit -n)."
+    )
+    return Finding(name="descriptors", ok=ok, words=f"{soft} open files, {hard} at most", action=action)
+
+
+def _space(settings: Settings, layout: Layout) -> list[Finding]:
+    folder = next(path for path in (layout.root, *layout.root.parents) if path.exists())
+    free, needed = room.disk_free_mb(folder), settings.room.disk_free_mb_min
+    disk = Finding(
+        name="disk",
+        ok=free >= needed,
+        words=f"{free} MB free for {layout.root}; {needed} MB must stay free",
+        action="" if free >= needed else "Free space: no new desktop is started below that.",
+    )
+    free, needed = room.memory_available_mb(), settings.room.memory_free_mb_min
+    memory = Finding(
+        name="memory",
+        ok=free >= needed,
+        words=f"{free} MB available; {needed} MB must stay so",
+        action="" if free >= needed else "End desktops or add memory: no new one is started below that.",
+    )
+    return [disk, memory]
+
+
+async def _service(settings: Settings, layout: Layout) -> list[Finding]:
+    """Ask the running service about itself and its object store."""
+    try:
+        async with Transport.over_socket(layout.api_socket) as transport:
+            status = await Api(transport).status()
+            alarms = await Api(transport).alarms() if status.setup_needed is False else []
+    except errors.PartUnavailable:
+        words = f"no service runs in {layout.root}, so its store could not be asked"
+        return [
+            Finding(name="service", ok=True, words=words, action="Start it with ./deploy/up and look again.")
+        ]
+    except errors.SessionError as exc:
+        return [Finding(name="service", ok=False, words=exc.detail, action=exc.action)]
+    ready = "settled and ready" if status.ready else "not ready yet"
+    found = [
+        Finding(
+            name="service",
+            ok=status.ready and not alarms,
+            words=f"version {status.version}, {ready}, {len(alarms)} open alarms",
+            action="; ".join(alarm.action for alarm in alarms[:3]),
+        )
+    ]
+    store = status.storage
+    usable = bool(store.usable)
+    words = f"{store.url} keeps its promises" if usable else f"{store.url}: {store.error}"
+    action = (
+        ""
+        if usable
+        else "Correct the setting store.url, its credentials or the store; nothing is lost meanwhile."
+    )
+    return [*found, Finding(name="object_store", ok=usable, words=words, action=action)]
+
+
+def _key(settings: Settings, layout: Layout) -> Finding:
+    path = settings.store.master_key_file or layout.keys / "master.key"
+    if os.geteuid() != 0 and not os.access(Path(path).parent, os.X_OK):
+        return Finding(name="master_key", ok=True, words=f"{path} cannot be looked at by this user")
+    try:
+        key = keyring.read(path)
+    except errors.SessionError as exc:
+        return Finding(
+            name="master_key", ok=False, words=exc.detail, action="Put the saved copy of the key back."
+        )
+    if key is None:
+        return Finding(
+            name="master_key", ok=True, words="none yet; it is made when the first store is opened"
+        )
+    if keyring.is_backed_up(path, key):
+        return Finding(
+            name="master_key", ok=True, words=f"key {keyring.name_of(key)} was copied to a safe place"
+        )
+    return Finding(
+        name="master_key",
+        ok=False,
+        words=f"key {keyring.name_of(key)} at {path} exists once only: without it no file can be read",
+        action="session-service backup key --to FILE on another medium, kept apart from the object store",
+    )
