@@ -16,6 +16,10 @@ from session_service.client.transport import Query, Transport
 
 API: Final = "/api/v1"
 PAGE_ITEMS: Final = 200
+VERIFY_S: Final = 3700.0
+"""A full verify reads every byte; the service itself gives up after an hour."""
+UPLOAD_S: Final = 3600.0
+"""A file on its way up; the service drops one that stands still."""
 Item = TypeVar("Item")
 
 
@@ -174,6 +178,7 @@ class Api:
                 data=file,
                 query={"name": name},
                 headers={"Content-Type": "application/octet-stream"},
+                limit_s=UPLOAD_S,
             ) as answer:
                 return msgspec.json.decode(await answer.read(), type=models.Upload)
 
@@ -209,7 +214,9 @@ class Api:
     async def verify(self, workspace_id: str, *, level: str) -> models.Verification:
         """Check a workspace's repository; `full` reads every byte and takes its time."""
         path = f"{API}/workspaces/{workspace_id}/verify"
-        return await self._transport.ask("POST", path, models.Verification, body={"level": level})
+        return await self._transport.ask(
+            "POST", path, models.Verification, body={"level": level}, limit_s=VERIFY_S
+        )
 
     async def verify_audit(self) -> models.AuditChain:
         """Recompute the audit chain. Raises AuditBroken."""

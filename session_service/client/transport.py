@@ -75,6 +75,7 @@ class Transport:
         body: Mapping[str, Any] | None = None,
         query: Query | None = None,
         headers: Mapping[str, str] | None = None,
+        limit_s: float | None = None,
     ) -> Answer:
         """Send a request and return its typed answer.
 
@@ -85,7 +86,7 @@ class Transport:
         sent = dict(headers or {})
         if method == "POST":
             sent.setdefault("Idempotency-Key", str(uuid.uuid4()))
-        async with self.opened(method, path, body=body, query=query, headers=sent) as answer:
+        async with self.opened(method, path, body=body, query=query, headers=sent, limit_s=limit_s) as answer:
             raw = await self._read(answer, path)
         try:
             return msgspec.json.decode(raw or b"null", type=kind)
@@ -102,12 +103,13 @@ class Transport:
         data: Any = None,
         query: Query | None = None,
         headers: Mapping[str, str] | None = None,
+        limit_s: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request and give its answer once its head is there and good, to be read bit by bit."""
         assert self._client is not None, "use `async with`"
         params = {name: _text(value) for name, value in (query or {}).items() if value is not None}
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(limit_s or ANSWER_S):
                 answer = await self._client.request(
                     method,
                     self._base_url + path,

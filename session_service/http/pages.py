@@ -28,7 +28,10 @@ PAGES: Final = {
     "/receipts": "receipts.html",
     "/receipts/{session_id}": "receipt.html",
     "/operator": "operator.html",
+    "/people": "people.html",
 }
+ROLES: Final = {"/operator": "operator", "/people": "administrator"}
+"""Pages that need more than a sign-in."""
 OPEN_PAGES: Final = frozenset({"/setup", "/sign-in"})
 """Pages for people who are not signed in."""
 ERROR_PAGE: Final = "problem.html"
@@ -148,8 +151,9 @@ class Pages:
             caller = await self._services.identification.caller(request)
             if caller is None:
                 raise web.HTTPSeeOther("/sign-in?next=" + quote(request.path, safe="/"))
-            if place == "/operator" and not callers.has_role(caller.user.role, "operator"):
-                raise errors.NotAllowed(role_needed="operator")
+            least = ROLES.get(place, "user")
+            if not callers.has_role(caller.user.role, least):
+                raise errors.NotAllowed(role_needed=least)
         return await self._sent(request, self._pages, PAGES[place])
 
     async def _of_pages(self, request: web.Request) -> web.StreamResponse:

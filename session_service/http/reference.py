@@ -20,6 +20,7 @@ _TAGS = {
     "sessions": "Sessions",
     "files": "Workspaces, checkpoints and files",
     "history": "Receipts, events, alarms, status",
+    "upkeep": "Checks and copies",
     "machines": "For machines",
 }
 _HEAD = f"""# API

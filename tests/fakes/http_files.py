@@ -90,6 +90,10 @@ class HttpFiles:
         self.uploaded.append((home, name, body, owner))
         return os.path.join("Uploads", name)
 
+    async def verify(self, workspace: WorkspaceName, *, level: str) -> list[str]:
+        await self._answer()
+        return ["one fault"] if level == "full" else []
+
     async def status(self, *, probe: bool = False) -> StoreStatus:
         await self._answer()
         return StoreStatus(

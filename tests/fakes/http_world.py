@@ -17,7 +17,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from argon2 import PasswordHasher
 
-from session_service.base.ids import TenantId, new_ulid
+from session_service.base.ids import TenantId, UserId, new_ulid
 from session_service.core.changes import PutApiToken, Unit
 from session_service.core.records import ApiToken, User
 from session_service.http import secrets, setup
@@ -97,6 +97,12 @@ class Browser:
     headers: dict[str, str] = field(default_factory=dict)
     user: User | None = None
 
+    @property
+    def user_id(self) -> UserId:
+        """The account that is signed in here."""
+        assert self.user is not None
+        return self.user.id
+
     async def ask(self, method: str, path: str, body: Any = None, **more: Any) -> Seen:
         headers = self.headers | more.pop("headers", {})
         if body is not None:
@@ -127,13 +133,17 @@ class HttpWorld:
     app: web.Application
     server: TestServer
     stack: contextlib.AsyncExitStack
+    places: list[str]
+    """Our own origins."""
+    front: str = ""
+    """Where browsers go instead, if something stands in front."""
 
     def url(self, path: str) -> str:
-        return str(self.server.make_url("/")).rstrip("/") + path
+        return self.origin + path
 
     @property
     def origin(self) -> str:
-        return str(self.server.make_url("/")).rstrip("/")
+        return self.front or str(self.server.make_url("/")).rstrip("/")
 
     async def browser(self, **headers: str) -> Browser:
         """A browser on one of our pages, not signed in."""
@@ -221,4 +231,4 @@ async def http_world(folder: Path, **changes: Any) -> AsyncIterator[HttpWorld]:
         await server.start_server()
         stack.push_async_callback(server.close)
         places.append(str(server.make_url("/")).rstrip("/"))
-        yield HttpWorld(clock, ids, registry, control, files, settings, app, server, stack)
+        yield HttpWorld(clock, ids, registry, control, files, settings, app, server, stack, places)

@@ -91,7 +91,7 @@ async def test_each_request_is_one_line_without_secrets(world: HttpWorld) -> Non
     done = [line for line in logs if line["event"] == "request.done"]
     assert [line["route"] for line in done] == ["listEvents", "misdirected", "issueTicket", "signIn"]
     assert all(line["duration_ms"] == 0 for line in done)
-    assert done[0]["user_id"] == ada.user.id  # type: ignore[union-attr]  # signed in
+    assert done[0]["user_id"] == ada.user_id
     for secret in ("in-a-header", "a-ticket-in-a-path", PASSWORD):
         assert secret not in repr(logs)
 
@@ -202,9 +202,9 @@ async def test_openapi_describes_every_route(world: HttpWorld) -> None:
 
 
 async def test_every_route_that_creates_or_acts_takes_a_key(world: HttpWorld) -> None:
-    """Signing in and out, which make no record that could be made twice, and files, are the exceptions."""
+    """Signing in and out and checks, which make nothing that could be made twice, and files do not."""
     without = {route.name for route in ROUTES if route.method == "POST" and not route.idempotent}
-    assert without == {"setUp", "signIn", "signOut", "signOutEverywhere", "uploadFile"}
+    assert without == {"setUp", "signIn", "signOut", "signOutEverywhere", "uploadFile", "verifyWorkspace"}
 
 
 async def test_every_list_has_a_cursor(world: HttpWorld) -> None:
@@ -273,6 +273,7 @@ async def test_pages_are_behind_the_sign_in_and_lead_back(tmp_path: Path) -> Non
         seen = await ada.get("/nothing", headers={"Accept": "text/html"})
         assert (seen.status, seen.raw) == (404, b"<title>problem</title>")
         assert (await (await world.signed_in("root")).get("/operator")).status == 200
+        assert (await (await world.signed_in("olga", "operator")).get("/people")).code == "not_allowed"
 
 
 async def test_only_files_of_the_pages_are_sent(tmp_path: Path) -> None:

@@ -90,9 +90,9 @@ async def test_files_of_others_are_read_by_administrators_only_and_that_is_recor
     read = [
         r.entry for r in await world.registry.audit() if r.entry.kind in {"file.downloaded", "folder.listed"}
     ]
-    assert [entry.actor for entry in read] == [f"operator:{root.user.id}"] * 2  # type: ignore[union-attr]
+    assert [entry.actor for entry in read] == [f"operator:{root.user_id}"] * 2
     assert dict(read[0].facts)["path"] == "notes.txt"
-    assert {entry.user_id for entry in read} == {ada.user.id}  # type: ignore[union-attr]
+    assert {entry.user_id for entry in read} == {ada.user_id}
     told = (await ada.get("/api/v1/events")).body["items"]
     assert "file.downloaded" in {event["kind"] for event in told}
 

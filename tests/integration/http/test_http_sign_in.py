@@ -215,7 +215,7 @@ async def test_a_disabled_account_is_out_at_once(world: HttpWorld) -> None:
     program = await world.program("ada")
     assert ada.user is not None
     assert (await program.get("/api/v1/me")).status == 200
-    seen = await admin.ask("PATCH", f"/api/v1/users/{ada.user.id}", {"disabled": True})
+    seen = await admin.ask("PATCH", f"/api/v1/users/{ada.user_id}", {"disabled": True})
     assert seen.body["disabled"] is True
     assert (await ada.get("/api/v1/me")).status == 401
     assert (await program.get("/api/v1/me")).status == 401
@@ -227,7 +227,7 @@ async def test_a_sign_in_of_a_disabled_account_opens_nothing(world: HttpWorld) -
     assert ada.user is not None
     off = replace(ada.user, disabled=True, generation=2)
     await world.registry.commit(Unit(writes=(PutUser(user=off, expected=1),)))
-    assert await world.registry.sign_ins(ada.user.id)
+    assert await world.registry.sign_ins(ada.user_id)
     assert (await ada.get("/api/v1/me")).code == "sign_in_required"
 
 

@@ -1,0 +1,49 @@
+"""Checks and copies for administrators: each written down before it is done."""
+
+from pathlib import Path
+
+import pytest
+
+from session_service.base import errors
+from session_service.client.api import Api
+from session_service.client.transport import Transport
+from session_service.http.callers import SCOPES
+from session_service.registry.sqlite import SqliteRegistry
+from tests.fakes.http_world import HttpWorld
+
+
+async def test_a_workspace_and_the_audit_chain_are_checked(world: HttpWorld) -> None:
+    """Over the client, as the CLI does."""
+    ada = await world.signed_in("ada")
+    home = (await ada.get("/api/v1/workspaces")).body["items"][0]["id"]
+    program = await world.program("root", "administrator", scopes=SCOPES)
+    token = program.headers["Authorization"].removeprefix("Bearer ")
+    async with Transport(world.origin, token=token) as transport:
+        api = Api(transport)
+        assert (await api.verify(home, level="structure")).faults == []
+        assert (await api.verify(home, level="full")).faults == ["one fault"]
+        assert (await api.verify_audit()).records == 3
+        with pytest.raises(errors.NotFound):
+            await api.verify("0" * 26, level="full")
+    kinds = [record.entry.kind for record in await world.registry.audit()]
+    assert kinds == ["user.signed_in", "workspace.verified", "workspace.verified"]
+
+
+async def test_a_copy_of_the_registry_is_whole_and_nothing_is_left_behind(
+    world: HttpWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real database comes down and opens."""
+    root = await world.signed_in("root", "administrator")
+    real = await SqliteRegistry.open(tmp_path / "real.sqlite3")
+    try:
+        monkeypatch.setattr(world.registry, "backup", real.backup)
+        seen = await root.get("/api/v1/registry/backup")
+    finally:
+        await real.close()
+    assert seen.status == 200, seen.raw
+    (tmp_path / "copy.sqlite3").write_bytes(seen.raw)
+    copy = await SqliteRegistry.open(tmp_path / "copy.sqlite3")
+    assert await copy.users() == []
+    await copy.close()
+    assert list(world.settings.uploads.iterdir()) == []
+    assert "registry.backed_up" in {record.entry.kind for record in await world.registry.audit()}
