@@ -52,6 +52,7 @@ class Schedule:
     witness: Witness = field(init=False)
     dice: random.Random = field(init=False)
     backups: list[str] = field(init=False)
+    frozen: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.world = World(
@@ -95,7 +96,19 @@ class Schedule:
         while any(row.state is not State.CLOSED for row in self.world.rows()) and waited_s < 1_000:
             await asyncio.sleep(5)
             waited_s += 5
+            self._frozen()
         await asyncio.sleep(40)
+
+    def _frozen(self) -> None:
+        """Nothing is away, and a desktop that somebody may use does not run: said once it lasted for fifteen
+        seconds.
+        """
+        for row in self.world.rows():
+            desktop = self.world.machine.desktops.get((row.workspace_id, row.fence))
+            stands = row.state in (State.ACTIVE, State.HELD) and desktop is not None and desktop.frozen
+            self.frozen[row.id] = self.frozen.get(row.id, 0) + 1 if stands else 0
+            if self.frozen[row.id] == 3:
+                self.witness.say(f"liveness: {row.id} is {row.state} and its desktop is frozen")
 
     async def _late_heal(self) -> None:
         """A fault may outlive the service that met it; the next life begins in it."""

@@ -39,6 +39,7 @@ class Life:
         self.alive = True
         self.killed = asyncio.Event()
         self.streams = FakeStreams()
+        self.attached: dict[str, str] = {}
         self.stop = asyncio.Event()
         place = StreamsPlace()
         place.put(self.streams)
@@ -79,7 +80,9 @@ class Life:
     def kill(self) -> None:
         """kill -9: from now on nothing happens in this life."""
         if self.alive:
-            for link_id, session_id in self.streams.open.items():
+            for link_id, session_id in self.attached.items():
+                if link_id not in self.streams.open:
+                    continue
                 self.world.link_ended[link_id] = self.world.available_ms
                 self.world.last_seen[session_id] = self.world.available_ms
         self.alive = False
@@ -321,6 +324,7 @@ class Client:
         answer = await self.life.control.attachments.attach(offer)
         if isinstance(answer, Attachment):
             self.link_id, self.session_id = link_id, session_id
+            self.life.attached[link_id] = session_id
         else:
             self.life.streams.open.pop(link_id, None)
         return answer
