@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 from typing import Final
 
-import apsw
-
 from session_service.app import room
 from session_service.app.settings import Settings
 from session_service.base import errors
@@ -23,9 +21,8 @@ from session_service.client.api import Api
 from session_service.client.transport import Transport
 from session_service.host import selftest
 from session_service.host.selftest import Finding
+from session_service.registry.sqlite import SQLITE_NEEDED, sqlite_version
 
-SQLITE_LEAST: Final = (3, 51, 3)
-"""Versions 3.7.0 to 3.51.2 can lose a commit when the WAL is reset."""
 DESCRIPTORS_LEAST: Final = 4096
 """Each link takes two; a small machine with a thousand users needs about this many."""
 YEAR_LEAST: Final = 2024
@@ -54,10 +51,10 @@ def _python() -> Finding:
 
 
 def _sqlite() -> Finding:
-    version = apsw.sqlite_lib_version()
-    ok = tuple(int(part) for part in version.split(".")[:3]) >= SQLITE_LEAST
+    version = sqlite_version()
+    ok = version >= SQLITE_NEEDED
     action = "" if ok else "Install the versions of requirements.lock: older ones can lose a commit."
-    return Finding(name="sqlite", ok=ok, words=f"SQLite {version}", action=action)
+    return Finding(name="sqlite", ok=ok, words="SQLite " + ".".join(map(str, version)), action=action)
 
 
 def _clock() -> Finding:

@@ -243,7 +243,7 @@ class SqliteRegistry:
 
 def _prepare(path: Path, migrations: Sequence[Migration]) -> tuple[str, ...]:
     """Make the file if there is none, check it and apply migrations; return the names of the new ones."""
-    assert tuple(int(part) for part in apsw.sqlite_lib_version().split(".")) >= SQLITE_NEEDED
+    assert sqlite_version() >= SQLITE_NEEDED
     if not path.exists() and path.with_name(path.name + RESTORING).exists():
         raise RegistryUnavailable(
             "A restore was interrupted and the registry is not in place. Run the restore again.",
@@ -266,3 +266,8 @@ def _prepare(path: Path, migrations: Sequence[Migration]) -> tuple[str, ...]:
         raise RegistryUnavailable(
             f"The registry's file cannot be opened: {exc}", cause="not_writable", path=str(path)
         ) from exc
+
+
+def sqlite_version() -> tuple[int, ...]:
+    """Return the version of the SQLite library that is in use, such as (3, 54, 1)."""
+    return tuple(int(part) for part in apsw.sqlite_lib_version().split("."))

@@ -61,6 +61,7 @@ DESTROYING: dict[tuple[str, str], str] = {
         "session_service/host/control_groups.py",
         "rmdir",
     ): "control groups, which the kernel lets go only when they are empty",
+    ("session_service/http/upkeep.py", "unlink"): "the copy of the registry that this request made to send",
     ("session_service/http/uploads.py", "unlink"): "the uploaded file under way that this request made",
     ("session_service/host/identity.py", "pidfd_send_signal"): "gentle signals only, to a proven identity",
     ("session_service/host/look.py", "rmtree"): "its own copy of the templates, made a moment before",
