@@ -21,7 +21,8 @@ from session_service.client.api import Api
 from session_service.client.transport import Transport
 from session_service.host import selftest
 from session_service.host.selftest import Finding
-from session_service.registry.sqlite import SQLITE_NEEDED, sqlite_version
+from session_service.registry.connection import SQLITE_NEEDED
+from session_service.registry.sqlite import sqlite_version
 
 DESCRIPTORS_LEAST: Final = 4096
 """Each link takes two; a small machine with a thousand users needs about this many."""
