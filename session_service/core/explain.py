@@ -35,6 +35,8 @@ WORDS: Mapping[str, str] = {
     "session.taken_over": "Another node took the workspace over.",
     "session.node_gone": "Its node is gone for good.",
     "session.saved_on_demand": "A checkpoint was asked for.",
+    "operator.acted": "An operator asked for: $act.",
+    "file.uploaded": "A file was put into it.",
     "link.looked_on": "Somebody looked on.",
 }
 

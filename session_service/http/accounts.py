@@ -107,7 +107,7 @@ async def change_user(exchange: Exchange) -> Reply:
         await services.registry.commit(Unit(writes=tuple(writes), audit=(written,)))
     log.get_logger().info("user.changed", user_id=user.id)
     if loses_access:
-        await _cut_links(exchange, user)
+        await _cut_links(exchange, user.id)
     return Reply(body=render.user(changed), headers={"ETag": etag(changed.generation)})
 
 
@@ -124,11 +124,13 @@ async def _check_an_administrator_is_left(exchange: Exchange, user: User, change
         raise errors.Conflict("This is the last administrator; make another one first.")
 
 
-async def _cut_links(exchange: Exchange, user: User) -> None:
-    actor = exchange.caller.actor(owner=user.id)
-    for view in await exchange.services.control.views(user_id=user.id):
-        if view.session.state is State.ACTIVE:
-            await exchange.services.control.disconnect(view.session.id, actor=actor, reason="account changed")
+async def _cut_links(exchange: Exchange, user_id: UserId, *, device_id: str | None = None) -> None:
+    """Cut the links of an account, or those opened with one of its tokens; the desktops are held."""
+    actor = exchange.caller.actor(owner=user_id)
+    for view in await exchange.services.control.views(user_id=user_id):
+        record = view.session
+        if record.state is State.ACTIVE and device_id in {None, record.device_id}:
+            await exchange.services.control.disconnect(record.id, actor=actor, reason="access withdrawn")
 
 
 async def list_tokens(exchange: Exchange) -> answers.TokensOut:
@@ -197,7 +199,7 @@ def _grantable(exchange: Exchange) -> frozenset[str]:
 
 
 async def revoke_token(exchange: Exchange) -> Reply:
-    """Revoke a token; its live streams end within two seconds."""
+    """Revoke a token; its links are cut and its live streams end within two seconds."""
     caller, services = exchange.caller, exchange.services
     present = await services.registry.api_tokens(None if caller.may_administer else caller.user.id)
     found = next((each for each in present if each.id == exchange.request.match_info["token_id"]), None)
@@ -207,4 +209,5 @@ async def revoke_token(exchange: Exchange) -> Reply:
         revoked = replace(found, revoked_at_ms=services.clock.wall_ms())
         written = audit.entry(exchange, "token.revoked", user_id=found.user_id, token=found.id)
         await services.registry.commit(Unit(writes=(PutApiToken(token=revoked),), audit=(written,)))
+    await _cut_links(exchange, found.user_id, device_id=found.id)
     return Reply(body=None)

@@ -15,7 +15,7 @@ from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry
 
 from session_service.base import errors, log
-from session_service.http import limits, openapi, problems
+from session_service.http import limits, openapi, problems, uploads
 from session_service.http.callers import Identification
 from session_service.http.facade import ControlFacade
 from session_service.http.figures import NONE, PAGE, Figures
@@ -47,6 +47,8 @@ SECURITY_HEADERS: Final = {
     "X-Frame-Options": "DENY",
 }
 TRANSPORT_SECURITY: Final = "max-age=31536000"
+_PROBES: Final = frozenset({"healthz", "readyz", "metrics"})
+"""Asked every second by machines; their success is no fact for operators."""
 REFERENCE_HEADER: Final = "X-Request-Reference"
 _Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -108,6 +110,10 @@ def create_app(
     async def stop_streams(_: web.Application) -> None:
         services.streams.stopping.set()
 
+    async def sweep(_: web.Application) -> None:
+        await asyncio.to_thread(uploads.sweep, settings.uploads)
+
+    app.on_startup.append(sweep)
     app.on_shutdown.append(stop_streams)
     return app
 
@@ -123,6 +129,7 @@ def _secure(settings: HttpSettings) -> Callable[[web.Request, web.StreamResponse
     async def secure(request: web.Request, response: web.StreamResponse) -> None:
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
+        response.headers["Server"] = "session-service"  # versions of ours are for those who are signed in
         if settings.secure:
             response.headers.setdefault("Strict-Transport-Security", TRANSPORT_SECURITY)
         response.headers.setdefault(REFERENCE_HEADER, request.get(REFERENCE, ""))
@@ -210,7 +217,9 @@ class _Edge:
         counted = name if name in self._known else (NONE if name in {NONE, "misdirected"} else PAGE)
         stream = bool(request.get(STREAMING))
         self._services.figures.done(counted, status, spent_ms / 1000, stream=stream)
-        log.get_logger().info(
+        logger = log.get_logger()
+        probe = name in _PROBES and status < 400
+        (logger.debug if probe else logger.info)(
             "request.done",
             method=request.method,
             route=name,

@@ -17,7 +17,7 @@ from session_service.http.instants import iso_or_none
 from session_service.http.passwords import check_form
 from session_service.http.routes import Exchange, Reply
 from session_service.http.sessions import leave_from_device
-from session_service.http.throttle import Throttle, Verdict
+from session_service.http.throttle import Throttle, Verdict, account_key
 
 SETUP_KEY: Final = "setup"
 
@@ -61,14 +61,14 @@ async def sign_in(exchange: Exchange) -> Reply:
     ask = exchange.body(asks.SignInAsk)
     services = exchange.services
     name = ask.name.strip()
-    account_key, address_key = name.casefold(), addresses.throttle_key(_address(exchange))
+    account, address_key = account_key(name), addresses.throttle_key(_address(exchange))
     _begin(exchange, services.address_tries, address_key)
-    verdict = _begin(exchange, services.account_tries, account_key)
+    verdict = _begin(exchange, services.account_tries, account)
     user = await services.registry.user_by_name(name)
     right = await services.passwords.check(user.password_hash if user else None, ask.password)
     if user is None or not right or user.disabled:
         await _refuse(exchange, user, verdict)
-    services.account_tries.forgive(account_key)
+    services.account_tries.forgive(account)
     services.address_tries.give_back(address_key)
     secret, fresh = _new_sign_in(exchange, user)
     writes: list[Write] = [PutSignIn(sign_in=fresh), *await _oldest_to_forget(exchange, user)]
@@ -242,10 +242,10 @@ async def change_password(exchange: Exchange) -> Reply:
     if caller.sign_in is None:
         raise errors.NotAllowed("A password is changed in a signed-in browser, not with a token.")
     user = caller.user
-    verdict = _begin(exchange, services.account_tries, user.name.casefold())
+    verdict = _begin(exchange, services.account_tries, account_key(user.name))
     if not await services.passwords.check(user.password_hash, ask.current):
         await _refuse(exchange, user, verdict)
-    services.account_tries.forgive(user.name.casefold())
+    services.account_tries.forgive(account_key(user.name))
     check_form(ask.new, name=user.name)
     changed = replace(
         user, password_hash=await services.passwords.hash(ask.new), generation=user.generation + 1

@@ -5,6 +5,7 @@ meanwhile. An attempt counts as failed from its beginning and is forgiven when i
 once gain nothing.
 """
 
+import unicodedata
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -26,6 +27,13 @@ class Verdict:
     pause_s: float
     """Seconds to wait where not allowed; else the pause that follows the last try."""
     tries_left: int
+
+
+def account_key(name: str) -> str:
+    """Return the form under which names are counted: as the registry compares them, so that no other
+    spelling of a name gives further tries.
+    """
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 class Throttle:

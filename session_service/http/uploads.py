@@ -111,6 +111,13 @@ async def _next_chunk(exchange: Exchange) -> bytes:
         raise errors.BadInput("The file stopped arriving.", limit_s=limits.UPLOAD_IDLE_S) from exc
 
 
+def sweep(folder: Path) -> None:
+    """Remove what an earlier run left half-way: files of our own under names that only we make."""
+    for pattern in ("*.part", "backup-*.sqlite"):
+        for left in folder.glob(pattern):
+            left.unlink(missing_ok=True)
+
+
 def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:

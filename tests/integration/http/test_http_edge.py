@@ -104,6 +104,7 @@ async def test_every_answer_has_the_security_headers(world: HttpWorld) -> None:
         assert seen.headers["Content-Security-Policy"] == CONTENT_POLICY
         assert seen.headers["X-Content-Type-Options"] == "nosniff"
         assert seen.headers["Referrer-Policy"] == "no-referrer"
+        assert seen.headers["Server"] == "session-service"
         assert seen.headers["Cross-Origin-Opener-Policy"] == "same-origin"
         assert "Strict-Transport-Security" not in seen.headers
     assert "unsafe" not in CONTENT_POLICY

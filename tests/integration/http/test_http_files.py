@@ -1,6 +1,7 @@
 """Files over the API: whose they are, how they are sent, and what happens when the store fails on the way."""
 
 import asyncio
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -11,7 +12,7 @@ from session_service.core.changes import PutDesktop, Unit
 from session_service.core.records import Desktop, State
 from session_service.http import limits, paths
 from tests.fakes.http_files import HOSTILE_NAME
-from tests.fakes.http_world import Browser, HttpWorld
+from tests.fakes.http_world import Browser, HttpWorld, http_world
 from tests.fakes.until import until
 
 
@@ -218,6 +219,15 @@ async def test_an_upload_over_the_limit_or_over_the_disk_is_refused(
     monkeypatch.setattr(limits, "UPLOADS_AT_ONCE_MAX", 0)
     assert (await ada.ask("POST", session + "/uploads?name=a", data=b"x")).code == "too_many_attempts"
     assert list(world.settings.uploads.iterdir()) == []
+
+
+async def test_what_an_earlier_run_left_half_way_is_swept_away(tmp_path: Path) -> None:
+    """Only what has a name of ours."""
+    (tmp_path / "uploads").mkdir()
+    for name in ("01M8A16DYTDBAZ98Z8EXEFSF0P.part", "backup-x.sqlite", "other.txt"):
+        (tmp_path / "uploads" / name).write_bytes(b"x")
+    async with http_world(tmp_path):
+        assert [path.name for path in (tmp_path / "uploads").iterdir()] == ["other.txt"]
 
 
 async def test_an_upload_whose_sender_vanishes_leaves_nothing_behind(world: HttpWorld) -> None:

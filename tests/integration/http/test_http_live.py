@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import structlog
 
 from session_service.core.views import Alarm
 from session_service.http import limits
@@ -163,6 +164,26 @@ async def test_a_reader_that_takes_nothing_is_cut_off(
             while world.control.readers:
                 await world.control.change(session, detail="x" * 60_000)
                 await asyncio.sleep(0)
+
+
+async def test_a_fault_of_ours_ends_the_stream_and_is_logged(
+    world: HttpWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut, not finished: the page comes back and gets a new snapshot."""
+
+    async def broken() -> AsyncIterator[object]:
+        await asyncio.sleep(0)
+        raise RuntimeError("a mistake of ours")
+        yield
+
+    monkeypatch.setattr(world.control, "subscribe", broken)
+    ada = await world.signed_in("ada")
+    with structlog.testing.capture_logs() as logs:
+        with contextlib.suppress(aiohttp.ClientError):
+            async with events_of(ada) as events:
+                await events.end()
+        await until(lambda: any(line["event"] == "request.done" for line in logs))
+    assert "a mistake of ours" in next(line["error"] for line in logs if line["event"] == "request.failed")
 
 
 async def test_a_stopping_service_ends_its_streams(world: HttpWorld) -> None:

@@ -239,6 +239,23 @@ async def test_a_token_is_shown_once_works_and_is_revoked(world: HttpWorld) -> N
     assert (await ada.post("/api/v1/tokens", {"name": "c", "scopes": ["admin"]})).code == "not_allowed"
 
 
+async def test_a_revoked_token_loses_its_link(world: HttpWorld) -> None:
+    """The desktop that it shows is held; another device's is not touched."""
+    ada = await world.signed_in("ada")
+    program = await token_of(ada, scopes=["read", "sessions"])
+    session = await world.session_of(program)
+    await ada.post(f"/api/v1/sessions/{session}/tickets")
+    token = (await ada.get("/api/v1/tokens")).body["items"][0]["id"]
+    other = await token_of(ada, scopes=["read"])
+    ids = [item["id"] for item in (await ada.get("/api/v1/tokens")).body["items"]]
+    await ada.ask("DELETE", f"/api/v1/tokens/{next(each for each in ids if each != token)}")
+    assert (await other.get("/api/v1/me")).status == 401
+    assert (await ada.get(f"/api/v1/sessions/{session}")).body["state"] == "active"
+    await program.post(f"/api/v1/sessions/{session}/tickets")
+    await ada.ask("DELETE", f"/api/v1/tokens/{token}")
+    assert (await ada.get(f"/api/v1/sessions/{session}")).body["state"] == "held"
+
+
 async def test_a_token_ends_at_its_time(world: HttpWorld) -> None:
     """And one for another account is made on the machine only."""
     ada, root = await world.signed_in("ada"), await world.signed_in("root", "administrator")

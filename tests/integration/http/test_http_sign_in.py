@@ -126,6 +126,15 @@ async def test_an_account_is_paused_after_five_tries_and_longer_each_time(world:
     assert (await browser.post(SIGN_IN, {"name": "ada", "password": "wrong"})).status == 401
 
 
+async def test_another_spelling_of_a_name_gives_no_further_tries(world: HttpWorld) -> None:
+    """Capitals and wide letters are the same account for the registry, and for the pause."""
+    await world.account("ada")
+    browser = await world.browser()
+    for name in ("ada", "ADA", "\uff41da", "Ad\uff21", " ada "):
+        assert (await browser.post(SIGN_IN, {"name": name, "password": "wrong"})).code == "wrong_password"
+    assert (await browser.post(SIGN_IN, {"name": "aDa", "password": PASSWORD})).code == "too_many_attempts"
+
+
 async def test_an_address_is_paused_that_tries_many_accounts(world: HttpWorld) -> None:
     """One password for a thousand names does not get past."""
     browser = await world.browser()
