@@ -205,9 +205,7 @@ class Control:
             NotFound, OlderOnly, StorageUnavailable, NoRoom, PartUnavailable, RegistryUnavailable.
         """
         self._must_be_open()
-        if self._reconciler.surveyed_epoch != self._node.epoch:
-            self._look_now()
-            raise PartUnavailable("The desktops of this machine are being looked at first.")
+        await self._reconciler.surveyed()
         wishes = Wishes(
             template=template or "",
             geometry=geometry or (1280, 800),

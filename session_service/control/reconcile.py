@@ -63,6 +63,8 @@ class Reconciler:
     """The registry epoch in which every desktop of this machine was looked at: before that nothing is
     started, since a desktop that the registry forgot may run (8.5)."""
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    looked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set, and replaced, after each look."""
 
     async def run(self) -> None:
         """Look every 30 s and whenever asked; for ever."""
@@ -75,10 +77,27 @@ class Reconciler:
                 pass
             self.wanted.clear()
             pause_s = limits.RECONCILE_S if await self.look() else limits.RETRY_S_MIN
+            looked, self.looked = self.looked, asyncio.Event()
+            looked.set()
 
     def look_now(self) -> None:
         """Ask for a look; it happens soon."""
         self.wanted.set()
+
+    async def surveyed(self) -> None:
+        """Return once every desktop of this machine was looked at in this epoch; a moment after the start,
+        else at once.
+
+        Raises:
+            PartUnavailable: it takes longer; the host does not answer.
+        """
+        try:
+            async with asyncio.timeout(limits.SURVEY_S_MAX):
+                while self.surveyed_epoch != self.node.epoch:
+                    self.look_now()
+                    await self.looked.wait()
+        except TimeoutError as exc:
+            raise PartUnavailable("The desktops of this machine are looked at first.") from exc
 
     async def look(self) -> bool:
         """Look once; say whether everything could be looked at."""

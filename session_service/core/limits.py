@@ -17,6 +17,9 @@ START_WAIT_S_MAX: Final = 20.0
 STARTS_AT_ONCE: Final = 8
 """More starts wait: each restores a home and launches a display."""
 
+SURVEY_S_MAX: Final = 5.0
+"""How long a start waits, right after the service's own start, for the first look at the machine."""
+
 # Holding
 EXPIRY_LOOK_S_MAX: Final = 1.0
 """The longest pause between two looks at the wheel: a hold ends at most this late, plus one group."""
