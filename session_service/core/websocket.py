@@ -149,7 +149,17 @@ class Decoder:
                 before.
         """
         buffer: bytes | bytearray = data
-        if self._buffer is not None:
+        if self._buffer is None:
+            # Nearly every read is one whole, small, binary message: a key, a pointer, a request for an
+            # update.
+            if (
+                not self._opcode
+                and len(data) > 6
+                and data[0] == _FIN | BINARY
+                and len(data) - 6 == data[1] - _MASKED < 126
+            ):
+                return [(BINARY, self._unmask(data[6:], data[2:6]))]
+        else:
             self._buffer += data
             if len(self._buffer) < self._need:
                 return []
