@@ -7,7 +7,7 @@ Time stands still unless a test moves it; hashing is real argon2id with its smal
 import contextlib
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -200,15 +200,25 @@ class HttpWorld:
 
 
 @contextlib.asynccontextmanager
-async def http_world(folder: Path, **changes: Any) -> AsyncIterator[HttpWorld]:
-    """Run the application on a free port of the loopback."""
+async def http_world(
+    folder: Path,
+    *,
+    control_of: Callable[[MemoryRegistry, Any, Any], tuple[Any, Any]] | None = None,
+    clock: Any = None,
+    **changes: Any,
+) -> AsyncIterator[HttpWorld]:
+    """Run the application on a free port of the loopback; `control_of` makes another control and its
+    store.
+    """
     uploads = folder / "uploads"
     uploads.mkdir(exist_ok=True)
-    clock = HandClock()
+    clock = clock or HandClock()
     ids = SeededIds(clock)
     registry = MemoryRegistry()
-    control = HttpControl(registry=registry, clock=clock, ids=ids)
-    files = HttpFiles()
+    control: Any = HttpControl(registry=registry, clock=clock, ids=ids)
+    files: Any = HttpFiles()
+    if control_of is not None:
+        control, files = control_of(registry, clock, ids)
     settings = HttpSettings(uploads=uploads, version="9.9", node_id="0" * 26, node_name="here", **changes)
     places: list[str] = []
 
@@ -219,7 +229,7 @@ async def http_world(folder: Path, **changes: Any) -> AsyncIterator[HttpWorld]:
         app = create_app(
             control=control,
             registry=registry,
-            checkpoints=files,  # type: ignore[arg-type]  # only the calls that HTTP makes
+            checkpoints=files,
             clock=clock,
             ids=ids,
             settings=settings,
