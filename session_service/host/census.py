@@ -7,16 +7,21 @@ are root), by the session id in its environment, or by having the desktop's home
 
 import contextlib
 import os
-from collections.abc import Mapping
+import re
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from session_service.host.identity import ProcessFacts, facts, is_alive
+from session_service.host.identity import ProcessFacts, facts, is_alive, read
 from session_service.host.state_file import DesktopState
 
 MARK: Final = "SESSION_SERVICE_SESSION"
 """The name of the environment variable that every process of a desktop is born with."""
+_SESSION: Final = re.compile(rb"/([0-7][0-9A-HJKMNP-TV-Z]{25})(?=[/\n])")
+_KERNEL: Final = 2
+"""The parent of the kernel's own threads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +30,8 @@ class Process:
 
     facts: ProcessFacts
     uid: int
-    groups: str
+    sessions: frozenset[str]
+    """The ids that are names of control groups it is in."""
 
     @property
     def identity(self) -> tuple[int, int]:
@@ -33,78 +39,85 @@ class Process:
         return self.facts.pid, self.facts.start_time
 
 
-def look() -> dict[int, Process]:
+class Table:
+    """All living processes of one look, with the ways to find those of a desktop."""
+
+    def __init__(self, processes: Iterable[Process]) -> None:
+        self.by_pid = {process.facts.pid: process for process in processes}
+        self._children: defaultdict[int, list[int]] = defaultdict(list)
+        self._by_uid: defaultdict[int, list[int]] = defaultdict(list)
+        self._by_session: defaultdict[str, list[int]] = defaultdict(list)
+        for pid, process in self.by_pid.items():
+            self._children[process.facts.parent].append(pid)
+            self._by_uid[process.uid].append(pid)
+            for session_id in process.sessions:
+                self._by_session[session_id].append(pid)
+
+    def descent(self, *roots: tuple[int, int]) -> set[int]:
+        """Return the proven ones among `roots`, (pid, start time) each, with everything born of them."""
+        waiting = [pid for pid, start in roots if self._is(pid, start)]
+        found: set[int] = set()
+        while waiting:
+            pid = waiting.pop()
+            if pid not in found:
+                found.add(pid)
+                waiting += self._children.get(pid, ())
+        return found
+
+    def of_uid(self, uid: int) -> list[int]:
+        """Return the processes of a user."""
+        return self._by_uid.get(uid, [])
+
+    def of_groups(self, session_id: str) -> list[int]:
+        """Return the processes in control groups of a session."""
+        return self._by_session.get(session_id, [])
+
+    def _is(self, pid: int, start_time: int) -> bool:
+        return pid in self.by_pid and self.by_pid[pid].facts.start_time == start_time
+
+
+def look() -> Table:
     """Return all living processes; those that come or go meanwhile may or may not be there."""
-    found: dict[int, Process] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit() and (process := _process(int(name))) is not None:
-            found[process.facts.pid] = process
-    return found
+    found = (_process(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return Table(process for process in found if process is not None)
 
 
-def members(
-    state: DesktopState, table: Mapping[int, Process], *, thorough: bool = False
-) -> dict[int, Process]:
+def members(state: DesktopState, table: Table, *, thorough: bool = False) -> dict[int, Process]:
     """Return the processes of one desktop, our helpers beside it left out.
 
     Args:
         thorough: read environments and mounts, too; needed where "nothing is left" is to be said.
     """
-    children = _children(table)
-    helpers = _descent(state.helpers, table, children)
-    roots = ((state.handle.pid, state.handle.start_time), (state.init_pid, state.init_start_time))
-    found = set(_descent(roots, table, children))
-    mark = f"/{state.handle.session_id}"
-    own_uid = state.handle.uid if state.handle.uid != os.geteuid() else None
-    for pid, process in table.items():
-        if pid in found or pid in helpers:
-            continue
-        if (
-            process.uid == own_uid
-            or any(line.endswith(mark) or f"{mark}/" in line for line in process.groups.splitlines())
-            or (thorough and _bears_mark(state, pid))
-        ):
-            found.add(pid)
-    return {pid: table[pid] for pid in sorted(found - helpers)}
+    handle = state.handle
+    ours = table.descent(*state.helpers)
+    found = table.descent((handle.pid, handle.start_time), (state.init_pid, state.init_start_time))
+    found.update(table.of_groups(handle.session_id))
+    if handle.uid != os.geteuid():
+        found.update(table.of_uid(handle.uid))
+    if thorough:
+        others = table.by_pid.keys() - found - ours
+        found.update(pid for pid in others if _bears_mark(state, pid))
+    return {pid: table.by_pid[pid] for pid in sorted(found - ours)}
 
 
-def helpers(state: DesktopState, table: Mapping[int, Process]) -> dict[int, Process]:
+def helpers(state: DesktopState, table: Table) -> dict[int, Process]:
     """Return our own processes beside a desktop: router and log keeper, with their children."""
-    return {pid: table[pid] for pid in _descent(state.helpers, table, _children(table))}
+    return {pid: table.by_pid[pid] for pid in table.descent(*state.helpers)}
 
 
 def _process(pid: int) -> Process | None:
     try:
         found = facts(pid)
-        if found is None or not is_alive(found):
+        if found is None or not is_alive(found) or _KERNEL in (pid, found.parent):
             return None
-        status = Path(f"/proc/{pid}/status").read_bytes()
-        groups = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="replace")
+        uid = os.stat(f"/proc/{pid}").st_uid
+        if uid == 0:  # root's own, or one that hides its memory: only its status tells
+            uid = int(read(f"/proc/{pid}/status").partition(b"\nUid:")[2].split(None, 2)[1])
+        groups = read(f"/proc/{pid}/cgroup")
     except OSError:
         return None
-    _, _, after = status.partition(b"\nUid:")
-    return Process(facts=found, uid=int(after.split(None, 2)[1]), groups=groups)
-
-
-def _children(table: Mapping[int, Process]) -> dict[int, list[int]]:
-    children: dict[int, list[int]] = {}
-    for pid, process in table.items():
-        children.setdefault(process.facts.parent, []).append(pid)
-    return children
-
-
-def _descent(
-    roots: tuple[tuple[int, int], ...], table: Mapping[int, Process], children: Mapping[int, list[int]]
-) -> set[int]:
-    """Return the proven ones among `roots` with everything born of them."""
-    waiting = [pid for pid, start in roots if pid in table and table[pid].facts.start_time == start]
-    found: set[int] = set()
-    while waiting:
-        pid = waiting.pop()
-        if pid not in found:
-            found.add(pid)
-            waiting += children.get(pid, [])
-    return found
+    sessions = frozenset(name.decode() for name in _SESSION.findall(groups))
+    return Process(facts=found, uid=uid, sessions=sessions)
 
 
 def _bears_mark(state: DesktopState, pid: int) -> bool:
@@ -113,11 +126,12 @@ def _bears_mark(state: DesktopState, pid: int) -> bool:
         return False
     with contextlib.suppress(OSError):
         entry = f"{MARK}={state.handle.session_id}".encode("ascii")
-        if entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+        if entry in read(f"/proc/{pid}/environ").split(b"\0"):
             return True
     if not state.sandboxed:
         return False
     home = "/".join(Path(state.handle.home).parts[-2:]) + " /home/user "
     with contextlib.suppress(OSError):
-        return home.encode() in Path(f"/proc/{pid}/mountinfo").read_bytes()
+        if os.readlink(f"/proc/{pid}/ns/mnt") != os.readlink("/proc/self/ns/mnt"):
+            return home.encode() in read(f"/proc/{pid}/mountinfo")
     return False

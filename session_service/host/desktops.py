@@ -19,7 +19,7 @@ from session_service.base import aio, errors, log
 from session_service.base.ids import is_ulid
 from session_service.base.layout import Layout
 from session_service.host import ask, census, environment, identity, log_keeper, look, state_file
-from session_service.host.census import Process
+from session_service.host.census import Table
 from session_service.host.control_groups import DesktopGroups, Hierarchies
 from session_service.host.destroy import Destroyer
 from session_service.host.freezer import Freezer
@@ -311,7 +311,7 @@ class Desktops:
             state.init_pid, state.init_start_time
         )
 
-    def _observed(self, state: DesktopState, table: dict[int, Process]) -> ObservedDesktop:
+    def _observed(self, state: DesktopState, table: Table) -> ObservedDesktop:
         members = census.members(state, table) if state.handle.boot_id == identity.boot_id() else {}
         if members:
             presence = Presence.RUNNING

@@ -115,7 +115,7 @@ class Destroyer:
         groups = DesktopGroups(self._hierarchies, state.handle.session_id)
         try:
             async with asyncio.timeout(END_S):
-                while left := census.members(state, census.look(), thorough=True):
+                while left := self._left(state):
                     self._kill_group(groups)
                     for process in left.values():
                         self._kill_one(*process.identity)
@@ -125,6 +125,10 @@ class Destroyer:
             raise errors.FreezeFailed("a process does not end even when it is killed") from exc
         identity.reap(state.handle.pid)
         await self._end_helpers(state)
+
+    def _left(self, state: DesktopState) -> dict[int, census.Process]:
+        """Return what is left of a desktop; that nothing is left is said after a thorough look only."""
+        return census.members(state, census.look()) or census.members(state, census.look(), thorough=True)
 
     async def _end_helpers(self, state: DesktopState) -> None:
         groups = DesktopGroups(self._hierarchies, state.handle.session_id)
