@@ -112,7 +112,7 @@ def _variables(*, home: str, display_number: int) -> list[str]:
 
 async def _close_windows(state: DesktopState, folder: Path) -> tuple[str, ...]:
     """Ask every window to close; returns the titles of those that stayed, for their user only."""
-    x11 = folder / "x11" if state.sandboxed else Path("/tmp/.X11-unix")
+    x11 = folder / "display" / "x11" if state.sandboxed else Path("/tmp/.X11-unix")
     try:
         cookie = display.cookie_of((folder / "etc" / "xauth").read_bytes())
         screen = await Display.connect(x11 / f"X{state.display}", cookie=cookie, uid=state.handle.uid)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from session_service.host.identity import ProcessFacts, facts, is_alive, read
+from session_service.host.identity import ProcessFacts, boot_id, facts, is_alive, read
 from session_service.host.state_file import DesktopState
 
 MARK: Final = "SESSION_SERVICE_SESSION"
@@ -90,7 +90,9 @@ def members(state: DesktopState, table: Table, *, thorough: bool = False) -> dic
     """
     handle = state.handle
     ours = table.descent(*state.helpers)
-    found = table.descent((handle.pid, handle.start_time), (state.init_pid, state.init_start_time))
+    found: set[int] = set()
+    if handle.boot_id == boot_id():
+        found = table.descent((handle.pid, handle.start_time), (state.init_pid, state.init_start_time))
     found.update(table.of_groups(handle.session_id))
     if handle.uid != os.geteuid():
         found.update(table.of_uid(handle.uid))

@@ -72,6 +72,7 @@ class Desktops:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._launches = asyncio.Semaphore(LAUNCHES_AT_ONCE_MAX)
         self._watched: dict[str, int] = {}
+        self._ended: set[str] = set()
         self._listeners: list[ExitListener] = []
         self._log = log.get_logger()
         self._tasks = aio.Tasks(
@@ -182,6 +183,7 @@ class Desktops:
         """End every process of the desktop, with proof; already gone is done."""
         async with self._locks[handle.session_id]:
             state = self._known(handle) or self._stray(handle)
+            self._ended.add(handle.session_id)
             await self._destroyer.end(state, proof)
             self._log.info("desktop.ended", session_id=handle.session_id)
 
@@ -191,6 +193,7 @@ class Desktops:
             state = self._known(handle) or self._stray(handle)
             await self._destroyer.wipe(state, proof)
             self._owners.forget(handle.workspace_id, handle.fence)
+            self._ended.discard(handle.session_id)
             self._log.info("desktop.wiped", session_id=handle.session_id)
 
     async def discard(self, handle: Handle) -> None:
@@ -369,7 +372,8 @@ class Desktops:
                 return  # its sandbox lives on without its outermost process: that is no end
             if not census.members(state, census.look(), thorough=True):
                 await self._destroyer.sweep(state)
-            self._log.info("desktop.died", session_id=session_id)
+            if session_id not in self._ended:
+                self._log.info("desktop.died", session_id=session_id)
             words = self._words(state)
         for listener in tuple(self._listeners):
             listener(state.handle, words)

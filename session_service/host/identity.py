@@ -5,6 +5,7 @@ the next process; the pidfd is opened first and the start time compared afterwar
 between (desktops.md 1).
 """
 
+import functools
 import os
 import signal
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class ProcessFacts:
     terminal: int
 
 
+@functools.cache
 def boot_id() -> str:
     """Return the id of this start of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -333,6 +333,7 @@ class Launch:
         shared = self._place.service_gid
         for folder, mode, group in (
             (folders.run, 0o2710 if shared is not None else 0o700, gid if shared is None else shared),
+            (folders.x11.parent, 0o700, gid),
             (folders.x11, 0o1700, gid),
             (folders.log, 0o700, gid),
             (folders.etc, 0o711, None),

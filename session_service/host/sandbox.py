@@ -47,8 +47,8 @@ class Folders:
 
     @property
     def x11(self) -> Path:
-        """The X socket; writable by the desktop."""
-        return self.base / "x11"
+        """The X socket; writable by the desktop. Its parent is closed: the X server opens this to everybody."""
+        return self.base / "display" / "x11"
 
     @property
     def etc(self) -> Path:

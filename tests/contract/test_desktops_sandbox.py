@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import pwd
 import socket
 import subprocess
 from collections.abc import AsyncIterator
@@ -252,3 +253,48 @@ def size_of(path: Path) -> int:
     with contextlib.suppress(FileNotFoundError):
         return path.stat().st_size
     return 0
+
+
+async def test_only_the_services_group_reaches_the_screen_of_a_desktop() -> None:
+    """Where the host is root: the RFB socket is for the service, the X server's own socket is not."""
+    if not ROOT:
+        async with DesktopWorld() as world:
+            handle = (await world.launch()).handle
+            assert Path(handle.socket).stat().st_mode & 0o777 == 0o600
+        return
+    async with DesktopWorld(arguments=("--service-user", "nobody")) as world:
+        handle = (await world.launch()).handle
+        account = pwd.getpwnam("nobody")
+        found = Path(handle.socket).stat()
+        assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (handle.uid, account.pw_gid, 0o660)
+        assert world.layout.host_socket.stat().st_gid == account.pw_gid
+        x11 = Path(handle.run_folder).parent / "display" / "x11" / "X1"
+        outcome = {}
+        for name, uid, gid in (("service", account.pw_uid, account.pw_gid), ("other", 65_000, 65_000)):
+            for path in (Path(handle.socket), x11, world.layout.host_socket):
+                outcome[name, path.name] = connects(path, uid, gid)
+        assert outcome == {
+            ("service", "rfb.sock"): True,
+            ("service", "X1"): False,
+            ("service", "host.sock"): True,
+            ("other", "rfb.sock"): False,
+            ("other", "X1"): False,
+            ("other", "host.sock"): False,
+        }
+
+
+def connects(path: Path, uid: int, gid: int) -> bool:
+    """Try to connect as another user."""
+    code = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+    drop = [
+        "setpriv",
+        "--reuid",
+        str(uid),
+        "--regid",
+        str(gid),
+        "--clear-groups",
+        "--bounding-set=-all",
+        "--",
+    ]
+    command = [*drop, "/usr/bin/python3", "-c", code, str(path)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -151,6 +151,13 @@ class DesktopWorld:
         )
         return msgspec.structs.replace(given, **wishes)
 
+    def add_template(self, name: str, script: str) -> str:
+        """Give this host one more template; returns its name."""
+        (look,) = self.layout.look.iterdir()
+        (look / name).mkdir()
+        (look / name / "start").write_text(script + "\n")
+        return name
+
     async def launch(self, **wishes: object) -> LaunchResult:
         """Start a desktop that is ended with this world."""
         result = await self.provider.launch(await self.spec(**wishes))  # type: ignore[arg-type]  # plain wishes

@@ -13,10 +13,21 @@ import msgspec
 import pytest
 
 from session_service.base import errors
-from session_service.host import control_groups, identity, log_keeper, look, owners, selftest, state_file
+from session_service.base.layout import Layout
+from session_service.host import (
+    control_groups,
+    identity,
+    launch,
+    log_keeper,
+    look,
+    owners,
+    selftest,
+    state_file,
+)
+from session_service.host.desktops import Desktops
 from session_service.host.state_file import DesktopState
 from session_service.host.x11 import Display, open_socket
-from session_service.ports.desktops import Handle
+from session_service.ports.desktops import DesktopSpec, Handle
 from tests.fakes.desktop_world import fresh_id
 
 
@@ -253,3 +264,29 @@ def test_a_socket_that_is_none_or_of_somebody_else_is_refused(tmp_path: Path) ->
         with pytest.raises(errors.PartRefused):
             open_socket(tmp_path / "socket", uid=os.geteuid() + 1)
         open_socket(tmp_path / "socket", uid=os.geteuid()).close()
+
+
+async def test_a_machine_without_room_refuses_another_desktop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is started or written for it; what runs is not touched."""
+    monkeypatch.setattr(launch, "MEMORY_FREE_BYTES_MIN", 1 << 60)
+    layout = Layout(tmp_path)
+    host = Desktops(layout, hierarchies=control_groups.find(), root=False)
+    workspace_id = fresh_id()
+    home = layout.home(workspace_id, 1)
+    home.mkdir(parents=True)
+    spec = DesktopSpec(
+        session_id=fresh_id(),
+        workspace_id=workspace_id,
+        user_id="u",
+        fence=1,
+        registry_epoch=1,
+        home=str(home),
+        template="bare",
+    )
+    with pytest.raises(errors.NoRoom) as refused:
+        await host.launch(spec)
+    assert "memory" in refused.value.detail
+    assert await host.census() == []
+    await host.close()
