@@ -47,7 +47,7 @@ class Folders:
 
     @property
     def x11(self) -> Path:
-        """The X socket; writable by the desktop. Its parent is closed: the X server opens this to everybody."""
+        """The X socket; writable by the desktop. Its parent is closed: the X server opens this to all."""
         return self.base / "display" / "x11"
 
     @property
