@@ -9,12 +9,13 @@ from dataclasses import replace
 from session_service.base import errors, log
 from session_service.base.ids import UserId
 from session_service.core.changes import ForgetSignIns, PutApiToken, PutUser, Unit, Write
-from session_service.core.records import ApiToken, State, User
+from session_service.core.records import ApiToken, User
 from session_service.http import answers, asks, audit, cursors, limits, render, secrets, setup
 from session_service.http.callers import NOBODY_YET, SCOPES_OF_ROLE
 from session_service.http.passwords import check_form
 from session_service.http.routes import Exchange, Reply
 from session_service.http.serve import check_generation, etag
+from session_service.http.sessions import cut_links
 
 
 async def list_users(exchange: Exchange) -> answers.UsersOut:
@@ -107,7 +108,7 @@ async def change_user(exchange: Exchange) -> Reply:
         await services.registry.commit(Unit(writes=tuple(writes), audit=(written,)))
     log.get_logger().info("user.changed", user_id=user.id)
     if loses_access:
-        await _cut_links(exchange, user.id)
+        await cut_links(exchange, user.id, reason="account changed")
     return Reply(body=render.user(changed), headers={"ETag": etag(changed.generation)})
 
 
@@ -122,15 +123,6 @@ async def _check_an_administrator_is_left(exchange: Exchange, user: User, change
     ]
     if not others:
         raise errors.Conflict("This is the last administrator; make another one first.")
-
-
-async def _cut_links(exchange: Exchange, user_id: UserId, *, device_id: str | None = None) -> None:
-    """Cut the links of an account, or those opened with one of its tokens; the desktops are held."""
-    actor = exchange.caller.actor(owner=user_id)
-    for view in await exchange.services.control.views(user_id=user_id):
-        record = view.session
-        if record.state is State.ACTIVE and device_id in {None, record.device_id}:
-            await exchange.services.control.disconnect(record.id, actor=actor, reason="access withdrawn")
 
 
 async def list_tokens(exchange: Exchange) -> answers.TokensOut:
@@ -209,5 +201,5 @@ async def revoke_token(exchange: Exchange) -> Reply:
         revoked = replace(found, revoked_at_ms=services.clock.wall_ms())
         written = audit.entry(exchange, "token.revoked", user_id=found.user_id, token=found.id)
         await services.registry.commit(Unit(writes=(PutApiToken(token=revoked),), audit=(written,)))
-    await _cut_links(exchange, found.user_id, device_id=found.id)
+    await cut_links(exchange, found.user_id, device_id=found.id, reason="token revoked")
     return Reply(body=None)

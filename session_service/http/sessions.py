@@ -6,13 +6,13 @@ and an act on somebody else's is written to the audit log before it is done.
 
 from typing import Final
 
-from session_service.base import errors
+from session_service.base import errors, log
 from session_service.base.ids import UserId, WorkspaceId
 from session_service.core.records import OPEN_STATES, Session, State, Workspace
 from session_service.core.views import SessionView
 from session_service.http import answers, asks, cursors, render
 from session_service.http.audit import record_operator_act
-from session_service.http.callers import NOBODY_YET, Caller
+from session_service.http.callers import NOBODY_YET
 from session_service.http.instants import iso
 from session_service.http.routes import Exchange, Reply, Services, session_id
 from session_service.http.serve import check_generation, etag
@@ -261,15 +261,32 @@ async def explanation(exchange: Exchange) -> answers.ExplanationOut:
     )
 
 
-async def leave_from_device(exchange: Exchange, caller: Caller, *, everywhere: bool, reason: str) -> int:
-    """Cut the links that belong to a sign-in that ends (or to all of the account); returns how many were
-    held.
+async def cut_links(
+    exchange: Exchange,
+    user_id: UserId,
+    *,
+    reason: str,
+    device_id: str | None = None,
+    but_device_id: str | None = None,
+) -> None:
+    """Cut the links of an account, or of one of its devices, or of all but one; the desktops are held.
+
+    Called after the right was withdrawn, so that nothing can be opened again meanwhile. Control closes
+    links before it writes; if it cannot write, the end of each link is recorded when the gateway reports
+    it, so that failure is no reason to tell somebody that they are still signed in.
     """
-    held = 0
-    for view in await exchange.services.control.views(user_id=caller.user.id):
+    actor = exchange.caller.actor(owner=user_id)
+    for view in await exchange.services.control.views(user_id=user_id):
         record = view.session
-        if record.state is State.ACTIVE and (everywhere or record.device_id == caller.device_id):
-            actor = caller.actor(owner=record.user_id)
+        if (
+            record.state is not State.ACTIVE
+            or device_id not in {None, record.device_id}
+            or (but_device_id is not None and record.device_id == but_device_id)
+        ):
+            continue
+        try:
             await exchange.services.control.disconnect(record.id, actor=actor, reason=reason)
-            held += 1
-    return held
+        except errors.SessionError as exc:
+            log.get_logger().warning(
+                "request.failed", reference=exchange.reference, session_id=record.id, error=exc.code
+            )

@@ -10,13 +10,13 @@ from typing import Final, NoReturn
 from session_service.base import errors, log
 from session_service.base.ids import DeviceId
 from session_service.core.changes import ForgetSignIns, PutSignIn, PutUser, Unit, Write
-from session_service.core.records import SignIn, State, User
+from session_service.core.records import SignIn, User
 from session_service.http import addresses, answers, asks, audit, devices, limits, render, secrets, setup
 from session_service.http.callers import SCOPES_OF_ROLE, Caller, cookie_name
 from session_service.http.instants import iso_or_none
 from session_service.http.passwords import check_form
 from session_service.http.routes import Exchange, Reply
-from session_service.http.sessions import leave_from_device
+from session_service.http.sessions import cut_links
 from session_service.http.throttle import Throttle, Verdict, account_key
 
 SETUP_KEY: Final = "setup"
@@ -202,7 +202,7 @@ async def sign_out(exchange: Exchange) -> Reply:
     if caller.sign_in is None:
         raise errors.BadInput("Only a browser signs out; a token is revoked.")
     await _forget(exchange, ForgetSignIns(hash=caller.sign_in.hash), everywhere=False)
-    await leave_from_device(exchange, caller, everywhere=False, reason="signed out")
+    await cut_links(exchange, caller.user.id, device_id=caller.device_id, reason="signed out")
     return Reply(body=None, cookie=(cookie_name(exchange.services.settings), "", 0))
 
 
@@ -210,7 +210,7 @@ async def sign_out_everywhere(exchange: Exchange) -> Reply:
     """Sign all browsers out; the desktops that they show are held."""
     caller = exchange.caller
     await _forget(exchange, ForgetSignIns(user_id=caller.user.id), everywhere=True)
-    await leave_from_device(exchange, caller, everywhere=True, reason="signed out everywhere")
+    await cut_links(exchange, caller.user.id, reason="signed out everywhere")
     return Reply(body=None, cookie=(cookie_name(exchange.services.settings), "", 0))
 
 
@@ -222,9 +222,7 @@ async def forget_device(exchange: Exchange) -> Reply:
     if found is None:
         raise errors.NotFound()
     await _forget(exchange, ForgetSignIns(hash=found.hash), everywhere=False)
-    await leave_from_device(
-        exchange, replace(caller, device_id=found.device_id), everywhere=False, reason="signed out"
-    )
+    await cut_links(exchange, caller.user.id, device_id=found.device_id, reason="signed out")
     return Reply(body=None)
 
 
@@ -260,13 +258,5 @@ async def change_password(exchange: Exchange) -> Reply:
     written = audit.entry(exchange, "user.password_changed", user_id=user.id)
     await services.registry.commit(Unit(writes=writes, audit=(written,)))
     log.get_logger().info("user.changed", user_id=user.id)
-    await _leave_others(exchange, caller)
+    await cut_links(exchange, user.id, but_device_id=caller.device_id, reason="password changed")
     return _signed_in(exchange, changed, secret, fresh, status=200)
-
-
-async def _leave_others(exchange: Exchange, caller: Caller) -> None:
-    for view in await exchange.services.control.views(user_id=caller.user.id):
-        if view.session.state is State.ACTIVE and view.session.device_id != caller.device_id:
-            await exchange.services.control.disconnect(
-                view.session.id, actor=caller.actor(), reason="password changed"
-            )

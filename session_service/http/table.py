@@ -31,6 +31,8 @@ _SIGN_IN: Final = Access(role="user", scope="read", words="The signed-in browser
 _OPERATE: Final = Access(role="operator", scope="operate")
 _ADMIN: Final = Access(role="administrator", scope="admin")
 
+_ACT_ERRORS: Final = (errors.TransitionRefused, errors.Conflict, errors.PartUnavailable, errors.FenceMoved)
+_STORE_ERRORS: Final = (errors.StorageUnavailable, errors.StorageRefused, errors.PartUnavailable)
 _SESSION: Final = f"{API}/sessions/{{session_id}}"
 _WORKSPACE: Final = f"{API}/workspaces/{{workspace_id}}"
 _CHECKPOINT: Final = f"{_WORKSPACE}/checkpoints/{{seq}}"
@@ -235,14 +237,12 @@ _SESSIONS: Final = (
         status=201,
         idempotent=True,
         may_fail_with=(
+            *_ACT_ERRORS,
+            *_STORE_ERRORS,
             errors.OlderOnly,
-            errors.StorageUnavailable,
-            errors.StorageRefused,
             errors.NoRoom,
             errors.SandboxImpossible,
             errors.DesktopStartFailed,
-            errors.Conflict,
-            errors.PartUnavailable,
         ),
     ),
     Route(
@@ -267,7 +267,7 @@ _SESSIONS: Final = (
         answer=answers.SessionOut,
         idempotent=True,
         if_match=True,
-        may_fail_with=(errors.TransitionRefused, errors.Conflict),
+        may_fail_with=_ACT_ERRORS,
     ),
     Route(
         method="POST",
@@ -281,7 +281,7 @@ _SESSIONS: Final = (
         answer=answers.CheckpointOut,
         idempotent=True,
         if_match=True,
-        may_fail_with=(errors.TransitionRefused, errors.StorageUnavailable, errors.StorageRefused),
+        may_fail_with=(*_ACT_ERRORS, *_STORE_ERRORS, errors.DesktopGone),
     ),
     Route(
         method="POST",
@@ -295,7 +295,7 @@ _SESSIONS: Final = (
         answer=answers.SessionOut,
         idempotent=True,
         if_match=True,
-        may_fail_with=(errors.TransitionRefused, errors.Conflict),
+        may_fail_with=_ACT_ERRORS,
     ),
     Route(
         method="POST",
@@ -309,7 +309,7 @@ _SESSIONS: Final = (
         answer=answers.SessionOut,
         idempotent=True,
         if_match=True,
-        may_fail_with=(errors.TransitionRefused, errors.Conflict),
+        may_fail_with=_ACT_ERRORS,
     ),
     Route(
         method="POST",
@@ -323,7 +323,7 @@ _SESSIONS: Final = (
         answer=answers.SessionOut,
         idempotent=True,
         if_match=True,
-        may_fail_with=(errors.TransitionRefused, errors.HoldExpired, errors.Conflict),
+        may_fail_with=(*_ACT_ERRORS, errors.HoldExpired, errors.DesktopGone, errors.FreezeFailed),
     ),
     Route(
         method="POST",
@@ -337,7 +337,7 @@ _SESSIONS: Final = (
         answer=answers.SessionOut,
         idempotent=True,
         if_match=True,
-        may_fail_with=(errors.TransitionRefused, errors.Conflict),
+        may_fail_with=_ACT_ERRORS,
     ),
     Route(
         method="POST",
@@ -351,7 +351,7 @@ _SESSIONS: Final = (
         answer=answers.TicketOut,
         status=201,
         idempotent=True,
-        may_fail_with=(errors.TransitionRefused, errors.HoldExpired),
+        may_fail_with=(*_ACT_ERRORS, errors.HoldExpired),
     ),
     Route(
         method="GET",
@@ -376,17 +376,16 @@ _SESSIONS: Final = (
         status=201,
         raw_body="application/octet-stream",
         may_fail_with=(
-            errors.TransitionRefused,
+            *_ACT_ERRORS,
+            *_STORE_ERRORS,
             errors.TooLarge,
             errors.NoRoom,
             errors.DesktopGone,
             errors.TooManyAttempts,
-            errors.PartUnavailable,
         ),
     ),
 )
 
-_STORE_ERRORS: Final = (errors.StorageUnavailable, errors.StorageRefused, errors.PartUnavailable)
 _FILE_ROUTES: Final = (
     Route(
         method="GET",

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from session_service.base import errors
 from session_service.core.changes import PutUser, Unit
 from session_service.core.records import State
 from session_service.http import limits, setup
@@ -178,6 +179,31 @@ async def test_signing_out_ends_the_sign_in_and_holds_this_browsers_desktop(worl
     assert record is not None
     assert record.state is State.HELD
     assert (await one.get("/api/v1/me")).code == "sign_in_required"
+
+
+async def test_signing_out_succeeds_when_control_cannot_write(world: HttpWorld) -> None:
+    """The sign-in is gone; nobody is told that they are still signed in."""
+    ada = await world.signed_in("ada")
+    session = await world.session_of(ada)
+    await ada.post(f"/api/v1/sessions/{session}/tickets")
+    world.control.failure = errors.RegistryUnavailable()
+    assert (await ada.post("/api/v1/sign-out")).status == 204
+    assert (await ada.get("/api/v1/me")).code == "sign_in_required"
+
+
+async def test_a_new_password_holds_the_desktops_of_other_devices_only(world: HttpWorld) -> None:
+    """The one who changes it goes on working."""
+    ada = await world.signed_in("ada")
+    session = await world.session_of(ada)
+    await ada.post(f"/api/v1/sessions/{session}/tickets")
+    ask = {"current": PASSWORD, "new": "a quite different one"}
+    assert (await ada.ask("PATCH", "/api/v1/me/password", ask)).status == 200
+    assert (await ada.get(f"/api/v1/sessions/{session}")).body["state"] == "active"
+    other = await world.browser()
+    await other.post(SIGN_IN, {"name": "ada", "password": ask["new"]})
+    back = {"current": ask["new"], "new": PASSWORD}
+    assert (await other.ask("PATCH", "/api/v1/me/password", back)).status == 200
+    assert (await other.get(f"/api/v1/sessions/{session}")).body["state"] == "held"
 
 
 async def test_signing_out_everywhere_ends_all(world: HttpWorld) -> None:
