@@ -8,18 +8,14 @@ browser's own time to draw them is not. Two encodings: Raw (4 MB, what a fast li
 
 import statistics
 import struct
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-import report
 import uvloop
 
 from session_service.base import log
+from tests.bench import report
 from tests.fakes.gateway_world import World, greet, running, xvnc
 
 WIDTH, HEIGHT = 1280, 800

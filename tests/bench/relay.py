@@ -22,9 +22,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-import report
+from tests.bench import report
 
 HERE = Path(__file__).resolve().parent
 STACKS = ("gateway", "websockify", "raw")
@@ -128,7 +126,7 @@ def command(stack: str, port: int, target: Path) -> tuple[str, ...]:
         return (sys.executable, "-m", "websockify", f"127.0.0.1:{port}", f"--unix-target={target}")
     return (
         sys.executable,
-        str(HERE / "relay_gateway.py"),
+        str(HERE / "_relay_gateway.py"),
         stack,
         "--port",
         str(port),

@@ -25,6 +25,7 @@ SHORT = GatewayLimits(
     first_message_s=0.5,
     ping_s=0.2,
     silent_s=0.8,
+    stall_s=0.3,
     slow_s=2.0,
     close_s=0.2,
     poll_s=0.01,
@@ -138,6 +139,9 @@ async def running(limits: GatewayLimits | None = None, **options: Any) -> AsyncI
                 await writer.wait_closed()
         await gateway.close()
         await runner.cleanup()
+        hub = gateway._hub
+        left = (hub.links, hub.sessions, hub.connections, hub.waiting, len(hub.tasks), *hub.ticker._buckets)
+        assert not any(left), f"a closed gateway still knows {left}"
 
 
 async def greet(client: ClientConnection) -> bytes:

@@ -1,8 +1,8 @@
 """What the relay benchmark measures, as a process: our gateway with a control that lets everybody in, or a
 bare TCP relay.
 
-    python relay_gateway.py gateway --port PORT --target UNIX_SOCKET
-    python relay_gateway.py raw --port PORT --target UNIX_SOCKET
+    python _relay_gateway.py gateway --port PORT --target UNIX_SOCKET
+    python _relay_gateway.py raw --port PORT --target UNIX_SOCKET
 
 The bare relay is the peer that shows what the kernel allows: the same loop and buffers, no frames, no
 protocol. It is not part of the product.
