@@ -79,12 +79,13 @@ class Alarms:
             self._log.error("alarm.raised", kind=kind, session_id=session_id, detail=detail)
             self._tell(alarm, raised=True)
 
-    def clear(self, kind: str, *, session_id: str | None = None) -> None:
-        """The cause is gone; not raised is done."""
+    def clear(self, kind: str, *, session_id: str | None = None) -> bool:
+        """The cause is gone; not raised is done. Say whether it was raised."""
         alarm = self._raised.pop((kind, session_id or ""), None)
         if alarm is not None:
             self._log.info("alarm.cleared", kind=kind, session_id=session_id)
             self._tell(alarm, raised=False)
+        return alarm is not None
 
     def clear_session(self, session_id: str) -> None:
         """A session is closed: everything that was raised for it is over."""

@@ -50,6 +50,8 @@ class LinkDesk:
         self._sessions = sessions
         self._tasks = tasks
         self._log = get_logger()
+        self._starting: dict[str, Live] = {}
+        """Links that a starting session recorded and that were not answered yet."""
         self.open = False
         """False until the node is settled and again when it drains: everybody is told to ask again."""
 
@@ -192,15 +194,16 @@ class LinkDesk:
 
     def _bound(self, link_id: str) -> Live | None:
         """Return the session that recorded this link while it was starting."""
-        for live in self._sessions.all():
-            link = live.links.get(link_id)
-            if link is not None and link.recorded:
-                return live
-        return None
+        live = self._starting.get(link_id)
+        if live is not None and link_id not in live.links:
+            del self._starting[link_id]
+            return None
+        return live
 
     async def _when_ready(self, live: Live, offer: LinkOffer, lost_at_ms: int | None) -> Attachment | Refusal:
         """A starting session answers once it is ready; a link that was displaced meanwhile is told so."""
         link = live.links.get(offer.link_id)
+        self._starting.pop(offer.link_id, None)
         try:
             if link is not None:
                 link.asking += 1
@@ -290,6 +293,7 @@ class LinkDesk:
             self._forget_link(live, link)
             raise
         link.recorded = True
+        self._starting[link.id] = live
         self._displace(live)
         return live
 

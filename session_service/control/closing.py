@@ -208,7 +208,8 @@ class Closer:
             # A periodic checkpoint that is under way ends first: it is neither of the two.
             async with asyncio.timeout(limits.CHECKPOINT_S_MAX):
                 result = await self.parts.checkpoints.save(plan, progress=seen)
-        self.alarms.clear("storage")
+        if self.alarms.clear("storage"):
+            self.sessions.wake_all()
         self._judge(live, result)
         after = await self._look(live)
         if after.presence is Presence.RUNNING and not after.frozen:

@@ -161,7 +161,7 @@ class Control:
         """Say whether sessions are known and the counter is written: users can attach. The store is not
         asked.
         """
-        return self._desk.open and self._node.ticking
+        return self._desk.open and self._node.ticking and self._holds.turning
 
     def _task_failed(self, name: str, error: BaseException) -> None:
         self._log.error("task.failed", name=name, error=repr(error))

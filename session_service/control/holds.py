@@ -27,7 +27,13 @@ class Holds:
         self._node = node
         self._sessions = sessions
         self._wheel: Wheel[SessionId] = Wheel()
+        self._turned_ms = 0
         sessions.listen(self._changed)
+
+    @property
+    def turning(self) -> bool:
+        """Say whether the loop made a turn lately; a stalled one makes the node not ready."""
+        return self._parts.clock.monotonic_ms() - self._turned_ms <= limits.LOOP_STALL_S_MAX * 1000
 
     def _changed(self, live: Live, effects: tuple[Effect, ...]) -> None:
         """Keep the wheel as the records are: armed exactly while held."""
@@ -41,6 +47,7 @@ class Holds:
         """Look at the wheel at least once a second; for ever."""
         pause_s = limits.EXPIRY_LOOK_S_MAX
         while True:
+            self._turned_ms = self._parts.clock.monotonic_ms()
             await asyncio.sleep(pause_s)
             pause_s = self._pause_s() if await self.look() else limits.EXPIRY_LOOK_S_MAX
 

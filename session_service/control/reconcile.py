@@ -102,10 +102,10 @@ class Reconciler:
     async def look(self) -> bool:
         """Look once; say whether everything could be looked at."""
         try:
-            records = await self._records()
-            lives = [await self.sessions.load(record) for record in records]
-        except RegistryUnavailable as exc:
-            self.alarms.raise_("registry", str(exc))
+            lives = await self.sessions.agree(await self._records())
+        except (RegistryUnavailable, NotFound) as exc:
+            if isinstance(exc, RegistryUnavailable):
+                self.alarms.raise_("registry", str(exc))
             return False
         self._open()
         before = {live.record.id: live.record for live in lives}
@@ -115,7 +115,8 @@ class Reconciler:
         except (PartUnavailable, TimeoutError) as exc:
             self.alarms.raise_("host", str(exc) or "The host does not answer in time.")
             return False
-        self.alarms.clear("host")
+        if self.alarms.clear("host"):
+            self.sessions.wake_all()
         seen: dict[Key, ObservedDesktop] = {
             (one.handle.workspace_id, one.handle.fence): one for one in census
         }
@@ -175,7 +176,10 @@ class Reconciler:
     async def _one(self, live: Live, before: Session, found: ObservedDesktop | None, newer: bool) -> None:
         record = live.record
         if record.generation != before.generation or record.state is State.CLOSED:
-            return  # it moved since the census: the next look sees it
+            # It moved since the census: the next look sees it, and soon where something is owed.
+            if self.first or record.registry_epoch < self.node.epoch:
+                self.look_now()
+            return
         if live.handle is None and found is not None:
             live.handle = found.handle
         if record.registry_epoch < self.node.epoch:

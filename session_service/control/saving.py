@@ -87,7 +87,10 @@ class Saver:
 
     async def _once(self, live: Live, reason: str) -> None:
         target_s = self._parts.policy.checkpoint_target_s
-        live.save_due_mono_ms = self._parts.clock.monotonic_ms() + round(target_s * 1000)
+        now_ms = self._parts.clock.monotonic_ms()
+        live.save_due_mono_ms = now_ms + round(target_s * 1000)
+        if live.saved_mono_ms is None:
+            live.saved_mono_ms = now_ms
         try:
             await self.save(live, reason)
         except FenceMoved as exc:
@@ -101,6 +104,17 @@ class Saver:
         except Exception as exc:  # noqa: BLE001  # the edge of one save: the others go on
             self._log.error("task.failed", name="save", session_id=live.record.id, error=repr(exc))
             self._alarms.raise_("task", f"save: {exc!r}")
+        self._age(live, target_s)
+
+    def _age(self, live: Live, target_s: float) -> None:
+        """Files that are not saved for minutes, whatever the reason, are an alarm of their own."""
+        assert live.saved_mono_ms is not None
+        age_s = (self._parts.clock.monotonic_ms() - live.saved_mono_ms) / 1000
+        if age_s <= limits.SAVED_AGE_ALARM_S + target_s:
+            self._alarms.clear("saved_age", session_id=live.record.id)
+        elif live.record.state in SAVED_STATES:
+            words = "Not saved for minutes; some files may be unreadable, or the store does not take them."
+            self._alarms.raise_("saved_age", words, session_id=live.record.id)
 
     async def save(self, live: Live, reason: str) -> CheckpointResult:
         """Take one checkpoint of a running desktop now, after one that is under way; a new scan, always.
@@ -122,7 +136,8 @@ class Saver:
             )
             async with asyncio.timeout(limits.CHECKPOINT_S_MAX):
                 result = await self._parts.checkpoints.save(plan)
-            self._alarms.clear("storage")
+            if self._alarms.clear("storage"):
+                self._sessions.wake_all()
             pause_s = max(self._parts.policy.checkpoint_target_s, limits.SAVE_SCAN_FACTOR * result.scan_s)
             live.save_due_mono_ms = self._parts.clock.monotonic_ms() + round(pause_s * 1000)
             if result.info.complete:
@@ -138,6 +153,7 @@ class Saver:
 
     async def _record(self, live: Live, result: CheckpointResult) -> None:
         # The scan began at saved_as_of: everything older is in it, so at that moment nothing was pending.
+        live.saved_mono_ms = self._parts.clock.monotonic_ms()
         live.pending = PendingLook(files=0, bytes=0, looked_at_ms=result.saved_as_of_ms)
         if live.record.state not in SAVED_STATES:
             return

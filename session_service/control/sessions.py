@@ -89,7 +89,8 @@ class Live:
     """True while somebody else changes the record of a session whose runner was stopped."""
     saving: asyncio.Lock = field(default_factory=asyncio.Lock)
     save_due_mono_ms: int = 0
-    look_due_mono_ms: int = 0
+    saved_mono_ms: int | None = None
+    """When a complete checkpoint was verified last, or this life began to look after the session."""
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     runner: "asyncio.Task[None] | None" = None
@@ -124,8 +125,8 @@ class Sessions:
     # -- finding --------------------------------------------------------------------------------------
 
     def all(self) -> list[Live]:
-        """Return all open sessions by id."""
-        return [self._lives[key] for key in sorted(self._lives)]
+        """Return all open sessions, in the order in which memory took them in."""
+        return list(self._lives.values())
 
     def find(self, session_id: str) -> Live | None:
         """Return an open session that memory has."""
@@ -175,6 +176,9 @@ class Sessions:
         stays.
         """
         registry = self._parts.registry
+        known = self.find(record.id)
+        if known is not None:
+            return known
         workspace = await registry.workspace(record.workspace_id)
         lease = await registry.lease(record.workspace_id)
         user = await registry.user(record.user_id)
@@ -203,8 +207,12 @@ class Sessions:
     async def refresh(self, live: Live) -> None:
         """Read record and lease again; what memory believed is replaced."""
         registry = self._parts.registry
-        record = await registry.session(live.record.id)
-        lease = await registry.lease(live.record.workspace_id)
+        while True:
+            before = (live.record, live.lease)
+            record = await registry.session(live.record.id)
+            lease = await registry.lease(live.record.workspace_id)
+            if before == (live.record, live.lease):
+                break  # else a commit of ours came in between, and what was read may be older than it
         if lease is not None:
             live.lease = lease
         if record is None:
@@ -214,6 +222,27 @@ class Sessions:
         if record != live.record:
             live.record = record
             self._tell(live, ())
+
+    async def agree(self, records: Sequence[Session]) -> list[Live]:
+        """Make memory know what the registry says: new records, changed ones, and those that are not open any
+        more.
+
+        Args:
+            records: every open record of this node, read after the last change that memory knows of or in
+            between.
+        """
+        before = self.all()
+        lives: list[Live] = []
+        for record in records:
+            live = await self.load(record)
+            if live.record.generation < record.generation:
+                await self.refresh(live)
+            lives.append(live)
+        named = {record.id for record in records}
+        for live in before:
+            if live.record.id not in named and self.find(live.record.id) is live:
+                await self.refresh(live)
+        return lives
 
     def forget(self, live: Live) -> None:
         """Take a session out of memory."""
@@ -334,6 +363,11 @@ class Sessions:
             generation=record.generation,
             **{name: value for name, value in done.audit.facts if name in ("cause", "step", "outcome")},
         )
+
+    def wake_all(self) -> None:
+        """Something that many wait for is back: nobody sits out the rest of a pause."""
+        for live in self._lives.values():
+            live.woken.set()
 
     def tell(self, live: Live) -> None:
         """Something that is shown of a session changed without its record."""

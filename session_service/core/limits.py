@@ -23,16 +23,12 @@ SURVEY_S_MAX: Final = 5.0
 # Holding
 EXPIRY_LOOK_S_MAX: Final = 1.0
 """The longest pause between two looks at the wheel: a hold ends at most this late, plus one group."""
-EXPIRIES_AT_ONCE: Final = 256
-"""One slice of due holds; others run between slices."""
 
 # Closing
 STEP_ALARM_S: Final = 60.0
 """A close step without progress raises an alarm; nothing is given up."""
 ENDING_ALARM_S: Final = 30.0
 """The same for `ending` and `ended`, where only a machine is waited for."""
-CLOSING_ALARM_S: Final = 900.0
-"""A close that takes longer in all raises an alarm of its own."""
 FREEZE_S_MAX: Final = 10.0
 """A process that cannot be frozen in this time: the close stays where it is, with an alarm."""
 ASK_S_MAX: Final = 40.0
@@ -55,8 +51,6 @@ longer.
 SAVES_PER_CORE: Final = 1
 SAVED_AGE_ALARM_S: Final = 300.0
 """Saved-as-of older than this with a healthy store raises an alarm."""
-LOSS_SAVES_WAITING_MAX: Final = 100_000
-"""Sessions that wait for their checkpoint after a loss: one entry per session, so bounded by sessions."""
 
 # Calls
 CALL_S_MAX: Final = 30.0
@@ -72,16 +66,12 @@ COMMIT_TRIES_MAX: Final = 8
 RECONCILE_S: Final = 30.0
 LOOP_STALL_S_MAX: Final = 15.0
 """A loop without a turn for this long is reported and the node is not ready."""
-UNSETTLED_ALARM_S: Final = 60.0
-DRAIN_S_MAX: Final = 10.0
-"""How long ending waits for checkpoints and commits under way."""
 
 # Watching
 SUBSCRIBERS_MAX: Final = 512
 """More watchers are refused; each holds at most one note per session."""
 ALARMS_MAX: Final = 1_000
 """More alarms are counted, not kept: the first ones matter."""
-EFFECTS_PER_SESSION_MAX: Final = 16
 
 # Tickets
 TICKET_S: Final = 60.0

@@ -77,6 +77,7 @@ def test_a_page_that_waits_while_the_desktop_starts_is_attached_when_it_is_ready
 
     async def play(life: Life) -> None:
         await ready(life)
+        await asyncio.sleep(5)
         page = Client(life)
         world.machine.away = True
         session = await page.start()
@@ -176,7 +177,10 @@ def test_a_page_that_asks_on_while_its_desktop_starts_gets_it():
             assert await life.control.attachments.wait_starting(offer) == "starting"
             await asyncio.sleep(1)
         world.machine.away = False
-        await until(lambda: world.row(session.id).state is State.ACTIVE, limit_s=14)
+        for _ in range(60):
+            if not await life.control.attachments.wait_starting(offer):
+                break
+            await asyncio.sleep(1)
         answer = await life.control.attachments.attach(offer)
         assert isinstance(answer, Attachment)
         assert world.row(session.id).link_id == "patient"
