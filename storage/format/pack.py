@@ -78,9 +78,7 @@ def make_pack(
     raw = b"".join((header.raw, *(box for _, box in sealed), footer, trailer))
     if len(raw) > PACK_BYTES_MAX:
         raise LimitReached(limit="pack bytes", value=len(raw))
-    return PackBytes(
-        raw=raw, table=table, footer_bytes=len(footer), footer_digest=blake3(footer).digest()
-    )
+    return PackBytes(raw=raw, table=table, footer_bytes=len(footer), footer_digest=blake3(footer).digest())
 
 
 def read_trailer(trailer: bytes, *, pack_bytes: int, name: str) -> tuple[int, int]:

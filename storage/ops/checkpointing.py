@@ -86,22 +86,16 @@ class Checkpointing:
         self, plan: save.SavePlan, prepared: save.Prepared, planned: LogState, retired_at: int
     ) -> tuple[Row, VerifiedCheckpoint]:
         workspace = self._workspace
-        writer = save.EntryWriter(
-            keys=workspace.keys.newest, fresh=self._fresh, clock_ms=self._clock_ms
-        )
+        writer = save.EntryWriter(keys=workspace.keys.newest, fresh=self._fresh, clock_ms=self._clock_ms)
         placed = await workspace.log.append(
-            lambda state: writer.checkpoint(
-                state, plan, prepared, planned=planned, retired_at=retired_at
-            ),
+            lambda state: writer.checkpoint(state, plan, prepared, planned=planned, retired_at=retired_at),
             tables=prepared.tables,
         )
         self._step(2)
         return placed.row, await workspace.verifier.new_checkpoint(placed)
 
     def _step(self, number: int) -> None:
-        self._progress(
-            Progress(stage="upload", done=number, total=COMMIT_STEPS, unit="steps")
-        )
+        self._progress(Progress(stage="upload", done=number, total=COMMIT_STEPS, unit="steps"))
 
 
 def _is_unchanged(plan: save.SavePlan, prepared: save.Prepared, newest: Row) -> bool:

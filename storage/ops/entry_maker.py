@@ -132,9 +132,7 @@ def renamed(entry: Entry, name: bytes) -> Entry:
     return _changed(entry, uid=entry.uid, gid=entry.gid, name=name)
 
 
-def _changed(
-    entry: Entry, *, uid: int | None, gid: int | None, name: bytes | None = None
-) -> Entry:
+def _changed(entry: Entry, *, uid: int | None, gid: int | None, name: bytes | None = None) -> Entry:
     return Entry(
         entry.name if name is None else name,
         entry.type,

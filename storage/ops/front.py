@@ -159,9 +159,7 @@ class Storage:
             FenceMoved: somebody took it over after us, before this could return.
         """
         workspace = await self._known.born(ref)
-        writer = save.EntryWriter(
-            keys=workspace.keys.newest, fresh=self._fresh, clock_ms=self._clock_ms
-        )
+        writer = save.EntryWriter(keys=workspace.keys.newest, fresh=self._fresh, clock_ms=self._clock_ms)
         async with workspace.lock:
             placed = await workspace.log.append(
                 lambda state: writer.take_over(
@@ -237,9 +235,7 @@ class Storage:
         stop = Stop()
         return await self._threads.run(stop, count_pending, home, cache, stop)
 
-    async def same_as(
-        self, ref: WorkspaceRef, *, seq: int, hash: bytes, home: Path
-    ) -> Differences:
+    async def same_as(self, ref: WorkspaceRef, *, seq: int, hash: bytes, home: Path) -> Differences:
         """The last look: does the home equal that checkpoint, and does the log still hold it, whole?
 
         Raises:
@@ -261,9 +257,7 @@ class Storage:
         )
         saved = row.checkpoint.root
         if gathered.root != saved or gathered.count(2) or gathered.count(3):
-            paths = await differing_paths(
-                workspace.reader, state.index, saved, gathered.root, taker.nodes
-            )
+            paths = await differing_paths(workspace.reader, state.index, saved, gathered.root, taker.nodes)
             return Differences(same=False, paths=paths)
         return Differences(same=True, proof=await self.prove(ref, seq=seq, hash=hash))
 
@@ -346,9 +340,7 @@ class Storage:
     ) -> VerifyReport:
         """Look for damage. Reads the log from its beginning, without any cache."""
         workspace = await self._known.required(ref)
-        scrub = Scrub(
-            ref, workspace.place, workspace.keys, self._threads, signer=self._signer
-        )
+        scrub = Scrub(ref, workspace.place, workspace.keys, self._threads, signer=self._signer)
         result = await scrub.run(level)
         if progress is not None:
             progress(Progress(stage="verify", done=result.objects, unit="objects"))

@@ -209,9 +209,7 @@ class Gather:
         item.folder = _Folder(found.path, found.facts, told, remembered)
         self._folders[found.path] = item.folder
 
-    def _meet_file(
-        self, parent: _Folder, item: _Item, found: Found, known: Remembered | None
-    ) -> None:
+    def _meet_file(self, parent: _Folder, item: _Item, found: Found, known: Remembered | None) -> None:
         if found.facts.links > 1:
             inode = (found.facts.device, found.facts.inode)
             self._linked.setdefault(inode, []).append(item)
@@ -241,9 +239,7 @@ class Gather:
         content: bytes | tuple[int, int] | None = found.target
         if found.kind in (Kind.CHAR, Kind.BLOCK):
             content = (found.facts.major, found.facts.minor)
-        item.entry = self._maker.make(
-            item.name, found.kind, found.facts, content, attributes=told
-        )
+        item.entry = self._maker.make(item.name, found.kind, found.facts, content, attributes=told)
 
     def _usable(self, known: Remembered | None, found: StatFacts) -> bool:
         """Return whether a remembered file may stand for the one that is there."""
@@ -258,14 +254,10 @@ class Gather:
             return True
         return isinstance(content[0], bytes) and self._known(BoxKind.META, content[0])
 
-    def _unreadable(
-        self, item: _Item, kind: Kind, known: Remembered | None, error: int
-    ) -> None:
+    def _unreadable(self, item: _Item, kind: Kind, known: Remembered | None, error: int) -> None:
         """Keep the last good content where there is one; say so in any case."""
         readable_before = (
-            known is not None
-            and known.entry.content is not None
-            and not entry_extras(known.entry).unreadable
+            known is not None and known.entry.content is not None and not entry_extras(known.entry).unreadable
         )
         if readable_before and known is not None and kind in (Kind.FILE, Kind.FOLDER, Kind.SYMLINK):
             item.entry = self._maker.stale(known.entry)
@@ -273,18 +265,14 @@ class Gather:
             self._find(item.path, GradeTag.STALE, error)
             return
         content = (0, 0) if kind in (Kind.CHAR, Kind.BLOCK) else None
-        item.entry = self._maker.make(
-            item.name, kind, item.facts, content, grade=GradeTag.UNREADABLE
-        )
+        item.entry = self._maker.make(item.name, kind, item.facts, content, grade=GradeTag.UNREADABLE)
         self._find(item.path, GradeTag.UNREADABLE, error)
 
     def _find(self, path: bytes, grade: int, error: int) -> None:
         with self._lock:
             self._findings.append(Finding(path=path, grade=int(grade), error=error))
 
-    def _read_later(
-        self, parent: _Folder, item: _Item, found: Found, known: Remembered | None
-    ) -> None:
+    def _read_later(self, parent: _Folder, item: _Item, found: Found, known: Remembered | None) -> None:
         batch = self._batch
         if batch.last_folder is not parent:
             if len(batch.folders) == BATCH_FOLDERS:
@@ -368,9 +356,7 @@ class Gather:
         root = self._folders[b""]
         made = _Totals()
         blank = Remembered(None, self._maker.make(b"", Kind.FOLDER, root.facts, (bytes(16), 0)))
-        cache = StatCache(
-            seq=0, hash_=b"", scan_start_ns=start_ns, device=root.facts.device, root=blank
-        )
+        cache = StatCache(seq=0, hash_=b"", scan_start_ns=start_ns, device=root.facts.device, root=blank)
         for folder in reversed(self._folders.values()):
             if folder.path:
                 self._write(folder, cache, made)
@@ -426,9 +412,7 @@ class Gather:
         cache.put(folder.path, remembered)
         ref = write_folder(self._taker, entries)
         name = folder.path.rpartition(b"/")[2]
-        entry = self._maker.make(
-            name, Kind.FOLDER, folder.facts, ref, attributes=folder.attributes
-        )
+        entry = self._maker.make(name, Kind.FOLDER, folder.facts, ref, attributes=folder.attributes)
         if folder.path:
             made.folder_entries[folder.path] = entry
         return entry

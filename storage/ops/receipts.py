@@ -25,9 +25,7 @@ PAD_TO_BYTES = 4 * KIB
 class Receipts:
     """Receipts of one repository."""
 
-    def __init__(
-        self, place: Prefixed, keys: RepositoryKeys, signer: ReceiptSigner, fresh: Fresh
-    ) -> None:
+    def __init__(self, place: Prefixed, keys: RepositoryKeys, signer: ReceiptSigner, fresh: Fresh) -> None:
         self._place = place
         self._keys = keys
         self._signer = signer

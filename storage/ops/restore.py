@@ -217,9 +217,7 @@ class Restore:
             )
 
     async def _fetch(self, batch: list[_Piece]) -> None:
-        places = [
-            self._index.place(BoxKind.DATA, chunk_id) for piece in batch for chunk_id, _ in piece.refs
-        ]
+        places = [self._index.place(BoxKind.DATA, chunk_id) for piece in batch for chunk_id, _ in piece.refs]
         wanted = {
             (place.container.name, place.segment): (
                 place.container,
@@ -295,9 +293,7 @@ def _same_inode(a: Entry, b: Entry) -> bool:
     )
 
 
-def _facts(
-    entry: Entry, extras: Extras, extents: tuple[tuple[int, int], ...] | None
-) -> RestoreFacts:
+def _facts(entry: Entry, extras: Extras, extents: tuple[tuple[int, int], ...] | None) -> RestoreFacts:
     return RestoreFacts(
         mode=entry.mode,
         uid=entry.uid,

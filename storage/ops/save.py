@@ -101,9 +101,7 @@ class SavePlan:
 class PackUploads:
     """Takes segments from scanning threads and gets their packs into the store, read back."""
 
-    def __init__(
-        self, place: Prefixed, keys: EpochKeys, *, fence: int, fresh: Fresh, stop: Stop
-    ) -> None:
+    def __init__(self, place: Prefixed, keys: EpochKeys, *, fence: int, fresh: Fresh, stop: Stop) -> None:
         self._place = place
         self._keys = keys
         self._fence = fence
@@ -384,6 +382,5 @@ def _with_tables(packs: Sequence[PackRef]) -> list[PackRef]:
     if size <= TABLES_IN_ENTRY_BYTES_MAX:
         return list(packs)
     return [
-        PackRef(ref.fence, ref.pack_id, ref.size, ref.footer_bytes, ref.footer_digest, None)
-        for ref in packs
+        PackRef(ref.fence, ref.pack_id, ref.size, ref.footer_bytes, ref.footer_digest, None) for ref in packs
     ]

@@ -62,9 +62,7 @@ def facts_of(found: StatFacts) -> Facts:
 class StatCache:
     """Remembered folders of one home."""
 
-    def __init__(
-        self, *, seq: int, hash_: bytes, scan_start_ns: int, device: int, root: Remembered
-    ) -> None:
+    def __init__(self, *, seq: int, hash_: bytes, scan_start_ns: int, device: int, root: Remembered) -> None:
         self.seq = seq
         self.hash = hash_
         self.scan_start_ns = scan_start_ns
@@ -144,9 +142,7 @@ class StatCache:
         cls, *, seq: int, hash_: bytes, root: Entry, tree: AsyncIterator[tuple[bytes, Entry]]
     ) -> "StatCache":
         """Make a cache without stat facts from a checkpoint's tree."""
-        cache = cls(
-            seq=seq, hash_=hash_, scan_start_ns=0, device=-1, root=Remembered(None, root)
-        )
+        cache = cls(seq=seq, hash_=hash_, scan_start_ns=0, device=-1, root=Remembered(None, root))
         folders: dict[bytes, list[Remembered]] = {b"": []}
         async for path, entry in tree:
             parent = path[: -len(entry.name) - 1] if len(path) > len(entry.name) else b""

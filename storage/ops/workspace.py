@@ -60,12 +60,13 @@ class Workspace:
         if not cold or newest is None or newest.checkpoint is None:
             return None
         try:
-            return await StatCache.from_tree(
+            self.stat = await StatCache.from_tree(
                 seq=newest.seq,
                 hash_=newest.hash,
                 root=newest.checkpoint.root,
                 tree=walk_tree(self.reader, state.index, newest),
             )
+            return self.stat
         except StoreUnavailable:
             raise
         except StorageError:

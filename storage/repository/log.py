@@ -146,9 +146,7 @@ class CommitLog:
 
     def _take_in(self, seq: int, raw: bytes, tables: Sequence[Table]) -> Row:
         opened = self._opened(seq, raw)
-        head = StoredHead(
-            seq, opened.hash, opened.kind, opened.area_start, opened.body, list(tables)
-        )
+        head = StoredHead(seq, opened.hash, opened.kind, opened.area_start, opened.body, list(tables))
         row = self.state.apply(head)
         self._last = head
         self._unsaved.append(head)

@@ -127,9 +127,7 @@ class NewChunks:
     def _close_segment(self, kind: BoxKind, filling: _Filling) -> None:
         """Compress outside of the lock; hand a pack over when enough has come together."""
         frame = make_frame(b"".join(filling.chunks))
-        segment = PlannedSegment(
-            kind=kind, frame=frame, raw_bytes=filling.size, chunks=tuple(filling.ids)
-        )
+        segment = PlannedSegment(kind=kind, frame=frame, raw_bytes=filling.size, chunks=tuple(filling.ids))
         emitted: list[PlannedSegment] | None = None
         with self._lock:
             self._ready[kind].append(segment)
@@ -166,9 +164,7 @@ class SealedPack:
     ref: PackRef
 
 
-def seal_pack(
-    keys: EpochKeys, segments: Sequence[PlannedSegment], *, fence: int, fresh: Fresh
-) -> SealedPack:
+def seal_pack(keys: EpochKeys, segments: Sequence[PlannedSegment], *, fence: int, fresh: Fresh) -> SealedPack:
     """Seal segments into a pack with a random name, and decode it again."""
     pack_id = fresh(16)
     name = names.pack(fence, pack_id)
@@ -178,9 +174,7 @@ def seal_pack(
     footer, _ = read_pack(keys, name, pack.raw)
     if footer.table != pack.table:
         raise ObjectDamaged(object=name, what="decoded otherwise than it was made")
-    ref = PackRef(
-        fence, pack_id, len(pack.raw), pack.footer_bytes, pack.footer_digest, pack.table
-    )
+    ref = PackRef(fence, pack_id, len(pack.raw), pack.footer_bytes, pack.footer_digest, pack.table)
     return SealedPack(name=name, pack=pack, ref=ref)
 
 
@@ -195,8 +189,6 @@ def rename_pack(keys: EpochKeys, sealed: SealedPack, *, fresh: Fresh) -> SealedP
         frame = unseal(header, segment.kind, segment.index, box)
         assert open_frame(frame, raw_bytes_max=SEGMENT_RAW_BYTES_MAX).kind == 0
         planned.append(
-            PlannedSegment(
-                kind=segment.kind, frame=frame, raw_bytes=segment.raw_bytes, chunks=segment.chunks
-            )
+            PlannedSegment(kind=segment.kind, frame=frame, raw_bytes=segment.raw_bytes, chunks=segment.chunks)
         )
     return seal_pack(keys, planned, fence=sealed.ref.fence, fresh=fresh)

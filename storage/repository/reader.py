@@ -188,9 +188,7 @@ def _runs(segments: Sequence[Segment]) -> Iterable[list[Segment]]:
         yield run
 
 
-def _open_run(
-    keys: EpochKeys, header: OpenHeader, run: Sequence[Segment], raw: bytes
-) -> dict[int, Chunks]:
+def _open_run(keys: EpochKeys, header: OpenHeader, run: Sequence[Segment], raw: bytes) -> dict[int, Chunks]:
     found: dict[int, Chunks] = {}
     for segment in run:
         at = segment.offset - run[0].offset

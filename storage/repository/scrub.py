@@ -128,9 +128,7 @@ class Scrub:
             self.result.checkpoints += 1
             where = b""
             try:
-                async for path, entry in walk_tree(
-                    self._reader, state.index, row, skip_known=known
-                ):
+                async for path, entry in walk_tree(self._reader, state.index, row, skip_known=known):
                     where = path
                     await self._verifier.check_content(state.index, entry)
             except StoreError:

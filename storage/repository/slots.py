@@ -134,9 +134,7 @@ class Keyring:
             epoch, slot = names.epoch_slot_parts(name)
             wrapper = tenant_keys.get(bytes.fromhex(slot[1:])) if slot[0] == METHOD_ABOVE else None
             if wrapper is not None:
-                epochs[epoch] = await self._open_slot(
-                    place, name, wrapper, config.repository_id, ref, epoch
-                )
+                epochs[epoch] = await self._open_slot(place, name, wrapper, config.repository_id, ref, epoch)
         if not epochs:
             raise KeyMissing(workspace=ref.workspace, what="no slot for the tenant's keys", slots=len(slots))
         newest = max(epochs)
@@ -183,9 +181,7 @@ class Keyring:
         found = await self.tenant_keys(tenant)
         if not found:
             secret = self._fresh(SECRET_BYTES)
-            name = names.tenant_slot(
-                key_id(secret), names.slot_id(METHOD_ABOVE, self._wrapping.key_id)
-            )
+            name = names.tenant_slot(key_id(secret), names.slot_id(METHOD_ABOVE, self._wrapping.key_id))
             body = encode(TenantSecret(tenant, secret))
             place = Prefixed(self._store, names.tenant_prefix(tenant))
             if not await settle_create(place, name, self._sealed(self._wrapping, name, body)):
@@ -235,9 +231,7 @@ class Keyring:
 
     def _sealed(self, keys: EpochKeys, name: str, body: bytes) -> bytes:
         header = make_header(keys, ObjectType.KEY_SLOT, name, self._fresh(32))
-        raw = make_object(
-            keys, header, kind=0, body=body, boxes=(), fresh=self._fresh(32), compress=False
-        )
+        raw = make_object(keys, header, kind=0, body=body, boxes=(), fresh=self._fresh(32), compress=False)
         assert _opened_body(keys, name, raw) == body, "decoded before upload"
         return raw
 

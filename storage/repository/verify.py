@@ -23,7 +23,7 @@ from storage.errors import (
 from storage.format import tree
 from storage.format.entries import CheckpointFlag
 from storage.format.keys import BoxKind
-from storage.format.limits import DEPTH_FOLDERS_MAX
+from storage.format.limits import DEPTH_FOLDERS_MAX, ENTRIES_MAX
 from storage.format.tree import Entry, EntryType
 from storage.ids import WorkspaceRef
 from storage.repository.index import ChunkIndex, Container
@@ -92,7 +92,9 @@ def announced(row: Row) -> TreeTotals:
     assert row.checkpoint is not None
     totals = row.checkpoint.totals
     return TreeTotals(
-        entries_max=totals.entries, folders_max=max(0, totals.folders - 1), bytes_max=totals.size
+        entries_max=min(totals.entries, ENTRIES_MAX),
+        folders_max=max(0, totals.folders - 1),
+        bytes_max=totals.size,
     )
 
 

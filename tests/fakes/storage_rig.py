@@ -63,17 +63,13 @@ def write(home: Path, **files: bytes | str) -> None:
 
 async def take(storage: Storage, *, fence: int = 1, node: str = "node") -> int:
     """Take the workspace over; return the fence."""
-    head = await storage.take_over(
-        REF, fence_at_least=fence, node=node, session="session", registry_epoch=1
-    )
+    head = await storage.take_over(REF, fence_at_least=fence, node=node, session="session", registry_epoch=1)
     return head.fence
 
 
 def objects(bucket: MemoryBucket, part: str = "") -> list[str]:
     """Return the names in the repository that begin with a part."""
-    return sorted(
-        name.removeprefix(PREFIX) for name in bucket.objects if name.startswith(PREFIX + part)
-    )
+    return sorted(name.removeprefix(PREFIX) for name in bucket.objects if name.startswith(PREFIX + part))
 
 
 LOCKED = ("locked", "locked/inner", "mode000")

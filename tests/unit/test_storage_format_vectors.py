@@ -106,8 +106,19 @@ def checkpoint(epoch: EpochKeys) -> entries.Checkpoint:
     root = tree.Entry(b"", 2, 0o700, None, None, 1700000000, 0, 0, (root_id, 0), None)
     totals, report = entries.Totals(1, 1, 5, 100), entries.Report(0, 0, 0, 0, [], None)
     return entries.Checkpoint(
-        "session-a", 1 | 2 | 8, "close", 0, root, 1700000000500, None, (1000, 1000), totals, report, [], [],
-        []
+        "session-a",
+        1 | 2 | 8,
+        "close",
+        0,
+        root,
+        1700000000500,
+        None,
+        (1000, 1000),
+        totals,
+        report,
+        [],
+        [],
+        [],
     )
 
 

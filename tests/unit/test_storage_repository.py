@@ -130,8 +130,10 @@ async def test_a_cold_start_makes_the_same_tree_as_a_warm_one(node, bucket, home
     os.link(home / "b", home / "docs" / "b2")
     os.truncate(home / "a", 5_000_000)
     warm = await save(opened, home)
-    cold = await Node(bucket, tmp_path / "other cache").open().checkpoint(
-        REF, home=home, fence=1, session="s", reason="test", final=True
+    cold = (
+        await Node(bucket, tmp_path / "other cache")
+        .open()
+        .checkpoint(REF, home=home, fence=1, session="s", reason="test", final=True)
     )
     assert cold.info.tree_hash == warm.info.tree_hash
     assert cold.new_bytes == 0, "everything was known from the store alone"

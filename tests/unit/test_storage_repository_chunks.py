@@ -127,9 +127,7 @@ def test_little_stays_for_the_entry_and_much_goes_into_packs():
 
 def test_a_chunk_is_kept_once_and_a_stored_one_not_at_all():
     stored = KEYS.chunk_id(BoxKind.DATA, b"old")
-    taker = NewChunks(
-        KEYS, stored=lambda kind, chunk_id: chunk_id == stored, emit=lambda segments: None
-    )
+    taker = NewChunks(KEYS, stored=lambda kind, chunk_id: chunk_id == stored, emit=lambda segments: None)
     for content in (b"old", b"new", b"new", b"old"):
         taker.offer(BoxKind.DATA, content)
     [segment] = taker.finish()
