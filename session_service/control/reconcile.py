@@ -15,6 +15,7 @@ from session_service.base.errors import (
     Conflict,
     NotFound,
     PartUnavailable,
+    ProofRequired,
     RegistryUnavailable,
     SessionError,
     StorageUnavailable,
@@ -324,8 +325,7 @@ class Reconciler:
         lease = await self.parts.registry.lease(WorkspaceId(handle.workspace_id))
         if lease is not None and lease.session_id is not None and lease.fence == handle.fence:
             return  # its session was opened since the records were read
-        if record is not None and record.outcome is Outcome.START_FAILED:
-            await self.parts.desktops.discard(handle)
+        if await self._discarded(record, found):
             return
         if found.presence is Presence.ABSENT:
             return
@@ -337,6 +337,19 @@ class Reconciler:
         else:
             # An older session's record stands in the way until it is settled: look again soon.
             raise Conflict(workspace_id=handle.workspace_id)
+
+    async def _discarded(self, record: Session | None, found: ObservedDesktop) -> bool:
+        """What is left of a failed start is removed; the host refuses when it was ever ready, and then it is
+        adopted.
+        """
+        failed = record is not None and record.outcome is Outcome.START_FAILED
+        if record is None or not failed or record.fence != found.handle.fence:
+            return False
+        try:
+            await self.parts.desktops.discard(found.handle)
+        except ProofRequired:
+            return False
+        return True
 
     async def _adopt(self, found: ObservedDesktop, record: Session | None, lease: Lease | None) -> None:
         """Nobody else holds its workspace: never ended, adopted. It runs: held, with a full hold; else its
