@@ -5,9 +5,11 @@ or reads it to its end; restores and downloads work on the state they were given
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from storage.errors import RepositoryMissing, StorageError, StoreUnavailable
 from storage.format import names
@@ -17,11 +19,14 @@ from storage.ops.stat_cache import StatCache
 from storage.repository.cache import CacheFile, RecordFile
 from storage.repository.log import CommitLog
 from storage.repository.prefixed import Prefixed
-from storage.repository.reader import Reader
+from storage.repository.reader import Reader, SegmentCache
 from storage.repository.slots import Keyring, RepositoryKeys
 from storage.repository.state import LogState, Row
 from storage.repository.threads import Threads
 from storage.repository.verify import VerifiedCheckpoint, Verifier, walk_tree
+
+WORKSPACES_MAX: Final = 8
+"""Opened repositories kept in memory; one of a usual home takes about 10 MB."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,13 +109,14 @@ class Workspaces:
         self._threads = threads
         self._cache_folder = cache_folder
         self._clock_ms = clock_ms
-        self._known: dict[WorkspaceRef, Workspace] = {}
+        self._known: OrderedDict[WorkspaceRef, Workspace] = OrderedDict()
+        self._segments = SegmentCache()
         self._opening = asyncio.Lock()
 
     async def opened(self, ref: WorkspaceRef) -> Workspace | None:
         """Return a repository, or None if it cleanly does not exist."""
         async with self._opening:
-            known = self._known.get(ref)
+            known = self._used(ref)
             if known is not None:
                 return known
             keys = await self._keyring.open(ref)
@@ -126,16 +132,33 @@ class Workspaces:
     async def born(self, ref: WorkspaceRef) -> Workspace:
         """Return a repository, made if it does not exist."""
         async with self._opening:
-            known = self._known.get(ref)
+            known = self._used(ref)
             if known is not None:
                 return known
             return self._keep(ref, await self._keyring.bear(ref, created_ms=self._clock_ms()))
+
+    def _used(self, ref: WorkspaceRef) -> Workspace | None:
+        known = self._known.get(ref)
+        if known is not None:
+            self._known.move_to_end(ref)
+        return known
+
+    def _make_room(self) -> None:
+        """Drop workspaces that nobody used for long; their files of cache make the next opening cheap.
+
+        One that is dropped while a call still holds it does no harm: it is as if two processes were there.
+        """
+        idle = [
+            ref for ref, known in self._known.items() if not known.lock.locked() and not known.log.unsettled
+        ]
+        for ref in idle[: max(0, len(self._known) - WORKSPACES_MAX)]:
+            del self._known[ref]
 
     def _keep(self, ref: WorkspaceRef, keys: RepositoryKeys) -> Workspace:
         place = Prefixed(self._store, names.repository_prefix(ref.tenant, ref.workspace))
         folder = self._cache_folder / ref.tenant / ref.workspace
         log = CommitLog(place, keys, self._threads, RecordFile(folder, "log.cache", keys.newest))
-        reader = Reader(place, keys, self._threads)
+        reader = Reader(place, keys, self._threads, self._segments)
         workspace = Workspace(
             ref=ref,
             place=place,
@@ -147,4 +170,5 @@ class Workspaces:
             stat_file=CacheFile(folder, "stat.cache", keys.newest),
         )
         self._known[ref] = workspace
+        self._make_room()
         return workspace

@@ -94,6 +94,11 @@ class CommitLog:
             await self._read_on()
         return self.state
 
+    @property
+    def unsettled(self) -> bool:
+        """Return whether an entry waits to be sent again."""
+        return self._unsettled is not None
+
     def forget(self) -> None:
         """Drop what is known: the next refresh reads everything from the store."""
         self._unsaved = []

@@ -36,28 +36,57 @@ Chunks = dict[int, bytes]
 """Chunks of one segment by their first raw byte."""
 
 
+class SegmentCache:
+    """Opened segments of all repositories of a process, the least recently used dropped first."""
+
+    def __init__(self, bytes_max: int = CACHE_BYTES) -> None:
+        self._bytes_max = bytes_max
+        self._segments: OrderedDict[tuple[str, str, int], Chunks] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: tuple[str, str, int]) -> Chunks | None:
+        """Return the chunks of a segment, if they are here."""
+        chunks = self._segments.get(key)
+        if chunks is not None:
+            self._segments.move_to_end(key)
+        return chunks
+
+    def keep(self, key: tuple[str, str, int], chunks: Chunks) -> None:
+        """Keep the chunks of a segment."""
+        if key in self._segments:
+            return  # another call was faster
+        self._segments[key] = chunks
+        self._bytes += sum(map(len, chunks.values()))
+        while self._bytes > self._bytes_max and len(self._segments) > 1:
+            _, dropped = self._segments.popitem(last=False)
+            self._bytes -= sum(map(len, dropped.values()))
+
+
 class Reader:
     """Reads through the index of one repository. One per workspace; calls may overlap."""
 
-    def __init__(self, place: Prefixed, keys: RepositoryKeys, threads: Threads) -> None:
+    def __init__(
+        self,
+        place: Prefixed,
+        keys: RepositoryKeys,
+        threads: Threads,
+        cache: SegmentCache | None = None,
+    ) -> None:
         self._place = place
         self._keys = keys
         self._threads = threads
-        self._segments: OrderedDict[tuple[str, int], Chunks] = OrderedDict()
-        self._bytes = 0
+        self._cache = cache if cache is not None else SegmentCache()
         self._headers: OrderedDict[str, tuple[EpochKeys, OpenHeader]] = OrderedDict()
 
     async def chunk(self, index: ChunkIndex, kind: BoxKind, chunk_id: bytes) -> bytes:
         """Return one chunk."""
         place = index.place(kind, chunk_id)
-        key = (place.container.name, place.segment)
-        chunks = self._segments.get(key)
+        key = (self._place.prefix, place.container.name, place.segment)
+        chunks = self._cache.get(key)
         if chunks is None:
             segment = place.container.segments[place.segment]
             chunks = (await self.read_run(place.container, [segment]))[place.segment]
-            self._keep(key, chunks)
-        else:
-            self._segments.move_to_end(key)
+            self._cache.keep(key, chunks)
         chunk = chunks[place.start]
         if len(chunk) != place.length:
             raise Malformed(rule="chunk length", object=place.container.name)
@@ -67,7 +96,7 @@ class Reader:
         """Read segments that are not in the cache, neighbours with one request."""
         todo: dict[str, tuple[Container, list[Segment]]] = {}
         for container, segment in wanted:
-            if (container.name, segment.index) not in self._segments:
+            if self._cache.get((self._place.prefix, container.name, segment.index)) is None:
                 segments = todo.setdefault(container.name, (container, []))[1]
                 if segment not in segments:
                     segments.append(segment)
@@ -80,7 +109,7 @@ class Reader:
 
     async def _read_and_keep(self, container: Container, run: Sequence[Segment]) -> None:
         for index, chunks in (await self.read_run(container, run)).items():
-            self._keep((container.name, index), chunks)
+            self._cache.keep((self._place.prefix, container.name, index), chunks)
 
     async def read_run(self, container: Container, run: Sequence[Segment]) -> dict[int, Chunks]:
         """Read neighbouring segments of one container and open them."""
@@ -107,15 +136,6 @@ class Reader:
             if len(self._headers) > HEADERS_MAX:
                 self._headers.popitem(last=False)
         return known
-
-    def _keep(self, key: tuple[str, int], chunks: Chunks) -> None:
-        if key in self._segments:
-            return  # another call was faster
-        self._segments[key] = chunks
-        self._bytes += sum(map(len, chunks.values()))
-        while self._bytes > CACHE_BYTES and len(self._segments) > 1:
-            _, dropped = self._segments.popitem(last=False)
-            self._bytes -= sum(map(len, dropped.values()))
 
     async def folder(self, index: ChunkIndex, ref: NodeRef) -> AsyncIterator[Entry]:
         """Yield the entries of a folder, ascending by name over all of its nodes."""

@@ -465,3 +465,16 @@ async def test_a_repository_copied_to_another_workspace_does_not_open(node, buck
         bucket.objects[name.replace(f"/w/{REF.workspace}/", f"/w/{other.workspace}/")] = raw
     with pytest.raises(storage.FormatError):
         await node.open().head(other)
+
+
+async def test_few_workspaces_stay_in_memory_and_all_can_be_used(bucket, node, home):
+    opened = node.open()
+    refs = [storage.WorkspaceRef(tenant=REF.tenant, workspace=f"{number:016x}") for number in range(12)]
+    for ref in refs:
+        await opened.take_over(ref, fence_at_least=1, node="n", session="s", registry_epoch=1)
+        await opened.checkpoint(ref, home=home, fence=1, session="s", reason="test")
+    assert len(opened._known._known) == 8
+    for ref in refs:
+        again = await opened.checkpoint(ref, home=home, fence=1, session="s", reason="test")
+        assert again.unchanged
+    assert sorted(await opened.workspaces()) == refs
