@@ -68,7 +68,7 @@ export function choiceRows(list, workspace) {
       return {
         value: each.seq,
         title: t(each.complete ? "choose.whole" : "choose.part", { time: times.moment(each.saved_as_of), n: each.unreadable, files: times.files(each.unreadable) }),
-        more: `${older > 0 ? t("choose.older", { time: times.duration(older) }) : t("choose.same")} ${times.files(each.entries)}, ${times.size(each.bytes)}.`,
+        more: `${older > 0 ? t("choose.older", { time: times.duration(older) }) : t("choose.same")} ${times.entries(each.entries)}, ${times.size(each.bytes)}.`,
       };
     }),
   ];
@@ -123,7 +123,7 @@ export async function extendOnce(session) {
 export async function saveNow(session) {
   try {
     const saved = await post(`/sessions/${session.id}/save`, { reason: "" }, { wait_ms: SAVE_WAIT_MS });
-    const values = { time: times.moment(saved.saved_as_of), files: times.files(saved.entries), n: saved.unreadable, bad: times.files(saved.unreadable) };
+    const values = { time: times.moment(saved.saved_as_of), files: times.entries(saved.entries), n: saved.unreadable, bad: times.files(saved.unreadable) };
     if (saved.complete) toast(say("save.done", values));
     else toast(say("save.part", values), { state: "held", glyph: "triangle-alert" });
     return saved;

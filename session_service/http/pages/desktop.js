@@ -10,7 +10,7 @@ import { frame } from "./frame.js";
 import { Live } from "./live.js";
 import { rememberWait } from "./memory.js";
 import { announce, toast } from "./notes.js";
-import { answers, badge, button, causeWords, closeSteps, isWaiting, linkButton, stateWord, workAnswer } from "./parts.js";
+import { answers, badge, button, causeShort, closeSteps, isWaiting, linkButton, stateWord, workAnswer } from "./parts.js";
 import { receiptLine } from "./receipts-list.js";
 import { name, say, t } from "./strings.js";
 import * as times from "./times.js";
@@ -106,7 +106,7 @@ function heldCard(session) {
   const ending = isEnding(left, session.hold_s);
   timer = countdown();
   const minute = times.minute(endOf(session));
-  const where = [session.device_label, session.loss_cause === "never_attached" ? t("cause.never_attached") : causeWords(session)].filter(Boolean).join(" · ");
+  const where = [session.device_label, causeShort(session)].filter(Boolean).join(" · ");
   return {
     head: [badge("held"), h("span", { class: "small muted" }, where, session.lost_at ? `, ${times.moment(session.lost_at)}` : "")],
     title: ending ? t("ending.title", { time: times.duration(Math.max(60, Math.ceil(left / 60) * 60)) }) : t("held.title"),

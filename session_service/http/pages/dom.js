@@ -1,7 +1,16 @@
 // Makes elements. Text is always a text node, so nothing that people or programs wrote is ever read as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
-const SPRITE = "/assets/icons.svg";
+
+// The sprite is put into the page once, so that icons are there without network, too: just then they are needed.
+const sprite = await fetch("/assets/icons.svg").then((response) => response.text()).catch(() => "");
+const symbols = new DOMParser().parseFromString(sprite, "image/svg+xml").documentElement;
+if (symbols.localName === "svg") {
+  for (const symbol of symbols.querySelectorAll("symbol")) symbol.id = `i-${symbol.id}`;
+  symbols.setAttribute("class", "sprite");
+  symbols.setAttribute("aria-hidden", "true");
+  document.body.append(document.importNode(symbols, true));
+}
 
 /** Return a new element. `props`: class, attributes, and functions under the name of an event. */
 export function h(tag, props = {}, ...children) {
@@ -15,7 +24,7 @@ export function svg(tag, props = {}, ...children) {
 
 /** Return an icon of the sprite; it says nothing by itself. */
 export function icon(id, extra = "") {
-  return svg("svg", { class: `icon ${extra}`.trim(), "aria-hidden": "true" }, svg("use", { href: `${SPRITE}#${id}` }));
+  return svg("svg", { class: `icon ${extra}`.trim(), "aria-hidden": "true" }, svg("use", { href: `#i-${id}` }));
 }
 
 /** Replace what an element holds. */

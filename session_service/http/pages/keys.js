@@ -31,11 +31,21 @@ export class Keys {
     const arrows = Object.keys(ARROWS).map((key) => h("button", { class: "button small square", type: "button", "aria-label": t(`keys.${key}`), click: () => this.#send(...KEYS[key]) }, ARROWS[key]));
     const del = h("button", { class: "button small", type: "button", click: () => this.link.rfb?.sendCtrlAltDel() }, t("keys.ctrl_alt_del"));
     const soft = h("button", { class: "button small slim-only", type: "button", click: () => this.input.focus() }, icon("keyboard"), t("keys.soft"));
-    this.fit = h("button", { class: "button small slim-only", type: "button", "aria-pressed": "false", click: () => this.#fit() }, t("keys.fit"));
+    this.fit = h("button", { class: "button small slim-only", type: "button", "aria-pressed": "true", click: () => this.#fit() }, t("keys.fit"));
     this.move = h("button", { class: "button small slim-only", type: "button", "aria-pressed": "false", click: () => this.#move() }, t("keys.move"));
     put(this.root, soft, ...modifiers, ...plain, ...arrows, del, this.fit, this.move, this.input);
     // A press must not take the keyboard away from the desktop (or from the soft keyboard).
     this.root.addEventListener("pointerdown", (event) => { if (event.target.closest("button") && event.target.closest("button") !== soft) event.preventDefault(); });
+  }
+
+  /** Whether a phone shows the whole desktop, small; else a part of it in its own size. */
+  get fits() {
+    return this.fit.getAttribute("aria-pressed") === "true";
+  }
+
+  /** Whether a finger moves the picture instead of the pointer. */
+  get moves() {
+    return this.move.getAttribute("aria-pressed") === "true";
   }
 
   /** Show or hide the panel; returns whether it is shown. */
@@ -82,13 +92,13 @@ export class Keys {
   }
 
   #fit() {
-    const on = this.fit.getAttribute("aria-pressed") !== "true";
+    const on = !this.fits;
     this.fit.setAttribute("aria-pressed", String(on));
     if (this.link.rfb) this.link.rfb.scaleViewport = on;
   }
 
   #move() {
-    const on = this.move.getAttribute("aria-pressed") !== "true";
+    const on = !this.moves;
     this.move.setAttribute("aria-pressed", String(on));
     if (this.link.rfb) this.link.rfb.dragViewport = on;
   }

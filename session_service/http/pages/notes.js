@@ -17,8 +17,8 @@ export function announce(words, { now = false } = {}) {
 }
 
 /** Show one toast; `act` = {label, run} makes it stay until it is dismissed. */
-export function toast(words, { state = "active", glyph = "circle-check", act = null, into = null } = {}) {
-  regions(into);
+export function toast(words, { state = "active", glyph = "circle-check", act = null } = {}) {
+  if (!place) toastsIn(null);
   const close = () => box.remove();
   const box = h("div", { class: `toast is-${state}` }, icon(glyph), h("span", {}, words),
     act && h("button", { class: "button small", type: "button", click: () => { close(); act.run(); } }, act.label),
@@ -34,14 +34,22 @@ export function toast(words, { state = "active", glyph = "circle-check", act = n
   return close;
 }
 
-function regions(into) {
+/** Show toasts at the top of an element, or at the foot of the page. */
+export function toastsIn(element) {
+  place?.remove();
+  place = h("div", { class: element ? "float-top" : "float-foot", role: "region", "aria-label": t("notes.label") });
+  (element ?? document.body).append(place);
+}
+
+/** Take away what is shown, because it is not true any more. */
+export function clearToasts() {
+  place?.replaceChildren();
+}
+
+function regions() {
   if (!polite) {
     polite = h("div", { class: "sr", role: "status", "aria-live": "polite" });
     assertive = h("div", { class: "sr", role: "alert", "aria-live": "assertive" });
     document.body.append(polite, assertive);
-  }
-  if (!place) {
-    place = h("div", { class: into ? "float-top" : "float-foot", role: "region", "aria-label": t("notes.label") });
-    (into ?? document.body).append(place);
   }
 }

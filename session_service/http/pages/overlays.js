@@ -3,8 +3,8 @@
 
 import { endOf, isEnding, leftOf } from "./countdown.js";
 import { h, icon } from "./dom.js";
-import { answers, badge, button, causeWords, closeSteps, facts, linkButton, workAnswer } from "./parts.js";
-import { provedBy } from "./receipts-list.js";
+import { answers, badge, button, causeShort, closeSteps, facts, linkButton, shortDevice, workAnswer } from "./parts.js";
+import { filesWords, provedBy } from "./receipts-list.js";
 import { name, say, t } from "./strings.js";
 import * as times from "./times.js";
 
@@ -18,7 +18,7 @@ export function lost(seat) {
     [t("lost.tries"), times.count(link.tries)],
     [t("lost.session"), h("span", { class: "id" }, session.id)]);
   return {
-    head: [badge("held"), h("span", { class: "small muted" }, seat.heard ? causeWords(session) : t("cause.unknown"), ` ${times.moment(seat.lostAt)}`)],
+    head: [badge("held"), h("span", { class: "small muted" }, seat.heard && session.loss_cause ? causeShort(session) : t("cause.cut"), `, ${times.moment(seat.lostAt)}`)],
     title: lines(t("lost.title")),
     lede: t("lost.lede", { time: times.clock(link.pictureFrom ?? seat.lostAt) }),
     parts: [timer.root, answers(workAnswer(session, seat.heard), ["next", t("lost.next", { time: end })])],
@@ -166,7 +166,7 @@ export function closed(seat) {
     lede: lostFiles ? session.detail || t("closed.lost_lede") : lede(),
     parts: proof ? [facts(
       [t("fact.saved"), saved ? h("b", { class: "strong" }, times.moment(saved)) : t("fact.unknown")],
-      proof.entries !== undefined && [t("fact.files"), t("fact.files_value", { files: times.files(proof.entries), size: times.size(proof.bytes), n: proof.unreadable.length, bad: times.files(proof.unreadable.length) })],
+      proof.entries !== undefined && [t("fact.files"), filesWords(proof)],
       [t("fact.checked"), t("fact.checked_value", { time: times.moment(receipt.body.receipt_at_ms) })],
       [t("fact.text"), t("fact.text_value")],
       [t("receipt.word"), h("span", { class: "id" }, session.id)])] : [],
@@ -247,5 +247,5 @@ function bold(words) {
 }
 
 function lower(device) {
-  return name(device.split(",")[0].toLowerCase());
+  return name(shortDevice(device));
 }

@@ -60,6 +60,17 @@ export function causeWords(session) {
   return t(has(key) ? key : "cause.unknown");
 }
 
+/** Return the cause for the line beside a badge, where a time follows. */
+export function causeShort(session) {
+  return causeWords(session).replace(/\.$/, "");
+}
+
+/** Return what a device is called within a sentence: "phone", "tablet", "Linux computer". */
+export function shortDevice(label) {
+  const word = (label || t("active.device")).split(",")[0];
+  return /^(Phone|Tablet)$/.test(word) ? word.toLowerCase() : word;
+}
+
 /** Return the answer to "is my work safe?" of an open session; `fresh` says whether we hear of it now. */
 export function workAnswer(session, fresh) {
   const pending = session.pending_files;

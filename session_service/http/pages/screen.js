@@ -12,10 +12,10 @@ import { Keys } from "./keys.js";
 import { Link } from "./link.js";
 import { Live } from "./live.js";
 import { rememberWait } from "./memory.js";
-import { announce, toast } from "./notes.js";
+import { announce, clearToasts, toast, toastsIn } from "./notes.js";
 import { Overlay } from "./overlay.js";
 import * as overlays from "./overlays.js";
-import { isWaiting } from "./parts.js";
+import { isWaiting, shortDevice } from "./parts.js";
 import { SeatBar } from "./seat-bar.js";
 import { say, t } from "./strings.js";
 import * as times from "./times.js";
@@ -53,6 +53,7 @@ class Seat {
     put(seat, this.bar.root, this.screen, this.keys.root);
     document.body.prepend(h("a", { class: "skip", href: "#main", click: (event) => { event.preventDefault(); this.link.rfb?.focus(); } }, t("nav.skip")));
     seat.hidden = false;
+    toastsIn(this.screen);
     this.#listen();
   }
 
@@ -137,7 +138,7 @@ class Seat {
   }
 
   hint() {
-    toast(say("seat.hint"), { state: "starting", glyph: "keyboard", into: this.screen });
+    toast(say("seat.hint"), { state: "starting", glyph: "keyboard" });
   }
 
   async #workspace() {
@@ -198,7 +199,8 @@ class Seat {
   #setUp(rfb) {
     rfb.resizeSession = !NARROW.matches && this.link.mode === "control";
     rfb.clipViewport = NARROW.matches;
-    rfb.scaleViewport = this.link.mode === "view";
+    rfb.scaleViewport = this.link.mode === "view" || (NARROW.matches && this.keys.fits);
+    rfb.dragViewport = this.keys.moves;
     rfb.showDotCursor = false;
     rfb.focusOnClick = true;
     const canvas = this.link.canvas;
@@ -222,15 +224,15 @@ class Seat {
   #back({ awayS, first }) {
     this.still.hidden = true;
     this.saidLost = false;
+    this.live.again();
     this.draw();
     this.#focus();
-    const into = this.screen;
     if (this.link.mode === "view") {
-      toast(say("watching.toast", { device: device(this.session) }), { state: "starting", glyph: "eye", into, act: { label: t("act.take_back"), run: () => this.open("control") } });
+      toast(say("watching.toast", { device: shortDevice(this.session.device_label) }), { state: "starting", glyph: "eye", act: { label: t("act.take_back"), run: () => this.open("control") } });
     } else if (!first && awayS !== null && awayS >= 1) {
-      toast(say("back.toast", { time: times.duration(Math.max(1, awayS)) }), { into });
+      toast(say("back.toast", { time: times.duration(Math.max(1, awayS)) }));
     } else if (!first && awayS === null) {
-      toast(say("took.toast"), { into });
+      toast(say("took.toast"));
     } else if (first && !seen()) {
       this.hint();
     }
@@ -292,6 +294,8 @@ class Seat {
     document.body.dataset.view = view;
     document.body.dataset.moment = moment || view;
     if (this.session) this.bar.update({ session: this.session, view, heard: this.heard, link: this.link, elsewhere: moment === "taken-over" });
+    if (view !== "live" && document.body.dataset.was === "live") clearToasts();
+    document.body.dataset.was = view;
     this.#drawStill(view);
     this.#drawStatus();
     if (!build) {
@@ -345,10 +349,6 @@ class Seat {
     if (moment === "taken-over" && this.overlay.moment !== moment) announce(t("taken.title"), { now: true });
     if (moment === "closed" && this.overlay.moment !== moment) announce(t("closed.title"));
   }
-}
-
-function device(session) {
-  return (session.device_label || t("active.device")).split(",")[0].toLowerCase();
 }
 
 function seen() {

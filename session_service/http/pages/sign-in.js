@@ -14,7 +14,7 @@ const asked = new URLSearchParams(location.search);
 /** Return the page to go to: a path of ours, never another site. */
 function next() {
   const wanted = asked.get("next") ?? "";
-  const known = /^\/(desktop|files|receipts|operator)(\/[0-9A-Za-z/-]*)?(\?[\w=&%.-]*)?$/;
+  const known = /^\/(desktop|files|receipts|operator|people)(\/[0-9A-Za-z/-]*)?(\?[\w=&%.-]*)?$/;
   return known.test(wanted) ? wanted : "/desktop";
 }
 

@@ -90,6 +90,11 @@ export function count(value) {
   return number.format(value);
 }
 
+/** Return "11 files and folders": what a checkpoint counts. */
+export function entries(n) {
+  return t("unit.entries", { n, count: count(n) });
+}
+
 /** Return "3 files". */
 export function files(n) {
   return t("unit.files", { n, count: count(n) });
