@@ -42,6 +42,8 @@ class Front(asyncio.Protocol):
         self._hub.wait_for_first(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._transport.is_closing():
+            return  # It was refused; whatever it still says is not answered a second time.
         self._head += data
         end = self._head.find(_HEAD_END)
         too_long = (end if end >= 0 else len(self._head)) > self._hub.limits.head_bytes_max
