@@ -85,7 +85,12 @@ class Desktops:
         Returns how many. Called once, at the host's start.
         """
         count = 0
-        for state in state_file.read_all(self._layout.desktops):
+        states = state_file.read_all(self._layout.desktops)
+        known = {(state.handle.workspace_id, state.handle.fence) for state in states}
+        self._owners.retain(
+            lambda *which: which in known or os.path.lexists(self._layout.home(*which).parent)
+        )
+        for state in states:
             if state.ready and self._watch(state):
                 self._log.info("desktop.adopted", session_id=state.handle.session_id, pid=state.handle.pid)
                 count += 1
@@ -262,6 +267,9 @@ class Desktops:
             raise errors.BadInput("this home does not lie where homes of this workspace lie", field="home")
         if home.is_symlink() or not home.is_dir():
             raise errors.BadInput("this home is not there", field="home")
+        owner = self._owners.of(spec.workspace_id, spec.fence)
+        if home.stat().st_uid != (os.geteuid() if owner is None else owner[0]):
+            raise errors.BadInput("this home belongs to another user than its desktop", field="home")
         if spec.template not in look.templates(self._place.look):
             raise errors.BadInput("there is no such template", field="template")
         for state in state_file.read_all(self._layout.desktops):

@@ -6,7 +6,7 @@ believed that the kernel does not report.
 """
 
 import asyncio
-import contextlib
+import errno
 import signal
 from pathlib import Path
 from typing import Final
@@ -51,8 +51,11 @@ class Freezer:
         """Let everything run again; what is gone or runs already is no concern."""
         if (main := self._group(state)) is not None:
             for group in (main, main / "app"):
-                with contextlib.suppress(FileNotFoundError):
+                try:
                     self._switch(group, frozen=False)
+                except OSError as exc:
+                    if exc.errno not in (errno.ENOENT, errno.ENODEV):  # gone is no concern
+                        raise
         for process in census.members(state, census.look()).values():
             if process.facts.state == "T":
                 identity.send(*process.identity, signal.SIGCONT)

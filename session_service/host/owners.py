@@ -11,6 +11,7 @@ plain user everything is ours and there is nothing to keep.
 
 import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -56,6 +57,18 @@ class Owners:
         if self._table.given.pop(f"{workspace_id}/{fence}", None) is not None:
             self._write()
 
+    def retain(self, wanted: Callable[[str, int], bool]) -> None:
+        """Free uids that were asked for once and never used, or whose desktop was wiped in a crash.
+
+        Only when the pool runs low: a home under this uid may be on its way at this moment.
+        """
+        if len(self._table.given) < POOL_SIZE // 2:
+            return
+        kept = {key: uid for key, uid in self._table.given.items() if wanted(*_parts(key))}
+        if len(kept) < len(self._table.given):
+            self._table.given = kept
+            self._write()
+
     def _fresh(self) -> int:
         taken = set(self._table.given.values()) | uids_in_use()
         for step in range(POOL_SIZE):
@@ -91,3 +104,8 @@ def uids_in_use() -> set[int]:
             except FileNotFoundError:
                 continue  # it ended while we looked
     return {uid for uid in found if FIRST_UID <= uid < FIRST_UID + POOL_SIZE}
+
+
+def _parts(key: str) -> tuple[str, int]:
+    workspace_id, _, fence = key.partition("/")
+    return workspace_id, int(fence)

@@ -237,6 +237,14 @@ async def test_without_a_sandbox_desktops_run_when_that_was_chosen() -> None:
         assert (await world.provider.observe(results[0].handle)).presence is Presence.ABSENT
 
 
+async def test_a_host_with_a_narrow_mask_makes_folders_that_its_desktops_can_enter() -> None:
+    """The parent starts the parts with a mask that keeps everything to its owner."""
+    narrow = ("/bin/sh", "-c", 'umask 077; exec "$@"', "sh")
+    async with DesktopWorld(within=narrow) as world:
+        handle = (await world.launch(template="openbox")).handle
+        assert (await world.provider.observe(handle)).presence is Presence.RUNNING
+
+
 async def test_a_log_cannot_fill_the_disk(world: DesktopWorld) -> None:
     """A desktop that writes without end to its standard error keeps only its last words."""
     handle = (await world.launch()).handle

@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
@@ -105,6 +106,21 @@ def test_owners_are_stable_unique_and_given_again_late(tmp_path: Path) -> None:
     assert again.of("C", 1) not in (a, b)
     assert again.of("A", 2) != again.of("C", 1)
     assert owners.Owners(tmp_path / "none", root=False).of("A", 1) is None
+
+
+def test_owners_of_what_is_no_longer_there_are_freed_when_the_pool_runs_low(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = owners.Owners(tmp_path / "owners.json", root=True)
+    kept = table.of("A", 1)
+    table.of("B", 2)
+    table.retain(lambda *_: False)
+    assert table.of("A", 1) == kept
+    monkeypatch.setattr(owners, "POOL_SIZE", 4)
+    table.retain(lambda workspace_id, fence: (workspace_id, fence) == ("A", 1))
+    again = owners.Owners(tmp_path / "owners.json", root=True)
+    assert again.of("A", 1) == kept
+    assert "B" not in (tmp_path / "owners.json").read_text()
 
 
 def test_a_used_up_pool_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,3 +306,17 @@ async def test_a_machine_without_room_refuses_another_desktop(
     assert "memory" in refused.value.detail
     assert await host.census() == []
     await host.close()
+
+
+TEMPLATES = sorted(path for path in look.TEMPLATES.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: str(path.relative_to(look.TEMPLATES)))
+def test_every_file_of_the_templates_is_well_formed(path: Path) -> None:
+    """Scripts parse, markup parses; a desktop that does not start because of a typing error is found here."""
+    content = path.read_bytes()
+    if content.startswith(b"<?xml"):
+        ET.fromstring(content)
+    elif path.name in ("start", "furnish", "open", "menu", "leader", "supervise"):
+        subprocess.run(["/bin/sh", "-n", str(path)], check=True)
+    assert content
