@@ -20,13 +20,14 @@ from session_service.app import settings
 from session_service.base import errors
 
 ORDER: Final = (
-    "Order: default, file (`serve --config FILE`, TOML), environment, flag (`--set NAME=VALUE`, or the flag of "
-    "its own). In the file a group is a table: `[hold]` and `hold_s = 600`. In the environment `hold.hold_s` is "
-    "`SESSION_SERVICE_HOLD__HOLD_S`. Unknown keys are refused at start. Secrets come from files."
+    "Order: default, file (`serve --config FILE`, TOML), environment, flag (`--set NAME=VALUE`, or the flag "
+    "of its own). In the file a group is a table: `[hold]` and `hold_s = 600`. In the environment "
+    "`hold.hold_s` is `SESSION_SERVICE_HOLD__HOLD_S`. Unknown keys are refused at start. Secrets come from "
+    "files."
 )
 STABLE: Final = (
-    "The code is stable: it stands in problem documents of the API, at the end of what the command prints, and in "
-    "log events. *Again* says whether trying again may help."
+    "The code is stable: it stands in problem documents of the API, at the end of what the command prints, "
+    "and in log events. *Again* says whether trying again may help."
 )
 
 
