@@ -15,7 +15,9 @@ from session_service.http.callers import SCOPES
 from session_service.http.table import ROUTES
 from tests.fakes.http_world import Browser, HttpWorld, http_world
 
-SENDABLE = [route for route in ROUTES if route.name != "streamEvents"]
+NOT_HERE = {"streamEvents", "backUpRegistry"}
+"""A stream has no end, and the registry's twin writes no file: both have tests of their own."""
+SENDABLE = [route for route in ROUTES if route.name not in NOT_HERE]
 TEXT = st.text(max_size=40)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
