@@ -398,9 +398,11 @@ class Launch:
             run_folder=str(self._folders.run),
             socket=str(self._folders.run / "rfb.sock"),
             cgroup=str(self._groups.main or ""),
-            network=spec.network,
+            network=spec.network if self._place.sandboxed else "host",
             template=spec.template,
         )
+        if handle.network != spec.network:
+            missing = (*missing, "network")
         return DesktopState(
             handle=handle,
             user_id=spec.user_id,

@@ -223,7 +223,8 @@ async def test_where_no_sandbox_can_be_made_the_reason_is_told() -> None:
 async def test_without_a_sandbox_desktops_run_when_that_was_chosen() -> None:
     """Explicit, and still with a display number that nobody shares."""
     async with DesktopWorld(arguments=("--sandbox", "off")) as world:
-        results = await asyncio.gather(*(world.launch(network="host") for _ in range(3)))
+        results = await asyncio.gather(*(world.launch(network="isolated") for _ in range(3)))
+        assert all(result.handle.network == "host" and "network" in result.limits for result in results)
         displays = set()
         for result in results:
             async with RfbClient(result.handle.socket) as client:
