@@ -114,15 +114,27 @@ def read_footer(header: OpenHeader, footer: bytes, count: int, *, pack_bytes: in
 
 
 def read_pack(keys: EpochKeys, name: str, raw: bytes) -> tuple[Footer, list[list[bytes]]]:
-    """Open a whole pack and return its footer and the chunks of every segment.
+    """Open a whole pack and return its footer and the chunks of every segment."""
+    header, footer = _open_pack(keys, name, raw)
+    end = len(raw) - TRAILER_BYTES - footer.footer_bytes
+    return footer, read_segments(keys, header, footer.segments, raw[HEADER_BYTES:end])
 
-    For tests, scrubs and read-back.
-    """
+
+def check_pack(keys: EpochKeys, name: str, raw: bytes) -> Footer:
+    """Open a whole pack as `read_pack` does, one segment after the other, and keep the footer only."""
+    header, footer = _open_pack(keys, name, raw)
+    for segment in footer.segments:
+        at = HEADER_BYTES + segment.offset
+        open_segment(keys, header, segment, raw[at : at + segment.sealed_bytes])
+    return footer
+
+
+def _open_pack(keys: EpochKeys, name: str, raw: bytes) -> tuple[OpenHeader, Footer]:
     header = open_header(keys, raw[:HEADER_BYTES], ObjectType.PACK, name)
     footer_bytes, count = read_trailer(raw[-TRAILER_BYTES:], pack_bytes=len(raw), name=name)
     end = len(raw) - TRAILER_BYTES - footer_bytes
     footer = read_footer(header, raw[end : end + footer_bytes], count, pack_bytes=len(raw), name=name)
-    return footer, read_segments(keys, header, footer.segments, raw[HEADER_BYTES:end])
+    return header, footer
 
 
 def read_segments(

@@ -33,7 +33,7 @@ from storage.format.limits import (
     MIB,
     SEGMENT_RAW_BYTES_MAX,
 )
-from storage.format.pack import PackBytes, make_pack, read_pack
+from storage.format.pack import PackBytes, check_pack, make_pack
 from storage.format.table import PlannedSegment
 
 SEGMENT_BYTES: Final = 512 * KIB
@@ -171,7 +171,7 @@ def seal_pack(keys: EpochKeys, segments: Sequence[PlannedSegment], *, fence: int
     header = make_header(keys, ObjectType.PACK, name, fresh(32))
     sealed = seal_segments(keys, header, segments, [fresh(32) for _ in segments])
     pack = make_pack(keys, header, sealed, fresh=fresh(32))
-    footer, _ = read_pack(keys, name, pack.raw)
+    footer = check_pack(keys, name, pack.raw)
     if footer.table != pack.table:
         raise ObjectDamaged(object=name, what="decoded otherwise than it was made")
     ref = PackRef(fence, pack_id, len(pack.raw), pack.footer_bytes, pack.footer_digest, pack.table)
@@ -181,7 +181,7 @@ def seal_pack(keys: EpochKeys, segments: Sequence[PlannedSegment], *, fence: int
 def rename_pack(keys: EpochKeys, sealed: SealedPack, *, fresh: Fresh) -> SealedPack:
     """Seal the same segments under another name: the first was taken by other bytes (a cloned machine)."""
     header = open_header(keys, sealed.pack.raw[:HEADER_BYTES], ObjectType.PACK, sealed.name)
-    footer, _ = read_pack(keys, sealed.name, sealed.pack.raw)
+    footer = check_pack(keys, sealed.name, sealed.pack.raw)
     planned: list[PlannedSegment] = []
     for segment in footer.segments:
         at = HEADER_BYTES + segment.offset

@@ -15,7 +15,7 @@ from storage.format import names
 from storage.format.envelope import open_head
 from storage.format.header import ObjectType
 from storage.format.limits import HEADER_BYTES, TRAILER_BYTES
-from storage.format.pack import read_pack, read_segments
+from storage.format.pack import check_pack, read_segments
 from storage.format.secrets import ReceiptSigner, read_receipt
 from storage.ids import WorkspaceRef
 from storage.repository.index import Container
@@ -109,7 +109,7 @@ class Scrub:
     def _open_whole(self, container: Container, raw: bytes) -> None:
         keys = self._keys.of_header(raw, container.name)
         if container.object_type is ObjectType.PACK:
-            read_pack(keys, container.name, raw)
+            check_pack(keys, container.name, raw)
             return
         head = open_head(keys, ObjectType.LOG_ENTRY, container.name, raw)
         read_segments(keys, head.header, container.segments, raw[head.area_start :])
