@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from websockify.websocket import WebSocket
+from websockify.websocket import WebSocket, WebSocketWantReadError
 
 from session_service.core.rfb import EXTENDED_CLIPBOARD
 from tests.fakes.gateway_world import greet, read_bytes, running, xvnc
@@ -105,15 +105,27 @@ def websockify_client(port: int, path: str) -> bytes:
     """RFB handshake by websockify's WebSocket; returns width and height."""
     client = WebSocket()
     client.connect(f"ws://127.0.0.1:{port}{path}", protocols=["binary"])
+    found = b""
     try:
-        for expected, answer in ((12, b"RFB 003.008\n"), (2, b"\x01"), (4, b"\x01")):
-            assert len(client.recv()) == expected
+        for expected, answer in ((12, b"RFB 003.008\n"), (2, b"\x01"), (4, b"\x01"), (4, b"")):
+            while len(found) < expected:
+                found += what_came(client) or b""
+            first, found = found[:expected], found[expected:]
             client.send(answer)
-        return bytes(client.recv()[:4])
+        return first
     finally:
         client.shutdown(socket.SHUT_RDWR)
-        while client.recv() is not None:
+        while what_came(client) is not None:
             pass
+
+
+def what_came(client: WebSocket) -> bytes | None:
+    """One message, b"" when a frame is not whole yet, None at the end."""
+    try:
+        message = client.recv()
+    except WebSocketWantReadError:
+        return b""
+    return None if message is None else bytes(message)
 
 
 def key(symbol: int, down: bool) -> bytes:
