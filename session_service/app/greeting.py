@@ -17,7 +17,7 @@ class Greeting:
         minutes = f"{hold_s / 60:g} minutes" if hold_s >= 60 else f"{hold_s:g} seconds"
         lines = ["", f"  Open      {address}"]
         if setup_code is not None:
-            lines.append(f"  Setup     {setup_code}   (type it into the page; good for 15 minutes)")
+            lines.append(_code_line(setup_code))
         lines += [
             f"  Hold      a dropped desktop waits {minutes} for its user",
             f"  State     {self._layout.root}",
@@ -26,3 +26,11 @@ class Greeting:
             "",
         ]
         print("\n".join(lines), flush=True)  # noqa: T201 - the one text for people
+
+    def show_code(self, setup_code: str) -> None:
+        """Print a further setup code; the one before has ended."""
+        print(_code_line(setup_code), flush=True)  # noqa: T201 - the one text for people
+
+
+def _code_line(setup_code: str) -> str:
+    return f"  Setup     {setup_code}   (type it into the page; good for 15 minutes)"

@@ -37,6 +37,7 @@ from session_service.control.parts import Admission, NodeFacts, Parts, StreamsPl
 from session_service.core.policy import Policy
 from session_service.gateway.gateway import Gateway
 from session_service.http import setup
+from session_service.http.limits import SETUP_CODE_S
 from session_service.http.server import create_app
 from session_service.http.settings import HttpSettings
 from session_service.providers.local import LocalDesktops
@@ -209,14 +210,15 @@ class _Service:
         gc.collect()
         gc.freeze()
         gc.set_threshold(700, 10, GC_OLD_THRESHOLD)
-        probing = asyncio.TaskGroup()
         try:
-            async with probing:
-                prober = probing.create_task(self.probe.run(), name="port-probe")
+            async with asyncio.TaskGroup() as beside:
+                running = [beside.create_task(self.probe.run(), name="port-probe")]
                 await self._greet(stop)
+                running.append(beside.create_task(self._offer_again(), name="offer-setup"))
                 await stop.wait()
                 log.get_logger().info("service.stopping")
-                prober.cancel()
+                for task in running:
+                    task.cancel()
         finally:
             await gateway.close()
 
@@ -252,6 +254,15 @@ class _Service:
             address=self.origins.first, setup_code=code, hold_s=self.settings.hold.hold_s
         )
         _notify_systemd("READY=1")
+
+    async def _offer_again(self) -> None:
+        """Print a fresh setup code each time the last one has ended, until there is an administrator."""
+        while True:
+            await asyncio.sleep(SETUP_CODE_S)
+            code = await setup.offer_setup(self.registry, self.clock, self.ids)
+            if code is None:
+                return
+            Greeting(self.layout).show_code(code)
 
 
 def _notify_systemd(words: str) -> None:
