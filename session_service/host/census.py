@@ -95,7 +95,7 @@ def members(state: DesktopState, table: Table, *, thorough: bool = False) -> dic
         found = table.descent((handle.pid, handle.start_time), (state.init_pid, state.init_start_time))
     found.update(table.of_groups(handle.session_id))
     if handle.uid != os.geteuid():
-        found.update(table.of_uid(handle.uid))
+        found.update(pid for pid in table.of_uid(handle.uid) if not _is_anothers(state, table.by_pid[pid]))
     if thorough:
         others = table.by_pid.keys() - found - ours
         found.update(pid for pid in others if _bears_mark(state, pid))
@@ -120,6 +120,20 @@ def _process(pid: int) -> Process | None:
         return None
     sessions = frozenset(name.decode() for name in _SESSION.findall(groups))
     return Process(facts=found, uid=uid, sessions=sessions)
+
+
+def _is_anothers(state: DesktopState, process: Process) -> bool:
+    """Say whether a process of the same uid bears the mark of another session.
+
+    Another service on this machine may draw from the same numbers; its desktops are not ours to end.
+    """
+    if process.sessions:
+        return state.handle.session_id not in process.sessions
+    with contextlib.suppress(OSError):
+        for entry in read(f"/proc/{process.facts.pid}/environ").split(b"\0"):
+            if entry.startswith(f"{MARK}=".encode("ascii")):
+                return entry != f"{MARK}={state.handle.session_id}".encode("ascii")
+    return False
 
 
 def _bears_mark(state: DesktopState, pid: int) -> bool:

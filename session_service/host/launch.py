@@ -273,7 +273,7 @@ class Launch:
         pid = spawn(
             sandbox.in_groups(command, self._groups.entry("aid")),
             descriptors={0: read},
-            environment={"PATH": sandbox.SEARCH},
+            environment={"PATH": sandbox.SEARCH, census.MARK: self._spec.session_id},
         )
         self._pipes.close(read)
         return pid, write

@@ -1,8 +1,7 @@
 """Which uid owns the files and processes of which desktop, where we are root: one of a pool.
 
-Another service on the same machine (a demonstration beside the real one) draws from the same numbers, and
-a census
-goes by uid: so each state folder starts at its own place, and a number that any process uses is not given.
+Another service on the same machine (a demonstration beside the real one) draws from the same numbers, and a
+census goes by uid, too: so each state folder starts at its own place, and a number in use is not given.
 
 Given for as long as the home lives. Not accounts: these numbers need no passwd entry on the machine. A uid is
 kept per (workspace, fence) so that two desktops never share one, and is given again as late as possible. As a

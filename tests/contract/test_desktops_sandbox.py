@@ -246,6 +246,25 @@ async def test_a_host_with_a_narrow_mask_makes_folders_that_its_desktops_can_ent
         assert (await world.provider.observe(handle)).presence is Presence.RUNNING
 
 
+async def test_two_services_on_one_machine_leave_each_others_desktops_alone() -> None:
+    """Even where both have given the same uid: ending one desktop must not end the other service's."""
+    async with DesktopWorld() as world, DesktopWorld() as other:
+        mine, wish = (await world.launch()).handle, await other.spec()
+        if ROOT:
+            await other.kill_host()
+            other.give_uid(wish, mine.uid)
+            await other.start_host()
+        theirs = (await other.provider.launch(wish)).handle
+        assert theirs.uid == mine.uid
+        await world.provider.freeze(mine)
+        async with RfbClient(theirs.socket) as client:
+            await client.picture()
+        await world.end(mine)
+        assert (await other.provider.observe(theirs)).presence is Presence.RUNNING
+        async with RfbClient(theirs.socket) as client:
+            await client.picture()
+
+
 async def test_a_log_cannot_fill_the_disk(world: DesktopWorld) -> None:
     """A desktop that writes without end to its standard error keeps only its last words."""
     handle = (await world.launch()).handle

@@ -5,6 +5,7 @@ key) and the parent's part (it starts and kills the host).
 """
 
 import asyncio
+import json
 import os
 import secrets
 import shutil
@@ -150,6 +151,12 @@ class DesktopWorld:
             network="none",
         )
         return msgspec.structs.replace(given, **wishes)
+
+    def give_uid(self, spec: DesktopSpec, uid: int) -> None:
+        """Let the desktop of this wish have this very uid; the host reads its table again when it starts."""
+        table = {"next": uid + 1, "given": {f"{spec.workspace_id}/{spec.fence}": uid}}
+        self.layout.owners.write_text(json.dumps(table))
+        os.chown(spec.home, uid, uid)
 
     def add_template(self, name: str, script: str) -> str:
         """Give this host one more template; returns its name."""
