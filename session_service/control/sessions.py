@@ -113,6 +113,8 @@ class Sessions:
         self._parts = parts
         self._node = node
         self._lives: dict[SessionId, Live] = {}
+        self._closed: dict[SessionId, None] = {}
+        """Sessions that this life saw closed, oldest first: a list read before that must not revive one."""
         self._listeners: list[Listener] = []
         self._log = get_logger()
 
@@ -174,6 +176,9 @@ class Sessions:
     async def load(self, record: Session) -> Live:
         """Join an open record with its lease, workspace and desktop; the record that memory has already
         stays.
+
+        Raises:
+            NotFound: it was closed since it was read.
         """
         registry = self._parts.registry
         known = self.find(record.id)
@@ -186,6 +191,8 @@ class Sessions:
         known = self.find(record.id)
         if known is not None:
             return known
+        if record.id in self._closed:
+            raise NotFound()
         assert workspace is not None, "a session without a workspace"
         assert lease is not None, "a session without a lease"
         live = Live(
@@ -234,7 +241,10 @@ class Sessions:
         before = self.all()
         lives: list[Live] = []
         for record in records:
-            live = await self.load(record)
+            try:
+                live = await self.load(record)
+            except NotFound:
+                continue
             if live.record.generation < record.generation:
                 await self.refresh(live)
             lives.append(live)
@@ -247,6 +257,10 @@ class Sessions:
     def forget(self, live: Live) -> None:
         """Take a session out of memory."""
         self._lives.pop(live.record.id, None)
+        if live.record.state is State.CLOSED:
+            self._closed[live.record.id] = None
+            while len(self._closed) > limits.CLOSED_REMEMBERED_MAX:
+                del self._closed[next(iter(self._closed))]
 
     # -- changing -------------------------------------------------------------------------------------
 

@@ -256,6 +256,8 @@ class Starter:
         else:
             # Launched before a crash, or its processes ended: the same home, no second restore.
             home, start_from = found.handle.home, live.record.start_from
+        # What memory believes is not enough to launch: the registry answers first.
+        await self.sessions.refresh(live)
         if live.record.state is not State.STARTING:
             return
         result = await self._launch(live, home)

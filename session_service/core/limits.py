@@ -86,6 +86,10 @@ gateway: a link that does neither for this long is gone, and its end was never t
 # Names
 WORKSPACE_NAME_CHARACTERS_MAX: Final = 64
 WORKSPACES_PER_USER_MAX: Final = 50
+CLOSED_REMEMBERED_MAX: Final = 10_000
+"""So many closed sessions are remembered, so that a list that was read before their end does not bring them
+back.
+"""
 SESSION_ROWS_MAX: Final = 1_000
 """Closed sessions of one list."""
 EXPLANATION_RECORDS_MAX: Final = 1_000

@@ -364,3 +364,19 @@ def test_a_restored_backup_adopts_the_desktop_that_it_does_not_know() -> None:
     world.registry.restore("old")
     world.live(second)
     assert world.machine.violations == []
+
+
+def test_a_list_that_was_read_before_a_sessions_end_does_not_bring_it_back() -> None:
+    """Found by seed 1117: the reconciler revived a closed start, which launched a second desktop."""
+    world = World()
+
+    async def act(life: Life) -> None:
+        _, session_id = await held(life)
+        stale = world.row(session_id)
+        assert stale is not None
+        await life.control.end(stale.id, actor=OPERATOR)
+        await until(lambda: world.row(session_id).state is State.CLOSED)
+        assert await life.control._sessions.agree([stale]) == []
+        assert life.control._sessions.all() == []
+
+    world.live(act)
