@@ -44,6 +44,12 @@ def test_no_schedule_breaks_an_invariant(lane: str) -> None:
     assert expected <= set(seen), f"a run that never sees {expected - set(seen)} proves little"
 
 
+@pytest.mark.parametrize("seed", FOUND)
+def test_a_seed_that_found_a_bug_finds_none(seed: int) -> None:
+    """Schedules shift with the code, so each of these bugs has a test of its own, too."""
+    assert not broken(seed)
+
+
 @pytest.mark.parametrize(
     "faults", [(), ("kill",), ("store", "kill"), ("registry", "lost_answer", "kill"), ("restore",)]
 )
