@@ -63,6 +63,9 @@ class Notices:
         if process.returncode:
             raise OSError(f"the alarm command ended with status {process.returncode}")
 
+    def __len__(self) -> int:
+        return len(self._tasks)
+
     async def close(self) -> None:
         """Give up what is under way."""
         await self._tasks.close()
