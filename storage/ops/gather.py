@@ -25,6 +25,7 @@ from storage.format.keys import BoxKind
 from storage.format.limits import MIB
 from storage.format.table import read_chunk_refs
 from storage.format.tree import Entry, entry_extras
+from storage.ops import stat_cache
 from storage.ops.content import FileContent
 from storage.ops.entry_maker import EntryMaker, renamed, with_link_group
 from storage.ops.stat_cache import Remembered, StatCache, facts_of
@@ -35,6 +36,7 @@ from storage.repository.tree_writer import write_content, write_folder
 from storage.scan.attributes import attributes, attributes_at
 from storage.scan.entry import Attributes, Found, Grade, Kind, StatFacts
 from storage.scan.read import read_stable
+from storage.scan.settled import settled_after_ns
 from storage.scan.walk import walk
 
 BATCH_BYTES: Final = 4 * MIB
@@ -59,6 +61,8 @@ class _Item:
     entry: Entry | None = None
     clean: bool = False
     """May be remembered with its stat facts."""
+    read_ns: int | None = None
+    """When it was read, if by an earlier scan."""
     twin: "_Item | None" = None
     """Another name of the same inode, which is read for both."""
     folder: "_Folder | None" = None
@@ -125,7 +129,15 @@ class Gather:
         threads: Threads,
         stop: Stop,
         progress: Callable[[Progress], None],
+        exact: bool = False,
     ) -> None:
+        """Prepare a scan.
+
+        Args:
+            exact: nothing of the home runs, and what is gathered is the last word on it.
+        """
+        self._exact = exact
+        self._settled_ns: int | None = stat_cache.RACY_NS
         self._taker = taker
         self._known = known
         self._seed = seed
@@ -189,6 +201,8 @@ class Gather:
     def _meet_root(self, found: Found) -> None:
         if found.error is not None:
             raise HomeMissing(errno=found.error)
+        if self._exact:
+            self._settled_ns = settled_after_ns(found.facts.device)
         told = attributes(found.folder_fd)
         remembered = self._cache.folder(b"") if self._cache is not None else {}
         self._folders[b""] = _Folder(b"", found.facts, told, remembered)
@@ -196,7 +210,7 @@ class Gather:
     def _meet_folder(self, item: _Item, found: Found, known: Remembered | None) -> None:
         cache = self._cache
         remembered = cache.folder(found.path) if cache is not None and known is not None else {}
-        if cache is not None and known is not None and cache.unchanged(known, found.facts):
+        if known is not None and self._unchanged(known, found.facts):
             extras = entry_extras(known.entry)
             told = Attributes(
                 xattrs=extras.xattrs,
@@ -220,7 +234,7 @@ class Gather:
         if self._usable(known, found.facts):
             assert known is not None
             item.entry = self._maker.again(known.entry, found.facts)
-            item.clean = True
+            item.clean, item.read_ns = True, known.read_ns
             return
         self._read_later(parent, item, found, known)
 
@@ -229,8 +243,7 @@ class Gather:
         if found.kind in SKIPPED_KINDS:
             self._find(item.path, 0, 0)
         item.clean = True
-        cache = self._cache
-        if cache is not None and known is not None and cache.unchanged(known, found.facts):
+        if known is not None and self._unchanged(known, found.facts):
             item.entry = self._maker.again(known.entry, found.facts)
             return
         told = Attributes()
@@ -241,9 +254,12 @@ class Gather:
             content = (found.facts.major, found.facts.minor)
         item.entry = self._maker.make(item.name, found.kind, found.facts, content, attributes=told)
 
+    def _unchanged(self, known: Remembered, found: StatFacts) -> bool:
+        return self._cache is not None and self._cache.unchanged(known, found, settled_ns=self._settled_ns)
+
     def _usable(self, known: Remembered | None, found: StatFacts) -> bool:
         """Return whether a remembered file may stand for the one that is there."""
-        if self._cache is None or known is None or not self._cache.unchanged(known, found):
+        if known is None or not self._unchanged(known, found):
             return False
         content = known.entry.content
         if entry_extras(known.entry).grade is not None:
@@ -356,12 +372,12 @@ class Gather:
         root = self._folders[b""]
         made = _Totals()
         blank = Remembered(None, self._maker.make(b"", Kind.FOLDER, root.facts, (bytes(16), 0)))
-        cache = StatCache(seq=0, hash_=b"", scan_start_ns=start_ns, device=root.facts.device, root=blank)
+        cache = StatCache(seq=0, hash_=b"", device=root.facts.device, root=blank)
         for folder in reversed(self._folders.values()):
             if folder.path:
-                self._write(folder, cache, made)
-        root_entry = self._write(root, cache, made)
-        cache.root = Remembered(facts_of(root.facts), root_entry)
+                self._write(folder, cache, made, start_ns)
+        root_entry = self._write(root, cache, made, start_ns)
+        cache.root = Remembered(facts_of(root.facts), root_entry, start_ns)
         for path, items in self._stale_parts():
             cache.put(path, items)
             made.count_all([item.entry for item in items])
@@ -383,7 +399,7 @@ class Gather:
             for item in items:
                 if item.twin is not None and first.entry is not None:
                     item.entry = renamed(first.entry, item.name)
-                    item.facts, item.clean = first.facts, first.clean
+                    item.facts, item.clean, item.read_ns = first.facts, first.clean, first.read_ns
                     grade = entry_extras(first.entry).grade
                     if grade is not None:
                         self._find(item.path, grade, 0)
@@ -398,7 +414,7 @@ class Gather:
                 assert item.entry is not None
                 item.entry = with_link_group(item.entry, group)
 
-    def _write(self, folder: _Folder, cache: StatCache, made: "_Totals") -> Entry:
+    def _write(self, folder: _Folder, cache: StatCache, made: "_Totals", start_ns: int) -> Entry:
         """Write one folder, whose subfolders are written already, and return its entry."""
         remembered: list[Remembered] = []
         for item in sorted(folder.items, key=lambda one: one.name):
@@ -406,7 +422,8 @@ class Gather:
                 item.entry = made.folder_entries.pop(item.path)
             if item.entry is not None:
                 facts = facts_of(item.facts) if item.clean else None
-                remembered.append(Remembered(facts, item.entry))
+                read_ns = start_ns if item.read_ns is None else item.read_ns
+                remembered.append(Remembered(facts, item.entry, read_ns))
         entries = [one.entry for one in remembered]
         made.count_all(entries)
         cache.put(folder.path, remembered)

@@ -78,6 +78,7 @@ async def look_again(
                 threads=threads,
                 stop=stop,
                 progress=ignore_progress,
+                exact=True,
             ).run(root_fd)
         finally:
             os.close(root_fd)

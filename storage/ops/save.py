@@ -206,6 +206,7 @@ async def prepare(
                 threads=threads,
                 stop=stop,
                 progress=progress,
+                exact=plan.frozen or plan.final or plan.first_of_close,
             )
             gathered = gather.run(root_fd)
         finally:

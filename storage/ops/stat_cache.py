@@ -4,6 +4,11 @@ A file is unchanged if size, mtime, ctime, inode, mode and owner are, and neithe
 two seconds of that scan's start (the racy-clean rule: such a file may have been written again within one tick
 of the file system's clock). ctime cannot be set by a user, so a restored mtime hides nothing.
 
+A memory map hides something: a page that is dirty already takes further stores without any new time, until
+the kernel has written it back. So where a home must be exact (the two checkpoints of a close and the last
+look) a file counts as unchanged only if it was read long after its times, and nothing counts where the file
+system moves no time for stores (`storage.scan.settled`).
+
 Kept as one packed blob per folder, decoded when the scan enters the folder. A pure cache: without it every
 file is read, and the tree comes out the same. Made from a checkpoint's tree it has no stat facts, and then
 serves for what is unreadable now (the last good content) and for a first look at what is pending.
@@ -31,12 +36,13 @@ class Remembered(Body, frozen=True):
 
     facts: Facts | None
     entry: Entry
+    read_ns: int = 0
+    """When the scan began that has read it; scans that only believed it leave this as it is."""
 
 
 class _Saved(Body, frozen=True):
     seq: int
     hash: bytes
-    scan_start_ns: int
     device: int
     root: Remembered
     folders: list[tuple[bytes, bytes]]
@@ -62,10 +68,9 @@ def facts_of(found: StatFacts) -> Facts:
 class StatCache:
     """Remembered folders of one home."""
 
-    def __init__(self, *, seq: int, hash_: bytes, scan_start_ns: int, device: int, root: Remembered) -> None:
+    def __init__(self, *, seq: int, hash_: bytes, device: int, root: Remembered) -> None:
         self.seq = seq
         self.hash = hash_
-        self.scan_start_ns = scan_start_ns
         self.device = device
         self.root = root
         self._folders: dict[bytes, bytes] = {}
@@ -93,12 +98,16 @@ class StatCache:
             yield where, items
             todo += [where + b"/" + item.entry.name for item in items if item.entry.type == 2]
 
-    def unchanged(self, known: Remembered | None, found: StatFacts) -> bool:
-        """Return whether an entry is certainly as it was saved."""
-        if known is None or known.facts is None or found.device != self.device:
+    def unchanged(self, known: Remembered | None, found: StatFacts, *, settled_ns: int | None) -> bool:
+        """Return whether an entry is certainly as it was saved.
+
+        Args:
+            settled_ns: how much older than its reading its times must be; None: no time proves anything.
+        """
+        if known is None or known.facts is None or found.device != self.device or settled_ns is None:
             return False
         newest_ns = max(found.mtime_ns, found.ctime_ns)
-        return known.facts == facts_of(found) and newest_ns + RACY_NS < self.scan_start_ns
+        return known.facts == facts_of(found) and newest_ns + settled_ns < known.read_ns
 
     def looks_unchanged(self, known: Remembered | None, found: StatFacts) -> bool:
         """Return whether an entry seems as it was saved; for counting what is pending, not for saving."""
@@ -114,7 +123,7 @@ class StatCache:
     def save(self, file: CacheFile) -> None:
         """Write everything into a cache file."""
         folders = list(self._folders.items())
-        saved = _Saved(self.seq, self.hash, self.scan_start_ns, self.device, self.root, folders)
+        saved = _Saved(self.seq, self.hash, self.device, self.root, folders)
         file.write(encode(saved))
 
     @classmethod
@@ -130,7 +139,6 @@ class StatCache:
         cache = cls(
             seq=saved.seq,
             hash_=saved.hash,
-            scan_start_ns=saved.scan_start_ns,
             device=saved.device,
             root=saved.root,
         )
@@ -142,7 +150,7 @@ class StatCache:
         cls, *, seq: int, hash_: bytes, root: Entry, tree: AsyncIterator[tuple[bytes, Entry]]
     ) -> "StatCache":
         """Make a cache without stat facts from a checkpoint's tree."""
-        cache = cls(seq=seq, hash_=hash_, scan_start_ns=0, device=-1, root=Remembered(None, root))
+        cache = cls(seq=seq, hash_=hash_, device=-1, root=Remembered(None, root))
         folders: dict[bytes, list[Remembered]] = {b"": []}
         async for path, entry in tree:
             parent = path[: -len(entry.name) - 1] if len(path) > len(entry.name) else b""

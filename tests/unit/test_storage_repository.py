@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import mmap
 import os
 import tarfile
 import zipfile
@@ -14,6 +15,7 @@ from storage.objects.memory import MemoryBucket
 from storage.ops import gather
 from storage.repository.verify import VerifiedCheckpoint
 from storage.scan.entry import Grade, ReadOutcome
+from storage.scan.settled import settled_after_ns
 from tests.fakes.faulty_store import Fault
 from tests.fakes.home import picture
 from tests.fakes.storage_rig import REF, Node, objects, take, write
@@ -107,6 +109,50 @@ async def test_a_racy_file_is_read_again_although_its_facts_are_the_same(node, h
     again = await save(opened, home)
     assert again.read_files == 4
     assert again.unchanged
+
+
+async def test_a_store_through_a_memory_map_that_moves_no_time_is_in_the_last_checkpoint(
+    node, home, monkeypatch
+):
+    """A page that is dirty already takes stores without any new time until it was written back."""
+    monkeypatch.setattr("storage.ops.stat_cache.RACY_NS", -3_600_000_000_000)
+    opened = node.open()
+    await take(opened)
+    path = home / "mapped"
+    path.write_bytes(bytes(8192))
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        mapped[0] = 1
+        await save(opened, home)
+        before = os.stat(path)
+        mapped[1] = 2
+        assert os.stat(path) == before, "the kernel tells nobody of this store"
+        periodic = await save(opened, home)
+        assert periodic.unchanged, "a periodic checkpoint may believe the times"
+        final = await save(opened, home, frozen=True, final=True)
+        pieces = [piece async for piece in opened.read(REF, seq=final.info.seq, path=b"mapped")]
+        assert b"".join(pieces)[:2] == b"\1\2"
+        info = final.info
+        assert (await opened.same_as(REF, seq=info.seq, hash=info.hash, home=home)).same
+        mapped[2] = 3
+        look = await opened.same_as(REF, seq=info.seq, hash=info.hash, home=home)
+        assert (look.same, look.paths) == (False, (b"mapped",)), "the last look does not believe them either"
+
+
+def test_times_prove_something_only_long_after_a_reading_and_not_in_memory(tmp_path):
+    (tmp_path / "dirty_expire_centisecs").write_text("3000\n")
+    (tmp_path / "dirty_writeback_centisecs").write_text("500\n")
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "24 1 8:1 / / rw - ext4 /dev/sda1 rw\n25 24 0:30 / /dev/shm rw shared:3 - tmpfs tmpfs rw\n"
+    )
+
+    def after_ns(major: int, minor: int) -> int | None:
+        return settled_after_ns(os.makedev(major, minor), vm=tmp_path, mounts=mounts)
+
+    assert after_ns(8, 1) == 140_000_000_000
+    assert after_ns(0, 30) is None, "a file system in memory moves no time for stores through a map"
+    (tmp_path / "dirty_writeback_centisecs").write_text("0\n")
+    assert after_ns(8, 1) is None, "nothing is written back by itself"
 
 
 async def test_a_changed_file_with_its_old_mtime_is_saved(node, home, tmp_path):
