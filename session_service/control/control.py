@@ -82,7 +82,7 @@ class Control:
         self._tasks = Tasks(self._task_failed)
         self._node = Node(facts=node, parts=parts, alarms=self._alarms)
         self._sessions = Sessions(parts=parts, node=self._node)
-        self._holds = Holds(parts=parts, node=self._node, sessions=self._sessions)
+        self._holds = Holds(parts=parts, node=self._node, sessions=self._sessions, alarms=self._alarms)
         self._saver = Saver(parts=parts, sessions=self._sessions, alarms=self._alarms, cores=node.cores)
         self._watch = Watch(parts=parts, node=self._node, sessions=self._sessions)
         self._desk = LinkDesk(

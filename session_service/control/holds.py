@@ -9,6 +9,8 @@ import asyncio
 
 from session_service.base.errors import Conflict, NotFound, RegistryUnavailable, TransitionRefused
 from session_service.base.ids import SessionId
+from session_service.base.log import get_logger
+from session_service.control.alarms import Alarms
 from session_service.control.node import Node
 from session_service.control.parts import Parts
 from session_service.control.sessions import Live, Sessions
@@ -22,8 +24,9 @@ from session_service.core.wheel import Wheel
 class Holds:
     """The deadlines of all held sessions."""
 
-    def __init__(self, *, parts: Parts, node: Node, sessions: Sessions) -> None:
+    def __init__(self, *, parts: Parts, node: Node, sessions: Sessions, alarms: Alarms) -> None:
         self._parts = parts
+        self._alarms = alarms
         self._node = node
         self._sessions = sessions
         self._wheel: Wheel[SessionId] = Wheel()
@@ -98,4 +101,8 @@ class Holds:
         except (TransitionRefused, Conflict, RegistryUnavailable, NotFound):
             # Somebody came back, the hold was extended, or the registry is away: the record decides when to
             # look again.
+            self._changed(live, ())
+        except Exception as exc:  # noqa: BLE001  # the edge of one expiry: the others end in time
+            get_logger().error("task.failed", name="expire", session_id=live.record.id, error=repr(exc))
+            self._alarms.raise_("task", f"expire: {exc!r}")
             self._changed(live, ())

@@ -158,6 +158,10 @@ class Reconciler:
         except (SessionError, TimeoutError) as exc:
             get_logger().warning("reconcile.failed", session_id=session_id, error=str(exc))
             return isinstance(exc, TransitionRefused | NotFound)
+        except Exception as exc:  # noqa: BLE001  # the edge of one session's look: the others are looked at
+            get_logger().error("task.failed", name="reconcile", session_id=session_id, error=repr(exc))
+            self.alarms.raise_("task", f"reconcile: {exc!r}")
+            return False
         return True
 
     async def _records(self) -> list[Session]:

@@ -22,6 +22,7 @@ from session_service.control.parts import Admission, NodeFacts, Parts, StreamsPl
 from session_service.core.changes import PutSession, PutUser, PutWorkspace, Unit
 from session_service.core.policy import Policy
 from session_service.core.records import Session, User, Workspace
+from session_service.core.views import Alarm
 from session_service.ports.streams import Attachment, LinkEnd, LinkOffer, LinkRefusal
 from session_service.registry.memory import MemoryRegistry
 from tests.fakes.checkpoints import Repository
@@ -56,6 +57,13 @@ class Life:
             ),
             node=NodeFacts(id=world.node_id, boot_id=world.machine.boot_id, address="here"),
         )
+
+        self.control.alarm_book.listen(self._alarmed)
+
+    def _alarmed(self, alarm: Alarm, raised: bool) -> None:
+        """A part of control that failed in a way it has no words for is a violation, even if it recovers."""
+        if raised and alarm.kind == "task":
+            self.world.machine.violations.append(f"task: {alarm.detail}")
 
     def _port(self, target: Any, name: str) -> Any:
         return _Gated(target, name, self)
