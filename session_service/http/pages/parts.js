@@ -67,7 +67,8 @@ export function causeShort(session) {
 
 /** Return what a device is called within a sentence: "phone", "tablet", "Linux computer". */
 export function shortDevice(label) {
-  const word = (label || t("active.device")).split(",")[0];
+  if (!label || label === "Unknown device") return t("device.other");
+  const word = label.split(",")[0];
   return /^(Phone|Tablet)$/.test(word) ? word.toLowerCase() : word;
 }
 

@@ -1,0 +1,111 @@
+"""Every state of every page, wide and light, narrow and dark: what must be said is said, nothing runs over
+the edge, everything has a name, and nothing is complained of.
+
+Set PAGE_PICTURES to a folder to keep the pictures and look at them.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page, expect
+
+from tests.e2e.conftest import OpenPage, signed_in
+from tests.e2e.page_states import ALARM, SESSION_ID, fleet, states, tell
+from tests.fakes.running_service import RunningService
+
+pytestmark = pytest.mark.slow
+DESKTOP = {
+    "none": "No desktop is open",
+    "starting": "Your desktop is starting",
+    "trouble": "Your desktop is starting",
+    "active": "Your desktop is open",
+    "held": "Your desktop is waiting, as you left it",
+    "ending": "Your desktop closes in 5 minutes",
+    "week": "Your desktop is waiting, as you left it",
+    "closing": "Saving, then closing",
+    "storage-down": "Not closed yet: not every file is in storage",
+    "failed": "Your desktop did not start",
+    "died": "No desktop is open",
+}
+SCREEN = {
+    "starting": "Your desktop is starting",
+    "closing": "Saving, then closing",
+    "storage-down": "Not closed yet:",
+    "closed": "Closed. All files are saved.",
+    "failed": "Your desktop did not start",
+    "died": "Your desktop stopped by itself",
+}
+NAMELESS = """
+[...document.querySelectorAll("button, a[href], input:not([type=file]), select, textarea")].filter(e =>
+  e.checkVisibility() && !(e.textContent.trim() || e.ariaLabel || e.title || e.labels?.length)).length"""
+
+
+async def _look(page: Page, name: str) -> None:
+    """Hold the page to what every page must be, and keep a picture."""
+    assert await page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, name
+    assert await page.evaluate(NAMELESS) == 0, name
+    assert await page.evaluate("document.querySelectorAll('main h1, dialog[open] h1').length") >= 1, name
+    if folder := os.environ.get("PAGE_PICTURES"):
+        await page.screenshot(path=Path(folder) / f"{name}.png", animations="disabled")
+
+
+@pytest.mark.parametrize(("size", "phone", "dark"), [("wide", False, False), ("phone", True, True)])
+async def test_each_state_says_its_words_and_fits(
+    service: RunningService, open_page: OpenPage, size: str, phone: bool, dark: bool
+) -> None:
+    cookies = await signed_in(service)
+    user_id = (await service.api("GET", "/users"))["items"][0]["id"]
+    looks = states(user_id)
+    for name, words in DESKTOP.items():
+        page = await open_page(phone=phone, dark=dark, cookies=cookies)
+        await tell(page, looks[name], user_id=user_id)
+        await page.goto(f"{service.address}/desktop")
+        await expect(page.get_by_role("heading", name=words)).to_be_visible()
+        await _look(page, f"{size}-desktop-{name}")
+        await page.context.close()
+    for name, words in SCREEN.items():
+        page = await open_page(phone=phone, dark=dark, cookies=cookies)
+        await tell(page, looks[name], user_id=user_id)
+        await page.goto(f"{service.address}/desktop/{SESSION_ID}")
+        await expect(page.locator("dialog[open] h1")).to_contain_text(words)
+        await expect(page.locator("dialog[open] h1")).to_be_focused()
+        await _look(page, f"{size}-screen-{name}")
+        await page.context.close()
+
+
+@pytest.mark.parametrize(("size", "phone", "dark"), [("wide", False, True), ("phone", True, False)])
+async def test_each_other_page_fits_with_the_longest_things_in_it(
+    service: RunningService, open_page: OpenPage, size: str, phone: bool, dark: bool
+) -> None:
+    cookies = await signed_in(service)
+    user_id = (await service.api("GET", "/users"))["items"][0]["id"]
+    page = await open_page(phone=phone, dark=dark, cookies=cookies)
+    await tell(page, fleet(300), alarms=[ALARM], user_id=user_id)
+    await page.goto(f"{service.address}/operator")
+    await expect(page.get_by_text("cannot go on")).to_be_visible()
+    first = page.locator("tbody tr").first
+    await expect(first).to_contain_text("s0003")
+    assert await page.locator("tbody tr").count() == 80
+    await _look(page, f"{size}-fleet")
+    for place, words in (
+        ("/files", "could not be read"),
+        ("/receipts", "closed after the wait"),
+        (f"/receipts/{SESSION_ID}", "are saved"),
+    ):
+        await page.goto(service.address + place)
+        await expect(page.get_by_text(words).filter(visible=True).first).to_be_visible()
+        await _look(page, f"{size}-{place.split('/')[1]}{'-one' if place.count('/') > 1 else ''}")
+    await page.context.close()
+    page = await open_page(phone=phone, dark=dark, cookies=cookies)
+    await tell(page, [], user_id=user_id)
+    await page.goto(f"{service.address}/desktop")
+    await page.get_by_role("button", name="Start my desktop").click()
+    await expect(page.get_by_role("heading", name="Which files do you want to start with?")).to_be_visible()
+    await expect(page.get_by_role("radio", name="Wait for the newest")).to_be_checked()
+    await _look(page, f"{size}-choose")
+    await page.context.close()
+    page = await open_page(phone=phone, dark=dark)
+    await page.goto(f"{service.address}/sign-in")
+    await page.wait_for_selector("h1")
+    await _look(page, f"{size}-sign-in")
