@@ -40,6 +40,8 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     hash: bytes
     home: str
+    accepted: bool = False
+    """Somebody accepted by name what that checkpoint lacks."""
 
 
 class NewHome(msgspec.Struct, frozen=True, kw_only=True):

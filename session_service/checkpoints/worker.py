@@ -201,7 +201,13 @@ class Worker:
     async def last_look(self, call: rpc.Call) -> LastLook:
         ask = call.params(messages.Look)
         home = homes.checked(self._layout, ask.home)
-        found = await (await self._open()).same_as(_ref(ask.workspace), seq=ask.seq, hash=ask.hash, home=home)
+        store = await self._open()
+        try:
+            found = await store.same_as(
+                _ref(ask.workspace), seq=ask.seq, hash=ask.hash, home=home, accepted=ask.accepted
+            )
+        except storage.NoSuchCheckpoint:
+            return LastLook(same=False, proof=None, differences=("the log does not hold it any more",))
         words = tuple(translate.path(path) for path in found.paths[:DIFFERENCES_MAX])
         return LastLook(
             same=found.same, proof=self._seal("same", ask) if found.same else None, differences=words

@@ -172,10 +172,24 @@ class Workers:
         return proof
 
     async def last_look(
-        self, workspace: WorkspaceName, *, session_id: str, fence: int, seq: int, hash: bytes, home: str
+        self,
+        workspace: WorkspaceName,
+        *,
+        session_id: str,
+        fence: int,
+        seq: int,
+        hash: bytes,
+        home: str,
+        accepted: bool = False,
     ) -> LastLook:
         look = messages.Look(
-            workspace=workspace, session_id=session_id, fence=fence, seq=seq, hash=hash, home=home
+            workspace=workspace,
+            session_id=session_id,
+            fence=fence,
+            seq=seq,
+            hash=hash,
+            home=home,
+            accepted=accepted,
         )
         found: LastLook = await self._home_call(URGENT, workspace, "last_look", look, LastLook)
         return found

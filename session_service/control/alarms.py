@@ -21,6 +21,7 @@ ACTIONS = {
     "close": "Read the error; it is tried again for ever; nothing is ended before its files are saved.",
     "incomplete": "Make the named files readable, or accept the list by name.",
     "start": "Read the error; the start is tried again. Its user may end it.",
+    "home": "Something outside writes into the home of a closing desktop; stop it. It is saved again.",
     "freeze": "A process cannot be frozen; look at it on the machine. The desktop is kept.",
     "fence": "Another owner wrote to this workspace's log. Stop the other service; nothing is ended here.",
     "stale": "A desktop of an older fence runs. It is kept; save its files aside before it is ended.",

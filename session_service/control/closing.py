@@ -30,7 +30,7 @@ from session_service.control.saving import position_of, saved
 from session_service.control.sessions import Live, Sessions
 from session_service.core import limits
 from session_service.core.changes import AddReceipt, ForgetDesktop, Write
-from session_service.core.close import StepName, may_run_hook, next_step
+from session_service.core.close import SagaStep, StepName, may_run_hook, next_step
 from session_service.core.events import Event, Found
 from session_service.core.lifecycle import Step
 from session_service.core.records import CloseStep, HookState, Receipt, State
@@ -68,25 +68,57 @@ class Closer:
 
     async def run(self, live: Live) -> None:
         """Close one session; ends when it is closed, given back, or not ours any more."""
-        pause = Pause(self.parts.ids)
+        pause, changed = Pause(self.parts.ids), Pause(self.parts.ids)
+        changes = 0
         session_id = live.record.id
         while live.record.state is State.CLOSING:
             todo = next_step(live.record, asked=live.asked)
             try:
                 async with self.slots:
-                    await self._do[todo.name](live)
+                    await self._watched(live, todo)
                 self._progress(live, pause)
+                if todo.name is StepName.WIPE and live.record.close_step is CloseStep.EXITING:
+                    changes += 1
+                    self._home_changed(live, changes)
+                    await changed.wait(live.woken)
             except (TransitionRefused, Conflict):
                 # Given back, died, accepted or settled meanwhile: the record says what to do now.
                 await self._refreshed(live)
                 await pause.wait(live.woken)
-            except NotFound:
-                return
+            except NotFound as exc:
+                # The session is gone from the registry; or the log, and that is waited for like a store.
+                if self.sessions.find(session_id) is not live:
+                    return
+                self._failed(live, exc, todo.alarm_s)
+                await pause.wait(live.woken)
             except (SessionError, TimeoutError) as exc:
                 self._failed(live, exc, todo.alarm_s)
                 await pause.wait(live.woken)
         if live.record.state is State.CLOSED:
             self.alarms.clear_session(session_id)
+
+    async def _watched(self, live: Live, todo: SagaStep) -> None:
+        """Do one step. One that neither ends nor tells of progress is an alarm, though nothing has failed."""
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle | None = None
+
+        def look(seen: Progress | None) -> None:
+            nonlocal timer
+            if live.progress is seen:
+                self.alarms.raise_("close", "It takes longer than it should.", session_id=live.record.id)
+            timer = loop.call_later(todo.alarm_s, look, live.progress)
+
+        timer = loop.call_later(todo.alarm_s, look, live.progress)
+        try:
+            async with asyncio.timeout(limits.CLOSE_STEP_S_MAX):
+                await self._do[todo.name](live)
+        finally:
+            timer.cancel()
+
+    def _home_changed(self, live: Live, times: int) -> None:
+        if times >= limits.HOME_CHANGES_ALARM:
+            words = f"The home changed {times} times after its last checkpoint."
+            self.alarms.raise_("home", words, session_id=live.record.id)
 
     async def _refreshed(self, live: Live) -> None:
         try:
@@ -311,7 +343,8 @@ class Closer:
             hash=c2.hash,
             home=handle.home,
         )
-        if (await self._look(live)).presence is Presence.RUNNING:
+        if (await self._look(live)).presence is not Presence.ABSENT:
+            # Also where a quick look finds nothing: only the host's end looks at every mark.
             async with asyncio.timeout(limits.CALL_S_MAX):
                 await self.parts.desktops.end(handle, proof)
         found = Found((await self._look(live)).presence.value)
@@ -343,6 +376,7 @@ class Closer:
                 seq=c2.seq,
                 hash=c2.hash,
                 home=handle.home,
+                accepted=bool(live.record.accepted_paths),
             )
             if not look.same or look.proof is None:
                 live.asked = True

@@ -43,6 +43,13 @@ outcome.
 ALARM_ATTEMPTS: Final = 2
 """So many failures in a row raise the alarm early; one hiccup does not."""
 
+CLOSE_STEP_S_MAX: Final = 14_400.0
+"""A step that takes longer than a checkpoint of the longest kind and one that it waits for is tried again."""
+HOME_CHANGES_ALARM: Final = 3
+"""A home that differs so often from its last checkpoint, though nothing of the desktop is left, has a writer
+of its own.
+"""
+
 # Saving
 SAVE_SCAN_FACTOR: Final = 20.0
 """The next periodic scan starts after this many times the last scan's duration, or the target, whichever is

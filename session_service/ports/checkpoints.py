@@ -196,10 +196,21 @@ class Checkpoints(Protocol):
         ...
 
     async def last_look(
-        self, workspace: WorkspaceName, *, session_id: str, fence: int, seq: int, hash: bytes, home: str
+        self,
+        workspace: WorkspaceName,
+        *,
+        session_id: str,
+        fence: int,
+        seq: int,
+        hash: bytes,
+        home: str,
+        accepted: bool = False,
     ) -> LastLook:
         """Compare the home as it lies with the checkpoint, and the log with (seq, hash); seal a proof of
-        kind "same".
+        kind "same". A log that does not hold the checkpoint any more is a difference.
+
+        Args:
+            accepted: somebody accepted by name what the checkpoint lacks; that may be unreadable still.
         """
         ...
 

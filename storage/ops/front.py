@@ -235,8 +235,14 @@ class Storage:
         stop = Stop()
         return await self._threads.run(stop, count_pending, home, cache, stop)
 
-    async def same_as(self, ref: WorkspaceRef, *, seq: int, hash: bytes, home: Path) -> Differences:
+    async def same_as(
+        self, ref: WorkspaceRef, *, seq: int, hash: bytes, home: Path, accepted: bool = False
+    ) -> Differences:
         """The last look: does the home equal that checkpoint, and does the log still hold it, whole?
+
+        Args:
+            accepted: somebody accepted by name what that checkpoint says it lacks; exactly that may be
+                unreadable still.
 
         Raises:
             NoSuchCheckpoint: the log does not hold (seq, hash) any more.
@@ -256,7 +262,8 @@ class Storage:
             cache=cache,
         )
         saved = row.checkpoint.root
-        if gathered.root != saved or gathered.count(2) or gathered.count(3):
+        lacking = gathered.count(2) or gathered.count(3)
+        if gathered.root != saved or (lacking and not accepted):
             paths = await differing_paths(workspace.reader, state.index, saved, gathered.root, taker.nodes)
             return Differences(same=False, paths=paths)
         return Differences(same=True, proof=await self.prove(ref, seq=seq, hash=hash))

@@ -231,7 +231,15 @@ class Repository:
         return self._proof("verified", workspace, session_id, fence, seq, hash, home)
 
     async def last_look(
-        self, workspace: WorkspaceName, *, session_id: str, fence: int, seq: int, hash: bytes, home: str
+        self,
+        workspace: WorkspaceName,
+        *,
+        session_id: str,
+        fence: int,
+        seq: int,
+        hash: bytes,
+        home: str,
+        accepted: bool = False,
     ) -> LastLook:
         await self._reach("last_look")
         content = self.content_of(workspace.workspace_id, seq, hash)
@@ -240,6 +248,8 @@ class Repository:
             return LastLook(same=False, proof=None, differences=("the log lacks it",))
         if lies != content:
             return LastLook(same=False, proof=None, differences=tuple(map(str, sorted(lies ^ content))))
+        if self._home(home).unreadable and not accepted:
+            return LastLook(same=False, proof=None, differences=("unreadable",))
         return LastLook(same=True, proof=self._proof("same", workspace, session_id, fence, seq, hash, home))
 
     async def new_home(

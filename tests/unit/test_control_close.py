@@ -188,6 +188,68 @@ def test_what_is_written_past_the_freezer_is_saved_before_the_wipe() -> None:
     play(world, act)
 
 
+def test_a_home_that_never_rests_is_saved_again_slowly_and_a_person_is_called() -> None:
+    """A writer of its own (a backup, a scanner) keeps the close going; it ends when the writer does."""
+    world = World()
+
+    async def act(life: Life) -> None:
+        page, session = await attached(life)
+        home = world.machine.homes[page.workspace.id, session.fence]
+        look = world.repository.last_look
+
+        async def spoiled(*args: object, **more: object) -> object:
+            home.writes.add(1000 + len(home.writes))
+            return await look(*args, **more)  # type: ignore[arg-type]  # passed on as it came
+
+        world.repository.last_look = spoiled  # type: ignore[method-assign]  # a writer past every freezer
+        await life.control.end(session.id, actor=user(page))
+        await asyncio.sleep(600)
+        assert world.row(session.id).state is State.CLOSING
+        assert [one for one in life.control.alarms() if one.kind == "home"]
+        assert world.repository.saves.count("final") < 60, "it is not saved as fast as the store takes it"
+        world.repository.last_look = look  # type: ignore[method-assign]  # the writer is stopped
+        await until(lambda: world.row(session.id).state is State.CLOSED, limit_s=120)
+        assert world.repository.newest(page.workspace.id).content == frozenset(home.writes)
+        assert not [one for one in life.control.alarms() if one.session_id == session.id]
+
+    play(world, act)
+
+
+def test_a_log_that_lost_the_last_checkpoint_ends_nothing_and_is_waited_for() -> None:
+    """Nothing ends without its proof; whoever brings the log back lets the close finish by itself."""
+    world = World()
+
+    async def act(life: Life) -> None:
+        page, session = await attached(life)
+        await life.control.end(session.id, actor=user(page))
+        await until(lambda: world.row(session.id).close_step is CloseStep.ENDING, pause_s=0.001)
+        lost = world.repository.logs[page.workspace.id].pop()
+        before = len(world.machine.calls)
+        await asyncio.sleep(300)
+        assert world.row(session.id).close_step is CloseStep.ENDING
+        assert world.machine.desktop_of(page.workspace.id) is not None
+        assert [one for one in life.control.alarms() if one.kind == "close"]
+        assert len(world.machine.calls) - before < 600, "it is asked with pauses"
+        world.repository.logs[page.workspace.id].append(lost)
+        await until(lambda: world.row(session.id).state is State.CLOSED, limit_s=120)
+
+    world.slow = True
+    play(world, act)
+
+
+def test_a_step_that_hangs_calls_a_person_although_nothing_has_failed() -> None:
+    world = World()
+
+    async def act(life: Life) -> None:
+        page, session = await attached(life)
+        world.repository.hang = True
+        await life.control.end(session.id, actor=user(page))
+        await asyncio.sleep(120)
+        assert [one for one in life.control.alarms() if one.kind == "close"]
+
+    play(world, act)
+
+
 def test_a_desktop_that_dies_while_held_is_closed_with_its_home_as_it_lies() -> None:
     """Never wiped on death; nobody is asked; the outcome says so."""
     world = World()

@@ -278,8 +278,11 @@ async def test_a_file_that_cannot_be_read_makes_the_checkpoint_incomplete(node, 
     assert [piece async for piece in opened.read(REF, seq=saved.info.seq, path=b"b")] == [b"two"]
     head = await opened.head(REF)
     assert head.newest.seq < saved.info.seq, "the newest complete one is the older one"
-    look = await opened.same_as(REF, seq=saved.info.seq, hash=saved.info.hash, home=home)
-    assert not look.same
+    ask = {"seq": saved.info.seq, "hash": saved.info.hash, "home": home}
+    assert not (await opened.same_as(REF, **ask)).same
+    assert (await opened.same_as(REF, accepted=True, **ask)).same, "exactly what was accepted by name"
+    write(home, a="else")
+    assert not (await opened.same_as(REF, accepted=True, **ask)).same
 
 
 async def test_what_changed_while_it_was_read_is_named_and_read_again(node, home, monkeypatch):
