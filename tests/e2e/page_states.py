@@ -143,8 +143,12 @@ ALARM: Final[dict[str, Any]] = {
 
 _STREAM = """
 window.EventSource = class extends EventTarget {
-  constructor() { super(); setTimeout(() => this.dispatchEvent(new MessageEvent("snapshot", { data: window.told })), 20);
-    setInterval(() => this.dispatchEvent(new MessageEvent("beat", { data: "{}" })), 1000); }
+  constructor() {
+    super();
+    setTimeout(() => this.tell("snapshot", window.told), 20);
+    setInterval(() => this.tell("beat", "{}"), 1000);
+  }
+  tell(kind, data) { this.dispatchEvent(new MessageEvent(kind, { data })); }
   close() {}
 };
 """

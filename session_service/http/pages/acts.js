@@ -6,12 +6,13 @@ import { endOf } from "./countdown.js";
 import { choices, doing } from "./dialogs.js";
 import { h } from "./dom.js";
 import { toast } from "./notes.js";
-import { say, t } from "./strings.js";
+import { name, say, t } from "./strings.js";
 import * as times from "./times.js";
 
 const SAVE_WAIT_MS = 600_000; // an answer comes when everything was read back
 const UPLOAD_WAIT_MS = 3_600_000;
 const EXTENSIONS_S = [7_200, 28_800];
+const CHOICES_MAX = 6;
 const NARROW_PX = 640;
 const SCREEN_MIN = [1024, 768];
 
@@ -42,7 +43,7 @@ function locale() {
 
 /** Ask with which checkpoint to start, when the newest is not there or not whole. Nothing is chosen by a timer. */
 export async function chooseFiles(workspace, problem = null) {
-  const list = (await all(`/workspaces/${workspace.id}/checkpoints`, 200)).filter((each) => each.complete || each.final).slice(0, 12);
+  const list = (await all(`/workspaces/${workspace.id}/checkpoints`, 200)).filter((each) => each.complete || each.final).slice(0, CHOICES_MAX);
   const rows = choiceRows(list, workspace);
   return doing({
     title: t("choose.title"),
@@ -145,14 +146,14 @@ export function putFiles(session) {
 }
 
 async function putFile(session, file) {
-  const close = toast(say("upload.busy", { name: file.name, size: times.size(file.size) }), { state: "starting", glyph: "arrow-up", act: null });
+  const close = toast(say("upload.busy", { name: name(file.name), size: times.size(file.size) }), { state: "starting", glyph: "arrow-up", act: null });
   try {
     const put = await post(`/sessions/${session.id}/uploads?name=${encodeURIComponent(file.name)}`, undefined, { raw: file, wait_ms: UPLOAD_WAIT_MS });
     close();
-    toast(say("upload.done", { path: put.path, size: times.size(put.bytes) }));
+    toast(say("upload.done", { path: name(put.path), size: times.size(put.bytes) }));
   } catch (problem) {
     close();
-    toast(say("upload.failed", { name: file.name, reason: words(problem) }), { state: "alarm", glyph: "octagon-alert" });
+    toast(say("upload.failed", { name: name(file.name), reason: words(problem) }), { state: "alarm", glyph: "octagon-alert" });
   }
 }
 

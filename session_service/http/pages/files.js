@@ -7,7 +7,7 @@ import { doing } from "./dialogs.js";
 import { h, icon, put } from "./dom.js";
 import { frame } from "./frame.js";
 import { button } from "./parts.js";
-import { name, say, t } from "./strings.js";
+import { name, plain, say, t } from "./strings.js";
 import * as times from "./times.js";
 
 const GLYPHS = { folder: "folder", file: "file-text", link: "link-2-off" };
@@ -152,7 +152,8 @@ function glyphOf(file) {
 
 function fileRow(file) {
   const isFolder = file.kind === "folder";
-  const shownName = h("bdi", { title: file.name }, file.name.length > 60 ? `${file.name.slice(0, 36)}…${file.name.slice(-20)}` : file.name);
+  const whole = plain(file.name);
+  const shownName = h("bdi", { title: whole }, whole.length > 60 ? `${whole.slice(0, 36)}…${whole.slice(-20)}` : whole);
   let entry = shownName;
   if (isFolder) entry = h("a", { href: addressOf(shown, file.path), click: (event) => { event.preventDefault(); open(shown, file.path); } }, shownName);
   else if (file.kind === "file") entry = h("a", { href: contentAddress("content", file.path), download: "" }, shownName);
@@ -161,7 +162,7 @@ function fileRow(file) {
     h("td", { role: "cell", class: "key clip" }, h("span", { class: "name" }, icon(glyphOf(file)), entry, file.link_target && h("span", { class: "muted" }, " → ", name(file.link_target)))),
     h("td", { role: "cell" }, times.moment(file.modified_at), file.grade && file.grade !== "ok" && h("span", { class: "delta changed" }, ` ${t(`grade.${file.grade === "fuzzy" ? "fuzzy" : "bad"}`)}`)),
     h("td", { role: "cell", class: "num end" }, isFolder ? "" : times.size(file.size)),
-    h("td", { role: "cell", class: "num opt" }, get_ && h("a", { class: "button plain small square", href: contentAddress(isFolder ? "archive" : "content", file.path), download: "", "aria-label": t("files.download", { name: file.name }), title: t("files.download_short") }, icon("download"))));
+    h("td", { role: "cell", class: "num opt" }, get_ && h("a", { class: "button plain small square", href: contentAddress(isFolder ? "archive" : "content", file.path), download: "", "aria-label": t("files.download", { name: whole }), title: t("files.download_short") }, icon("download"))));
 }
 
 function startWith() {

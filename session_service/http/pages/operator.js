@@ -9,7 +9,7 @@ import { Live } from "./live.js";
 import { announce } from "./notes.js";
 import { opsFrame } from "./ops.js";
 import { isLate, isWaiting, savedChip, stateWord } from "./parts.js";
-import { name, t } from "./strings.js";
+import { has, name, t } from "./strings.js";
 import * as times from "./times.js";
 
 const ROWS_SHOWN = 80;
@@ -115,7 +115,7 @@ function drawAlarms() {
 
 function alarmTitle(alarm) {
   const session = alarm.session_id && live.sessions.get(alarm.session_id);
-  const kind = t(`alarm.${alarm.kind}`);
+  const kind = has(`alarm.${alarm.kind}`) ? t(`alarm.${alarm.kind}`) : alarm.kind;
   return session ? `${kind} (${session.user.name}, ${session.workspace.name}).` : `${kind}.`;
 }
 

@@ -3,6 +3,7 @@
 
 const answer = await fetch(new URL("./strings/en.json", import.meta.url));
 const catalogue = await answer.json();
+const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
 const plurals = new Intl.PluralRules("en");
 
 /** Return the text of a key; a value with plural forms is chosen by `values.n`. */
@@ -32,8 +33,13 @@ export function say(key, values = {}) {
 /** Return a name that somebody chose: isolated from the direction of the text around it. */
 export function name(text) {
   const made = document.createElement("bdi");
-  made.textContent = text;
+  made.textContent = plain(text);
   return made;
+}
+
+/** Return a name with what cannot be seen made visible: controls, and marks that would turn the text around. */
+export function plain(text) {
+  return String(text).replace(UNSEEN, (mark) => `\\u${mark.codePointAt(0).toString(16).padStart(4, "0")}`);
 }
 
 /** Say whether the catalogue has a key, for families of keys such as causes. */
