@@ -71,7 +71,7 @@ class Closer:
         pause, changed = Pause(self.parts.ids), Pause(self.parts.ids)
         changes = 0
         session_id = live.record.id
-        while live.record.state is State.CLOSING:
+        while live.record.state is State.CLOSING and self.sessions.find(session_id) is live:
             todo = next_step(live.record, asked=live.asked)
             try:
                 async with self.slots:
@@ -87,10 +87,9 @@ class Closer:
                 await pause.wait(live.woken)
             except NotFound as exc:
                 # The session is gone from the registry; or the log, and that is waited for like a store.
-                if self.sessions.find(session_id) is not live:
-                    return
-                self._failed(live, exc, todo.alarm_s)
-                await pause.wait(live.woken)
+                if self.sessions.find(session_id) is live:
+                    self._failed(live, exc, todo.alarm_s)
+                    await pause.wait(live.woken)
             except (SessionError, TimeoutError) as exc:
                 self._failed(live, exc, todo.alarm_s)
                 await pause.wait(live.woken)

@@ -6,6 +6,7 @@ machine. A store that does not answer is never "no checkpoint". Source: lifecycl
 """
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -213,16 +214,19 @@ class Starter:
         """
         pause = Pause(self.parts.ids)
         failures = 0
-        while live.record.state is State.STARTING:
+        while live.record.state is State.STARTING and self.sessions.find(live.record.id) is live:
             try:
                 async with self.slots:
                     await self._attempt(live)
                 pause.reset()
             except (TransitionRefused, Conflict):
-                await self.sessions.refresh(live)
+                with contextlib.suppress(RegistryUnavailable, NotFound):
+                    await self.sessions.refresh(live)
                 await pause.wait(live.woken)
-            except NotFound:
-                return
+            except NotFound as exc:
+                # The session is gone from the registry; or the checkpoint that it should start from is.
+                if self.sessions.find(live.record.id) is live:
+                    await self._fail(live, exc, pause)
             except DesktopStartFailed as exc:
                 failures += 1
                 if failures < 3:

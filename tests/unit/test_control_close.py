@@ -9,6 +9,7 @@ import pytest
 
 from session_service.base.errors import (
     HoldExpired,
+    NotFound,
     OlderOnly,
     SessionError,
     StorageUnavailable,
@@ -234,6 +235,51 @@ def test_a_log_that_lost_the_last_checkpoint_ends_nothing_and_is_waited_for() ->
         await until(lambda: world.row(session.id).state is State.CLOSED, limit_s=120)
 
     world.slow = True
+    play(world, act)
+
+
+def test_a_start_whose_checkpoint_is_gone_fails_and_frees_its_workspace() -> None:
+    """The store lost it between the look and the restore: told, not tried in a tight loop."""
+    world = World()
+
+    async def act(life: Life) -> None:
+        page, session = await attached(life)
+        await life.control.end(session.id, actor=user(page))
+        await until(lambda: world.row(session.id).state is State.CLOSED)
+
+        async def gone(*args: object, **more: object) -> object:
+            world.machine.calls.append("new_home")
+            raise NotFound("no such checkpoint")
+
+        new_home = world.repository.new_home
+        world.repository.new_home = gone  # type: ignore[method-assign]  # the store lost it meanwhile
+        again = await page.start()
+        await until(lambda: world.row(again.id).state is State.CLOSED, limit_s=60)
+        assert world.row(again.id).outcome is Outcome.START_FAILED
+        world.repository.new_home = new_home  # type: ignore[method-assign]  # it is there again
+        third = await page.start()
+        await until(lambda: world.row(third.id).state is State.HELD, limit_s=60)
+
+    play(world, act)
+
+
+def test_a_session_that_the_registry_forgot_is_not_ended_by_its_old_close() -> None:
+    """Its desktop is adopted instead; the runner of the forgotten record does nothing more."""
+    world = World()
+    world.slow = True
+
+    async def act(life: Life) -> None:
+        page, session = await attached(life)
+        await life.control.end(session.id, actor=user(page))
+        await until(lambda: world.row(session.id).close_step is CloseStep.EXITING, pause_s=0.001)
+        live = life.control._sessions.find(session.id)
+        assert live is not None
+        runner = live.runner
+        assert runner is not None
+        life.control._sessions.forget(live)
+        await until(runner.done, limit_s=120)
+        assert world.machine.desktop_of(page.workspace.id) is not None
+
     play(world, act)
 
 
