@@ -156,7 +156,9 @@ class Desktops:
     async def freeze(self, handle: Handle, *, applications_only: bool) -> FreezeReceipt:
         """Freeze everything or only the applications, and prove it."""
         async with self._locks[handle.session_id]:
-            state = self._running(handle)
+            state = self._known(handle)
+            if state is None or not (self._runs(state) or self._left(state)):
+                raise errors.DesktopGone(session_id=handle.session_id)
             receipt = await self._freezer.freeze(state, applications_only=applications_only)
             self._log.info("desktop.frozen", session_id=handle.session_id, method=receipt.method)
             return receipt
@@ -314,6 +316,10 @@ class Desktops:
         if state is None or not self._runs(state):
             raise errors.DesktopGone(session_id=handle.session_id)
         return state
+
+    def _left(self, state: DesktopState) -> bool:
+        """Say whether anything of it runs, also without its first processes."""
+        return state.handle.boot_id == identity.boot_id() and bool(census.members(state, census.look()))
 
     def _runs(self, state: DesktopState) -> bool:
         if state.handle.boot_id != identity.boot_id():

@@ -19,6 +19,8 @@ from session_service.ports.desktops import FreezeReceipt
 
 FREEZE_S: Final = 10.0
 LOOK_AGAIN_S: Final = 0.002
+STOPPED: Final = "Tt"
+"""By a signal, or by a debugger, which is stopped itself: that one never becomes T."""
 
 
 class Freezer:
@@ -65,7 +67,7 @@ class Freezer:
         if (main := self._group(state)) is not None:
             return any(self._reports_frozen(group) for group in (main, main / "app"))
         applications = [process for process in members.values() if process.identity not in state.display_side]
-        return bool(applications) and all(process.facts.state == "T" for process in applications)
+        return bool(applications) and all(process.facts.state in STOPPED for process in applications)
 
     def _group(self, state: DesktopState) -> Path | None:
         return DesktopGroups(self._hierarchies, state.handle.session_id).main
@@ -108,7 +110,7 @@ class Freezer:
                 for process in census.members(state, census.look(), thorough=True).values()
                 if not (applications_only and process.identity in state.display_side)
             }
-            running = [who for who, how in found.items() if how != "T"]
+            running = [who for who, how in found.items() if how not in STOPPED]
             if not running and before == found.keys():
                 return len(found)
             before = set(found)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import pwd
+import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator
@@ -13,7 +14,7 @@ import pytest
 
 from session_service.base import errors
 from session_service.host import state_file
-from session_service.ports.desktops import Presence
+from session_service.ports.desktops import Handle, Presence
 from tests.fakes.desktop_world import DesktopWorld, appears, home_file, run_in_terminal, run_to_file
 from tests.fakes.rfb_client import RfbClient
 from tests.fakes.unprivileged import NOBODY
@@ -236,6 +237,17 @@ async def test_without_a_sandbox_desktops_run_when_that_was_chosen() -> None:
         await world.provider.freeze(results[0].handle)
         await world.end(results[0].handle)
         assert (await world.provider.observe(results[0].handle)).presence is Presence.ABSENT
+        await _frozen_without_its_first_process(world, results[1].handle)
+
+
+async def _frozen_without_its_first_process(world: DesktopWorld, handle: Handle) -> None:
+    """What lives on is frozen and ended like the rest: else its close would wait for ever."""
+    os.kill(handle.pid, signal.SIGKILL)
+    await until(lambda: not Path(f"/proc/{handle.pid}/cmdline").exists(), 10)
+    if (await world.provider.observe(handle)).presence is Presence.RUNNING:
+        assert (await world.provider.freeze(handle)).processes > 0
+    await world.end(handle)
+    assert (await world.provider.observe(handle)).presence is Presence.ABSENT
 
 
 async def test_a_host_with_a_narrow_mask_makes_folders_that_its_desktops_can_enter() -> None:
