@@ -144,9 +144,13 @@ class Server:
                 if frame.kind == "cancel":
                     if (task := calls.get(frame.call)) is not None:
                         task.cancel()
-                elif (
-                    frame.kind == "call" and frame.call not in calls and len(calls) < CALLS_PER_CONNECTION_MAX
-                ):
+                elif frame.kind == "call" and frame.call not in calls:
+                    if len(calls) >= CALLS_PER_CONNECTION_MAX:
+                        # To cut the connection would cancel every other call, a start under way too.
+                        busy = _Failure("part_unavailable", "too many calls at once", {})
+                        _write(writer, _Frame("error", frame.call, body=_raw(busy)))
+                        await writer.drain()
+                        continue
                     task = self._tasks.spawn(self._answer(frame, writer, uid), name=f"rpc-{frame.method}")
                     calls[frame.call] = task
                     task.add_done_callback(_forget(calls, frame.call))
