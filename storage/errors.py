@@ -204,6 +204,28 @@ class CommitUncertain(RepositoryError):
     retryable = True
 
 
+class ClocksApart(RepositoryError):
+    """Host and store disagree about the time by more than a day: nothing is forgotten or unpinned."""
+
+    code = "clocks_apart"
+    retryable = True
+
+
+class MustBeKept(RepositoryError):
+    """A checkpoint that may not be forgotten: the newest of its kind, pinned, or the first one of a close."""
+
+    code = "must_be_kept"
+
+
+class CollectRefused(RepositoryError):
+    """Garbage collection or fold met something that it does not understand or that contradicts the log.
+
+    Nothing was written and nothing deleted because of it.
+    """
+
+    code = "collect_refused"
+
+
 class PartMissing(RepositoryError):
     """A compiled part that the format needs is not installed (pyfastcdc, zstandard, AES)."""
 

@@ -16,6 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from storage.errors import Malformed, NotAuthentic
+from storage.format.frame import Buffer
 from storage.format.header import FRESH_BYTES, OpenHeader
 from storage.format.keys import BoxKind, EpochKeys
 from storage.format.limits import BOX_OVERHEAD_BYTES
@@ -29,20 +30,43 @@ def seal(
     header: OpenHeader,
     kind: BoxKind,
     index: int,
-    frame: bytes,
+    frame: Buffer,
     *,
     fresh: bytes,
     length_bytes: bytes = b"",
 ) -> bytes:
     """Return the sealed box of `frame` at its place. `fresh` is 32 random bytes, used once."""
+    box = bytearray(len(frame) + BOX_OVERHEAD_BYTES)
+    seal_into(keys, header, kind, index, frame, memoryview(box), fresh=fresh, length_bytes=length_bytes)
+    return bytes(box)
+
+
+def seal_into(
+    keys: EpochKeys,
+    header: OpenHeader,
+    kind: BoxKind,
+    index: int,
+    frame: Buffer,
+    room: memoryview,
+    *,
+    fresh: bytes,
+    length_bytes: bytes = b"",
+) -> None:
+    """Write the sealed box of `frame` at its place into `room`, which has exactly its length.
+
+    Args:
+        fresh: 32 random bytes, used once.
+        length_bytes: of head boxes only.
+    """
     if len(fresh) != FRESH_BYTES:
         raise Malformed(rule="fresh bytes of a box")
     place = header.raw + length_bytes + _PLACE.pack(kind, index)
     nonce = keys.hedged(fresh, place, blake3(frame).digest(), length=NONCE_BYTES)
-    return nonce + AESGCM(header.keys.for_box(kind)).encrypt(nonce, frame, place)
+    room[:NONCE_BYTES] = nonce
+    AESGCM(header.keys.for_box(kind)).encrypt_into(nonce, frame, place, room[NONCE_BYTES:])
 
 
-def unseal(header: OpenHeader, kind: BoxKind, index: int, box: bytes, *, length_bytes: bytes = b"") -> bytes:
+def unseal(header: OpenHeader, kind: BoxKind, index: int, box: Buffer, *, length_bytes: bytes = b"") -> bytes:
     """Return the frame in a box.
 
     Raises:
@@ -53,6 +77,7 @@ def unseal(header: OpenHeader, kind: BoxKind, index: int, box: bytes, *, length_
         raise Malformed(rule="box length")
     place = header.raw + length_bytes + _PLACE.pack(kind, index)
     try:
-        return AESGCM(header.keys.for_box(kind)).decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], place)
+        view = memoryview(box)
+        return AESGCM(header.keys.for_box(kind)).decrypt(view[:NONCE_BYTES], view[NONCE_BYTES:], place)
     except InvalidTag as exc:
         raise NotAuthentic(box_kind=int(kind), index=index) from exc

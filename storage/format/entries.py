@@ -2,7 +2,7 @@
 
 `[seq, prev, fence, time_ms, writer, table, fields]`. Kinds 1 to 127 that are unknown stop the reader ("a
 newer service is needed"); 128 to 255 are skipped by readers and stop writers. All kinds of version 1 are
-declared here, also those that no code of ours writes yet (F, R, K, B, V): a reader must know what they mean.
+declared here: a reader must know what they mean.
 
 Source: storage.md 4.1 "Log head body".
 """
@@ -258,17 +258,20 @@ def _check_fields(fields: Fields, *, seq: int, fence: int) -> None:
         if fence == 0 or len(fields.key_id) != 8:
             raise Malformed(rule="take-over fields")
     elif isinstance(fields, Checkpoint):
-        _check_checkpoint(fields, seq=seq, fence=fence)
+        check_checkpoint(fields, seq=seq, fence=fence)
     elif isinstance(fields, Retire):
         for ref in fields.new_packs:
             check_pack_ref(ref)
         if not 0 <= fields.entries_to < seq:
             raise Malformed(rule="entries_to is below its own entry")
+        if bool(fields.entries_to) != (fields.history is not None):
+            raise Malformed(rule="a fold names its history")
     elif isinstance(fields, Keep | SideBranch) and len(fields.hash) != HASH_BYTES:
         raise Malformed(rule="entry hash length")
 
 
-def _check_checkpoint(fields: Checkpoint, *, seq: int, fence: int) -> None:
+def check_checkpoint(fields: Checkpoint, *, seq: int, fence: int) -> None:
+    """Refuse fields of a C whose numbers cannot be."""
     if fence == 0 or not 0 <= fields.parent < seq or fields.flags < 0:
         raise Malformed(rule="checkpoint numbers")
     check_root(fields.root)

@@ -10,7 +10,7 @@ Source: storage.md 4.1 "Box", 4.6 "zstd".
 
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import zstandard
 
@@ -26,6 +26,9 @@ WORTH_IT: Final = 0.97
 
 _PREFIX: Final = struct.Struct("<BBHII")
 
+Buffer: TypeAlias = bytes | bytearray | memoryview
+"""Bytes that may belong to a reused buffer: whoever keeps them copies them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
@@ -35,19 +38,45 @@ class Frame:
     raw: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameView:
+    """An opened frame whose bytes may lie in the frame itself."""
+
+    kind: int
+    raw: Buffer
+
+
+def new_compressor() -> zstandard.ZstdCompressor:
+    """Return a compressor for frames. One thread at a time may use it."""
+    return zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+
+
 def make_frame(raw: bytes, *, kind: int = 0, compress: bool = True, padding: int = 0) -> bytes:
     """Return the frame of `raw`; compressed only where that saves at least 3 %."""
     codec, coded = STORED, raw
     if compress and raw:
-        smaller = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(raw)
+        smaller = new_compressor().compress(raw)
         if len(smaller) <= len(raw) * WORTH_IT:
             codec, coded = ZSTD, smaller
     return _PREFIX.pack(codec, kind, 0, len(raw), len(coded)) + coded + _zeros(padding)
 
 
-def pad_frame(frame: bytes, padding: int) -> bytes:
+def frame_in_place(room: memoryview, compressor: zstandard.ZstdCompressor) -> Buffer:
+    """Return the frame of what lies behind the first 12 bytes of `room`; the same as `make_frame`.
+
+    What does not shrink is not copied: its prefix is written into the 12 bytes, and the frame is `room`.
+    """
+    raw = room[FRAME_OVERHEAD_BYTES:]
+    smaller = compressor.compress(raw)
+    if len(smaller) <= len(raw) * WORTH_IT:
+        return _PREFIX.pack(ZSTD, 0, 0, len(raw), len(smaller)) + smaller
+    _PREFIX.pack_into(room, 0, STORED, 0, 0, len(raw), len(raw))
+    return room
+
+
+def pad_frame(frame: Buffer, padding: int) -> bytes:
     """Return a frame with `padding` more zero bytes at its end."""
-    return frame + _zeros(padding)
+    return bytes(frame) + _zeros(padding)
 
 
 def _zeros(padding: int) -> bytes:
@@ -56,8 +85,14 @@ def _zeros(padding: int) -> bytes:
     return bytes(padding)
 
 
-def open_frame(frame: bytes, *, raw_bytes_max: int) -> Frame:
-    """Return what a frame holds.
+def open_frame(frame: Buffer, *, raw_bytes_max: int) -> Frame:
+    """Return what a frame holds, as bytes of its own; else as `view_frame`."""
+    opened = view_frame(frame, raw_bytes_max=raw_bytes_max)
+    return Frame(kind=opened.kind, raw=bytes(opened.raw))
+
+
+def view_frame(frame: Buffer, *, raw_bytes_max: int) -> FrameView:
+    """Return what a frame holds, not copied where it was stored as it is.
 
     Raises:
         Malformed: any length, byte or zstd parameter is not as it must be.
@@ -69,20 +104,19 @@ def open_frame(frame: bytes, *, raw_bytes_max: int) -> Frame:
     end = FRAME_OVERHEAD_BYTES + coded_bytes
     if zero or raw_bytes > raw_bytes_max or end > len(frame):
         raise Malformed(rule="frame lengths")
-    padding = frame[end:]
-    if len(padding) > PADDING_BYTES_MAX or any(padding):
+    if len(frame) - end > PADDING_BYTES_MAX or any(frame[end:]):
         raise Malformed(rule="frame padding")
-    coded = frame[FRAME_OVERHEAD_BYTES:end]
+    coded = memoryview(frame)[FRAME_OVERHEAD_BYTES:end]
     if codec == STORED:
         if coded_bytes != raw_bytes:
             raise Malformed(rule="stored frame length")
-        return Frame(kind=kind, raw=coded)
+        return FrameView(kind=kind, raw=coded)
     if codec != ZSTD:
         raise NewerServiceNeeded(what="codec", value=codec)
-    return Frame(kind=kind, raw=_expand(coded, raw_bytes))
+    return FrameView(kind=kind, raw=_expand(coded, raw_bytes))
 
 
-def _expand(coded: bytes, raw_bytes: int) -> bytes:
+def _expand(coded: memoryview, raw_bytes: int) -> bytes:
     try:
         told = zstandard.get_frame_parameters(coded)
         if told.content_size != raw_bytes or told.dict_id or told.window_size > ZSTD_WINDOW_BYTES_MAX:

@@ -16,9 +16,15 @@ CONFIG: Final = "config"
 LOG_PREFIX: Final = "c/"
 PACK_PREFIX: Final = "p/"
 KEY_PREFIX: Final = "k/"
+HISTORY_PREFIX: Final = "l/"
+SIDE_PREFIX: Final = "b/"
+INDEX_PREFIX: Final = "x/"
+RECEIPT_PREFIX: Final = "r/"
 
 _LOG_ENTRY: Final = re.compile(r"c/([0-9]{16})\Z")
 _PACK: Final = re.compile(r"p/(0|[1-9][0-9]{0,15})-([0-9a-f]{32})\Z")
+_HISTORY: Final = re.compile(r"l/([1-9][0-9]{0,15})-([0-9a-f]{16})\Z")
+_SIDE: Final = re.compile(r"b/([1-9][0-9]{0,15})-([1-9][0-9]{0,8})\Z")
 _EPOCH_SLOT: Final = re.compile(r"k/([1-9][0-9]{0,8})-([mkr])([0-9a-f]{16})\Z")
 _TENANT_SLOT: Final = re.compile(r"k/([0-9a-f]{16})-([mkr])([0-9a-f]{16})\Z")
 _SESSION: Final = re.compile(r"[0-9a-z][0-9a-z-]{0,63}\Z")
@@ -64,6 +70,36 @@ def pack_parts(name: str) -> tuple[int, bytes]:
     if match is None:
         raise Malformed(rule="pack name", object=name)
     return int(match[1]), bytes.fromhex(match[2])
+
+
+def history(to: int, drawn: bytes) -> str:
+    """Return the name of a history of entries 1 to `to`; `drawn` is 8 random bytes."""
+    name = f"l/{to}-{drawn.hex()}"
+    history_to(name)
+    return name
+
+
+def history_to(name: str) -> int:
+    """Return the last number that a history is about, from its name."""
+    match = _HISTORY.match(name)
+    if match is None:
+        raise Malformed(rule="history name", object=name)
+    return int(match[1])
+
+
+def side_checkpoint(fence: int, number: int) -> str:
+    """Return the name of a side checkpoint: the stale owner's fence, and 1, 2, 3 of its branch."""
+    name = f"b/{fence}-{number}"
+    side_parts(name)
+    return name
+
+
+def side_parts(name: str) -> tuple[int, int]:
+    """Return (fence, number) of the name of a side checkpoint."""
+    match = _SIDE.match(name)
+    if match is None or int(match[1]) >= FENCE_LIMIT:
+        raise Malformed(rule="side checkpoint name", object=name)
+    return int(match[1]), int(match[2])
 
 
 def slot_id(method: str, wrapper: bytes) -> str:

@@ -6,16 +6,17 @@ random, so its footer is found from its end, or from the pack reference in a log
 Source: storage.md 4.1 "Pack".
 """
 
+import dataclasses
 import struct
 from dataclasses import dataclass
 from typing import Final
 
 from blake3 import blake3
 
-from storage.errors import LimitReached, Malformed
-from storage.format.box import seal, unseal
+from storage.errors import LimitReached, Malformed, ObjectDamaged
+from storage.format.box import seal, seal_into, unseal
 from storage.format.encoding import decode, encode
-from storage.format.frame import make_frame, open_frame
+from storage.format.frame import Buffer, make_frame, open_frame
 from storage.format.header import ObjectType, OpenHeader, open_header
 from storage.format.keys import BoxKind, EpochKeys
 from storage.format.limits import (
@@ -32,7 +33,9 @@ from storage.format.table import (
     Segment,
     Table,
     area_bytes,
-    make_table,
+    cut_chunks,
+    join_rows,
+    make_row,
     open_segment,
     read_table,
     table_decoder,
@@ -46,7 +49,7 @@ _TRAILER: Final = struct.Struct("<II8s")
 class PackBytes:
     """A finished pack, with what its reference in a log entry needs."""
 
-    raw: bytes
+    raw: bytearray
     table: Table
     footer_bytes: int
     footer_digest: bytes
@@ -62,23 +65,81 @@ class Footer:
     footer_digest: bytes
 
 
-def make_pack(
-    keys: EpochKeys,
-    header: OpenHeader,
-    sealed: list[tuple[PlannedSegment, bytes]],
-    *,
-    fresh: bytes,
-    compress: bool = True,
-) -> PackBytes:
-    """Return the pack of segments that were sealed under `header` with indexes 0, 1, 2 and so on."""
-    table = make_table(sealed)
-    frame = make_frame(encode(table), compress=compress)
-    footer = seal(keys, header, BoxKind.FOOTER, len(sealed), frame, fresh=fresh)
-    trailer = _TRAILER.pack(len(footer), len(sealed), END_MAGIC)
-    raw = b"".join((header.raw, *(box for _, box in sealed), footer, trailer))
-    if len(raw) > PACK_BYTES_MAX:
-        raise LimitReached(limit="pack bytes", value=len(raw))
-    return PackBytes(raw=raw, table=table, footer_bytes=len(footer), footer_digest=blake3(footer).digest())
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackSlot:
+    """A place in a pack that was given to one segment."""
+
+    index: int
+    offset: int
+    sealed_bytes: int
+
+
+class PackWriter:
+    """A pack being made in a buffer of a fixed size, which may have been used before.
+
+    Places are reserved one after the other; what is reserved may be sealed and checked by several threads at
+    once. The caller sees to it that nobody seals any more when the pack is finished.
+    """
+
+    def __init__(self, keys: EpochKeys, header: OpenHeader, name: str, buffer: bytearray) -> None:
+        assert len(buffer) > HEADER_BYTES, "a buffer has room"
+        self.name = name
+        self._keys = keys
+        self._header = header
+        self._buffer = buffer
+        self._end = HEADER_BYTES
+        self._rows: list[tuple[bytes, bytes] | None] = []
+        buffer[:HEADER_BYTES] = header.raw
+
+    def reserve(self, frame_bytes: int) -> PackSlot | None:
+        """Return a place for the box of a frame, or None if the buffer has no room for it."""
+        sealed = frame_bytes + BOX_OVERHEAD_BYTES
+        if self._end + sealed > len(self._buffer) or len(self._rows) == SEGMENTS_MAX:
+            return None
+        slot = PackSlot(index=len(self._rows), offset=self._end, sealed_bytes=sealed)
+        self._rows.append(None)
+        self._end += sealed
+        return slot
+
+    def seal(self, slot: PackSlot, planned: PlannedSegment, *, fresh: bytes) -> None:
+        """Seal a segment into its place."""
+        with self._room(slot) as room:
+            seal_into(self._keys, self._header, planned.kind, slot.index, planned.frame, room, fresh=fresh)
+            self._rows[slot.index] = make_row(planned, room)
+
+    def check(self, slot: PackSlot) -> None:
+        """Open a sealed segment as a reader will, by what its row says."""
+        row = self._rows[slot.index]
+        assert row is not None, "sealed before it is checked"
+        [segment] = read_table(Table(*row))
+        place = dataclasses.replace(segment, index=slot.index, offset=slot.offset - HEADER_BYTES)
+        with self._room(slot) as room:
+            open_segment(self._keys, self._header, place, room)
+
+    def finish(self, *, fresh: bytes, compress: bool = True) -> PackBytes:
+        """Put footer and trailer behind the last segment, and open the footer again.
+
+        The bytes are the buffer itself, cut to the pack's length.
+        """
+        rows = [row for row in self._rows if row is not None]
+        assert len(rows) == len(self._rows), "every reserved place was sealed"
+        table = join_rows(rows)
+        frame = make_frame(encode(table), compress=compress)
+        footer = seal(self._keys, self._header, BoxKind.FOOTER, len(rows), frame, fresh=fresh)
+        raw = self._buffer
+        del raw[self._end :]
+        raw += footer + _TRAILER.pack(len(footer), len(rows), END_MAGIC)
+        if len(raw) > PACK_BYTES_MAX:
+            raise LimitReached(limit="pack bytes", value=len(raw))
+        opened = read_footer(self._header, footer, len(rows), pack_bytes=len(raw), name=self.name)
+        if opened.table != table:
+            raise ObjectDamaged(object=self.name, what="decoded otherwise than it was made")
+        return PackBytes(
+            raw=raw, table=table, footer_bytes=len(footer), footer_digest=blake3(footer).digest()
+        )
+
+    def _room(self, slot: PackSlot) -> memoryview:
+        return memoryview(self._buffer)[slot.offset : slot.offset + slot.sealed_bytes]
 
 
 def read_trailer(trailer: bytes, *, pack_bytes: int, name: str) -> tuple[int, int]:
@@ -95,7 +156,7 @@ def read_trailer(trailer: bytes, *, pack_bytes: int, name: str) -> tuple[int, in
     return footer_bytes, count
 
 
-def read_footer(header: OpenHeader, footer: bytes, count: int, *, pack_bytes: int, name: str) -> Footer:
+def read_footer(header: OpenHeader, footer: Buffer, count: int, *, pack_bytes: int, name: str) -> Footer:
     """Open a footer box and check every sum against the size of the pack."""
     frame = open_frame(unseal(header, BoxKind.FOOTER, count, footer), raw_bytes_max=HEAD_RAW_BYTES_MAX)
     if frame.kind:
@@ -113,37 +174,40 @@ def read_footer(header: OpenHeader, footer: bytes, count: int, *, pack_bytes: in
     )
 
 
-def read_pack(keys: EpochKeys, name: str, raw: bytes) -> tuple[Footer, list[list[bytes]]]:
+def read_pack(keys: EpochKeys, name: str, raw: Buffer) -> tuple[Footer, list[list[bytes]]]:
     """Open a whole pack and return its footer and the chunks of every segment."""
     header, footer = _open_pack(keys, name, raw)
     end = len(raw) - TRAILER_BYTES - footer.footer_bytes
     return footer, read_segments(keys, header, footer.segments, raw[HEADER_BYTES:end])
 
 
-def check_pack(keys: EpochKeys, name: str, raw: bytes) -> Footer:
+def check_pack(keys: EpochKeys, name: str, raw: Buffer) -> Footer:
     """Open a whole pack as `read_pack` does, one segment after the other, and keep the footer only."""
     header, footer = _open_pack(keys, name, raw)
+    view = memoryview(raw)
     for segment in footer.segments:
         at = HEADER_BYTES + segment.offset
-        open_segment(keys, header, segment, raw[at : at + segment.sealed_bytes])
+        open_segment(keys, header, segment, view[at : at + segment.sealed_bytes])
     return footer
 
 
-def _open_pack(keys: EpochKeys, name: str, raw: bytes) -> tuple[OpenHeader, Footer]:
-    header = open_header(keys, raw[:HEADER_BYTES], ObjectType.PACK, name)
-    footer_bytes, count = read_trailer(raw[-TRAILER_BYTES:], pack_bytes=len(raw), name=name)
+def _open_pack(keys: EpochKeys, name: str, raw: Buffer) -> tuple[OpenHeader, Footer]:
+    header = open_header(keys, bytes(raw[:HEADER_BYTES]), ObjectType.PACK, name)
+    footer_bytes, count = read_trailer(bytes(raw[-TRAILER_BYTES:]), pack_bytes=len(raw), name=name)
     end = len(raw) - TRAILER_BYTES - footer_bytes
     footer = read_footer(header, raw[end : end + footer_bytes], count, pack_bytes=len(raw), name=name)
     return header, footer
 
 
 def read_segments(
-    keys: EpochKeys, header: OpenHeader, segments: tuple[Segment, ...], area: bytes
+    keys: EpochKeys, header: OpenHeader, segments: tuple[Segment, ...], area: Buffer
 ) -> list[list[bytes]]:
     """Open every segment of an area of sealed boxes. The area must hold exactly these."""
     if area_bytes(segments) != len(area):
         raise Malformed(rule="sum of the segments")
-    return [
-        open_segment(keys, header, segment, area[segment.offset : segment.offset + segment.sealed_bytes])
-        for segment in segments
-    ]
+    view = memoryview(area)
+    opened: list[list[bytes]] = []
+    for segment in segments:
+        box = view[segment.offset : segment.offset + segment.sealed_bytes]
+        opened.append(cut_chunks(segment, open_segment(keys, header, segment, box)))
+    return opened

@@ -18,7 +18,7 @@ from blake3 import blake3
 from storage.errors import LimitReached, Malformed, NotAuthentic
 from storage.format.box import unseal
 from storage.format.encoding import Body
-from storage.format.frame import open_frame
+from storage.format.frame import Buffer, view_frame
 from storage.format.header import OpenHeader
 from storage.format.keys import CHUNK_ID_BYTES, BoxKind, EpochKeys
 from storage.format.limits import (
@@ -62,27 +62,32 @@ class PlannedSegment:
     """A segment before it is sealed: the frame of its chunks, and what they are."""
 
     kind: BoxKind
-    frame: bytes
+    frame: Buffer
     raw_bytes: int
     chunks: tuple[tuple[bytes, int], ...]
 
 
-def digest(box: bytes) -> bytes:
+def digest(box: Buffer) -> bytes:
     """Return what a row says about a sealed box."""
     return blake3(box).digest(length=DIGEST_BYTES)
 
 
+def make_row(planned: PlannedSegment, box: Buffer) -> tuple[bytes, bytes]:
+    """Return what a table says of a segment: its row, and its packed chunk references."""
+    row = (len(box), planned.raw_bytes, len(planned.chunks), planned.kind, 0, 0, digest(box))
+    return _ROW.pack(*row), pack_chunk_refs(planned.chunks)
+
+
+def join_rows(made: Sequence[tuple[bytes, bytes]]) -> Table:
+    """Return the table of rows in the order in which their segments lie."""
+    if len(made) > SEGMENTS_MAX:
+        raise LimitReached(limit="segments", value=len(made))
+    return Table(b"".join(row for row, _ in made), b"".join(chunks for _, chunks in made))
+
+
 def make_table(segments: Iterable[tuple[PlannedSegment, bytes]]) -> Table:
     """Return the table of (planned segment, its sealed box), in the order they lie."""
-    rows: list[bytes] = []
-    chunks: list[bytes] = []
-    for planned, box in segments:
-        row = (len(box), planned.raw_bytes, len(planned.chunks), planned.kind, 0, 0, digest(box))
-        rows.append(_ROW.pack(*row))
-        chunks += [chunk_id + _LENGTH.pack(length) for chunk_id, length in planned.chunks]
-    if len(rows) > SEGMENTS_MAX:
-        raise LimitReached(limit="segments", value=len(rows))
-    return Table(b"".join(rows), b"".join(chunks))
+    return join_rows([make_row(planned, box) for planned, box in segments])
 
 
 def read_table(table: Table) -> tuple[Segment, ...]:
@@ -143,8 +148,8 @@ def area_bytes(segments: Sequence[Segment]) -> int:
     return segments[-1].offset + segments[-1].sealed_bytes if segments else 0
 
 
-def open_segment(keys: EpochKeys, header: OpenHeader, segment: Segment, box: bytes) -> list[bytes]:
-    """Return the chunks in a sealed segment, each checked against its id.
+def open_segment(keys: EpochKeys, header: OpenHeader, segment: Segment, box: Buffer) -> Buffer:
+    """Return the chunks in a sealed segment back to back, each checked against its id.
 
     Raises:
         NotAuthentic: the box is not the one of the row, or does not open.
@@ -152,16 +157,25 @@ def open_segment(keys: EpochKeys, header: OpenHeader, segment: Segment, box: byt
     """
     if len(box) != segment.sealed_bytes or digest(box) != segment.digest:
         raise NotAuthentic(box_kind=int(segment.kind), index=segment.index, digest="differs")
-    frame = open_frame(unseal(header, segment.kind, segment.index, box), raw_bytes_max=SEGMENT_RAW_BYTES_MAX)
+    plain = unseal(header, segment.kind, segment.index, box)
+    frame = view_frame(plain, raw_bytes_max=SEGMENT_RAW_BYTES_MAX)
     if len(frame.raw) != segment.raw_bytes or frame.kind:
         raise Malformed(rule="segment raw length")
-    chunks: list[bytes] = []
+    raw = memoryview(frame.raw)
     at = 0
     for chunk_id, length in segment.chunks:
-        chunk = frame.raw[at : at + length]
-        if keys.chunk_id(segment.kind, chunk) != chunk_id:
+        if keys.chunk_id(segment.kind, raw[at : at + length]) != chunk_id:
             raise Malformed(rule="chunk id")
-        chunks.append(chunk)
+        at += length
+    return frame.raw
+
+
+def cut_chunks(segment: Segment, raw: Buffer) -> list[bytes]:
+    """Return the chunks of an opened segment, each as bytes of its own."""
+    chunks: list[bytes] = []
+    at = 0
+    for _, length in segment.chunks:
+        chunks.append(bytes(raw[at : at + length]))
         at += length
     return chunks
 

@@ -10,36 +10,26 @@ Source: storage.md 4.2, 4.4 rules 1, 2 and 6.
 
 import asyncio
 import os
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from storage.errors import (
     CommitContended,
     FenceMoved,
-    ObjectDamaged,
-    StoreUnavailable,
 )
-from storage.format import names
 from storage.format.encoding import encode
 from storage.format.entries import (
     Checkpoint,
     CheckpointFlag,
-    EntryKind,
     NamedPath,
     PackRef,
     Report,
     TakeOver,
     Totals,
-    decode_entry,
-    encode_entry,
 )
-from storage.format.envelope import make_object, open_head, seal_segments
 from storage.format.extras import GradeTag
 from storage.format.frame import pad_frame
-from storage.format.header import ObjectType, make_header
 from storage.format.keys import BoxKind, EpochKeys
 from storage.format.limits import (
     BOX_OVERHEAD_BYTES,
@@ -47,28 +37,20 @@ from storage.format.limits import (
     REPORT_PATHS_MAX,
     TABLES_IN_ENTRY_BYTES_MAX,
 )
-from storage.format.pack import read_segments
-from storage.format.table import PlannedSegment, Table, make_table
+from storage.format.table import PlannedSegment, Table
 from storage.format.tree import Content
 from storage.ops.gather import Finding, Gather, Gathered, open_home
 from storage.ops.stat_cache import StatCache
+from storage.ops.uploads import UPLOADERS, PackUploads
 from storage.ops.values import Progress
-from storage.repository.packer import Fresh, NewChunks, SealedPack, rename_pack, seal_pack
+from storage.repository.log_writer import PAD_TO_BYTES, LogWriter
+from storage.repository.packer import Fresh, NewChunks
 from storage.repository.prefixed import Prefixed
-from storage.repository.settle import settle_create
 from storage.repository.state import LogState
 from storage.repository.threads import Stop, Threads
 from storage.repository.together import first_failure
 from storage.repository.tree_writer import write_content
 from storage.scan.walk import facts_of as stat_facts
-
-WRITER: Final = "1.0"
-PAD_TO_BYTES: Final = 4 * KIB
-"""Heads and the segments of entries are padded to this, so that sizes tell less."""
-UPLOADERS: Final = 2
-PACKS_WAITING_MAX: Final = 3
-"""Sealed packs in memory at once, about 16 MiB each."""
-NAME_TRIES_MAX: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,52 +78,6 @@ class SavePlan:
         ):
             told |= flag if holds else CheckpointFlag(0)
         return told
-
-
-class PackUploads:
-    """Takes segments from scanning threads and gets their packs into the store, read back."""
-
-    def __init__(self, place: Prefixed, keys: EpochKeys, *, fence: int, fresh: Fresh, stop: Stop) -> None:
-        self._place = place
-        self._keys = keys
-        self._fence = fence
-        self._fresh = fresh
-        self._stop = stop
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[SealedPack | None] = asyncio.Queue()
-        self._free = threading.Semaphore(PACKS_WAITING_MAX)
-        self.refs: list[PackRef] = []
-
-    def emit(self, segments: Sequence[PlannedSegment]) -> None:
-        """Seal a pack in the calling thread; wait while too many are on their way."""
-        while not self._free.acquire(timeout=0.1):
-            self._stop.check()
-        self._stop.check()
-        sealed = seal_pack(self._keys, segments, fence=self._fence, fresh=self._fresh)
-        self._loop.call_soon_threadsafe(self._queue.put_nowait, sealed)
-
-    async def upload(self) -> None:
-        """Upload what comes until the end is told."""
-        while True:
-            sealed = await self._queue.get()
-            if sealed is None:
-                return
-            self.refs.append(await self._store(sealed))
-            self._free.release()
-
-    def end(self) -> None:
-        """Tell the uploaders that nothing more comes."""
-        for _ in range(UPLOADERS):
-            self._queue.put_nowait(None)
-
-    async def _store(self, sealed: SealedPack) -> PackRef:
-        for _ in range(NAME_TRIES_MAX):
-            if await settle_create(self._place, sealed.name, sealed.pack.raw):
-                if await self._place.get(sealed.name) != sealed.pack.raw:
-                    raise ObjectDamaged(object=sealed.name, what="pack reads back otherwise")
-                return sealed.ref
-            sealed = rename_pack(self._keys, sealed, fresh=self._fresh)
-        raise StoreUnavailable(what="every drawn pack name is taken", name=sealed.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,8 +125,8 @@ async def prepare(
 ) -> Prepared:
     """Scan a home and store what is new in packs, or hold it for the entry if it is little."""
     stop = Stop()
-    uploads = PackUploads(place, keys, fence=plan.fence, fresh=fresh, stop=stop)
-    chunks = NewChunks(keys, stored=state.index.knows, emit=uploads.emit)
+    uploads = PackUploads(place, keys, fresh=fresh, stop=stop)
+    chunks = NewChunks(keys, fence=plan.fence, fresh=fresh, stored=state.index.knows, packs=uploads)
 
     def scan() -> tuple[Gathered, list[PlannedSegment], Report, tuple[int, int]]:
         root_fd = open_home(plan.home)
@@ -336,39 +272,8 @@ class EntryWriter:
         fields: TakeOver | Checkpoint,
         inline: Sequence[PlannedSegment],
     ) -> bytes:
-        seq = state.seq + 1
-        name = names.log_entry(seq)
-        header = make_header(self.keys, ObjectType.LOG_ENTRY, name, self.fresh(32))
-        sealed = seal_segments(self.keys, header, inline, [self.fresh(32) for _ in inline])
-        body = encode_entry(
-            seq=seq,
-            prev=state.hash,
-            fence=fence,
-            time_ms=self.clock_ms(),
-            writer=WRITER,
-            table=make_table(sealed) if sealed else Table(b"", b""),
-            fields=fields,
-        )
-        kind = EntryKind.TAKE_OVER if isinstance(fields, TakeOver) else EntryKind.CHECKPOINT
-        raw = make_object(
-            self.keys,
-            header,
-            kind=kind,
-            body=body,
-            boxes=[box for _, box in sealed],
-            fresh=self.fresh(32),
-            pad_to=PAD_TO_BYTES,
-        )
-        self._decode_again(name, raw, body)
-        return raw
-
-    def _decode_again(self, name: str, raw: bytes, body: bytes) -> None:
-        """Open what was just sealed, as a reader will: nothing that does not decode is uploaded."""
-        head = open_head(self.keys, ObjectType.LOG_ENTRY, name, raw)
-        entry = decode_entry(head.kind, head.body)
-        read_segments(self.keys, head.header, entry.segments, raw[head.area_start :])
-        if head.body != body:
-            raise ObjectDamaged(object=name, what="decoded otherwise than it was made")
+        writer = LogWriter(keys=self.keys, fresh=self.fresh, clock_ms=self.clock_ms)
+        return writer.entry(state, fields, fence=fence, inline=inline)
 
 
 def require_fence(state: LogState, fence: int) -> None:

@@ -5,6 +5,7 @@ Built by reading the log from its beginning; the local cache only saves the read
 are kept apart, so that a reference to a tree node can never be answered with a user's bytes.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -54,14 +55,17 @@ class ChunkIndex:
 
     def retire(self, name: str) -> None:
         """Forget a container and every chunk that is found there only."""
-        container = self.containers.pop(name, None)
-        if container is None:
+        self.retire_all([name])
+
+    def retire_all(self, names: Iterable[str]) -> None:
+        """Forget containers; chunks that lie in another one as well are found there from now on."""
+        gone = [self.containers.pop(name) for name in names if name in self.containers]
+        if not gone:
             return
         for places in self._places.values():
-            for chunk_id in [known for known, place in places.items() if place.container is container]:
-                del places[chunk_id]
-        for other in list(self.containers.values()):
-            self.add(other)
+            places.clear()
+        for container in self.containers.values():
+            self.add(container)
 
     def knows(self, kind: BoxKind, chunk_id: bytes) -> bool:
         """Return whether a chunk is stored already."""

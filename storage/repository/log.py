@@ -5,6 +5,10 @@ end is the number that cleanly does not exist; numbers are dense; a listing only
 whose PUT got no certain answer keeps its number: the same bytes are sent again before this process writes
 anything else.
 
+A fold frees names: entries up to its number go, in ascending order, and a sleeping writer may create one of
+them again. So a log is read from its newest end down to the newest fold, and a warm reader believes an end
+only if the entry that it started from is still there afterwards (rule 6).
+
 Not here: what an entry says (`state.py`), when it may be believed (`verify.py`).
 
 Source: storage.md 4.4.
@@ -12,23 +16,28 @@ Source: storage.md 4.4.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeAlias
 
+import msgspec
 from blake3 import blake3
 
 from storage.errors import (
     ChainBroken,
     CommitContended,
+    FormatError,
     ObjectDamaged,
     ObjectNotFound,
+    RepositoryError,
     StorageError,
     StoreError,
 )
 from storage.format import names
 from storage.format.encoding import decode, encode
-from storage.format.entries import decode_entry
+from storage.format.entries import EntryKind, PackRef, Retire, SideBranch, decode_entry
 from storage.format.envelope import HEAD_START, head_end, open_head
 from storage.format.header import ObjectType, open_header
+from storage.format.history import read_history
 from storage.format.limits import HEADER_BYTES, KIB, TRAILER_BYTES
 from storage.format.pack import read_footer, read_trailer
 from storage.format.table import Table
@@ -37,9 +46,12 @@ from storage.repository.prefixed import Prefixed
 from storage.repository.settle import settle_create
 from storage.repository.slots import RepositoryKeys
 from storage.repository.state import (
+    HISTORY_KIND,
     LogState,
     Row,
     StoredHead,
+    StoredHistory,
+    StoredSide,
     pack_refs,
     stored_head_decoder,
 )
@@ -49,6 +61,8 @@ from storage.repository.together import together
 HEAD_READ_BYTES: Final = 64 * KIB
 """First read of an entry; longer heads cost one more."""
 READ_AHEAD_ENTRIES: Final = 16
+COLD_TRIES_MAX: Final = 3
+"""A log that is folded while it is read is read again."""
 CONTENTION_MAX: Final = 16
 """Places lost to others before a plan is given up as contended."""
 
@@ -85,14 +99,23 @@ class CommitLog:
         """Read every entry behind the last known one; start over if that one is not there any more."""
         if not self._loaded:
             await self._load_cache()
-        known = self.state.seq
-        if known and not await self._still_there():
+        if self.state.seq and await self._read_on_from_known():
+            return self.state
+        failure: StorageError | None = None
+        for _ in range(COLD_TRIES_MAX):
             self.forget()
-        if self.state.seq == 0:
-            await self._read_from_the_beginning()
-        else:
-            await self._read_on()
-        return self.state
+            try:
+                await self._read_cold()
+                return self.state
+            except (ChainBroken, ObjectDamaged) as exc:
+                failure = exc
+        self.forget()
+        assert failure is not None, "every try failed"
+        raise failure
+
+    def another(self) -> "CommitLog":
+        """Return the same log as somebody sees it who knows nothing of it yet."""
+        return CommitLog(self._place, self._keys, self._threads, None)
 
     @property
     def unsettled(self) -> bool:
@@ -107,10 +130,12 @@ class CommitLog:
         self.state = LogState(config_hash=self._keys.config_hash)
         self._loaded = True
 
-    async def append(self, plan: Plan, *, tables: Sequence[Table] = ()) -> Placed:
+    async def append(
+        self, plan: Plan, *, tables: Sequence[Table] = (), sides: Sequence[StoredSide] = ()
+    ) -> Placed:
         """Place one entry at the end of the log; `plan` is asked again whenever somebody else was faster.
 
-        `tables` are those of the pack references that carry none.
+        `tables` are those of the pack references that carry none, `sides` what a B names.
 
         Raises:
             CommitUncertain: no certain answer; the next append sends the same bytes again first.
@@ -131,7 +156,7 @@ class CommitLog:
                 raise
             self._unsettled = None
             if ours:
-                return Placed(row=self._take_in(state.seq + 1, raw, tables), raw=raw)
+                return Placed(row=self._take_in(state.seq + 1, raw, tables, sides), raw=raw)
         raise CommitContended(seq=self.state.seq)
 
     async def entry_bytes(self, seq: int) -> bytes:
@@ -143,48 +168,88 @@ class CommitLog:
         name = names.log_entry(row.seq - 1) if row.seq > 1 else names.CONFIG
         return await self._place.head(name) is not None
 
+    async def row_stands(self, row: Row) -> bool:
+        """Return whether a row that was read before is in the chain now: by its predecessor, or by the fold
+        that has it in its history.
+        """
+        if row.seq <= self.state.folded_to + 1 and self.state.fold_at:
+            return await self._place.head(names.log_entry(self.state.fold_at)) is not None
+        return await self.predecessor_stands(row)
+
     async def _settle(self) -> None:
         if self._unsettled is not None:
             name, raw = self._unsettled
             await settle_create(self._place, name, raw)
             self._unsettled = None
 
-    def _take_in(self, seq: int, raw: bytes, tables: Sequence[Table]) -> Row:
+    def _take_in(self, seq: int, raw: bytes, tables: Sequence[Table], sides: Sequence[StoredSide]) -> Row:
         opened = self._opened(seq, raw)
-        head = StoredHead(seq, opened.hash, opened.kind, opened.area_start, opened.body, list(tables))
+        head = msgspec.structs.replace(opened, tables=list(tables), sides=list(sides))
         row = self.state.apply(head)
         self._last = head
         self._unsaved.append(head)
         return row
 
-    async def _still_there(self) -> bool:
-        """Look whether the newest known entry is in the store, with the bytes we know."""
-        last = self._last
-        assert last is not None, "asked only where an entry is known"
+    async def _read_on_from_known(self) -> bool:
+        """Read behind the last known entry. False: what was known is not what the store holds."""
+        started = self._last
+        assert started is not None, "asked only where an entry is known"
+        try:
+            await self._read_on()
+        except (ChainBroken, ObjectDamaged):
+            return False
+        # Names are freed in ascending order, so while this one stands, none behind it was ever freed.
+        return await self._still_there(started)
+
+    async def _still_there(self, last: StoredHead) -> bool:
+        """Look whether a known entry is in the store, with the bytes we know."""
         raw = await self._place.find(names.log_entry(last.seq), length=last.area_start)
         return raw is not None and blake3(raw).digest() == last.hash
 
-    async def _read_from_the_beginning(self) -> None:
+    async def _read_cold(self) -> None:
         highest = 0
         async for info in self._place.list(names.LOG_PREFIX):
             highest = max(highest, names.log_entry_seq(info.name))
-        at = 1
-        while at <= highest:
-            count = min(READ_AHEAD_ENTRIES, highest + 1 - at)
-            reads = [self._read_head(at + i) for i in range(count)]
-            for i, head in enumerate(await together(reads, at_once=READ_AHEAD_ENTRIES)):
-                if head is None:
-                    raise ChainBroken(what="gap in the log", seq=at + i, listed=highest)
-                await self._apply(head)
-            at += count
+        heads, fold = await self._read_back(highest)
+        retired = {name for head in heads for name in _retired_by(head)}
+        if fold is not None:
+            await self._apply(await self._read_history(fold, retired))
+        for head in heads:
+            await self._apply(await self._completed(head, retired))
+        started = self._last
         await self._read_on()
+        if started is not None and not await self._still_there(started):
+            raise ChainBroken(what="the log moved while it was read", seq=started.seq)
+
+    async def _read_back(self, highest: int) -> tuple[list[StoredHead], tuple[str, bytes] | None]:
+        """Return the entries from the newest fold's number (or 1) to `highest`, ascending, and the history of
+        that fold. The newest fold is met first.
+        """
+        found: list[StoredHead] = []
+        fold: tuple[str, bytes] | None = None
+        at, floor = highest, 0
+        while at > floor:
+            seqs = range(at, max(floor, at - READ_AHEAD_ENTRIES), -1)
+            heads = await together([self._read_head(seq) for seq in seqs], at_once=READ_AHEAD_ENTRIES)
+            for seq, head in zip(seqs, heads, strict=True):
+                if seq <= floor:
+                    break
+                if head is None:
+                    raise ChainBroken(what="gap in the log", seq=seq, listed=highest)
+                found.append(head)
+                fields = _retire_fields(head)
+                if fold is None and fields is not None and fields.history is not None:
+                    floor, fold = fields.entries_to, fields.history
+            at = seqs[-1] - 1
+        found.reverse()
+        return found, fold
 
     async def _read_on(self) -> None:
         while True:
             head = await self._read_head(self.state.seq + 1)
             if head is None:
                 return
-            await self._apply(head)
+            await self._apply(await self._completed(head, set()))
 
     async def _apply(self, head: StoredHead) -> None:
         await self._threads.quick(self.state.apply, head)
@@ -192,21 +257,68 @@ class CommitLog:
         self._unsaved.append(head)
 
     async def _read_head(self, seq: int) -> StoredHead | None:
+        """Read the head of one entry, without what it refers to."""
         name = names.log_entry(seq)
         raw = await self._place.find(name, length=HEAD_READ_BYTES)
         if raw is None:
             return None
         if len(raw) >= HEAD_START and head_end(raw, name) > len(raw):
             raw = await self._place.get(name, length=head_end(raw, name))
-        head = self._opened(seq, raw)
-        missing = [ref for ref in pack_refs(decode_entry(head.kind, head.body)) if ref.table is None]
-        if not missing:
-            return head
-        tables = [
-            await self.read_pack_table(names.pack(ref.fence, ref.pack_id), ref.size, ref.footer_digest)
-            for ref in missing
-        ]
-        return StoredHead(head.seq, head.hash, head.kind, head.area_start, head.body, tables)
+        return self._opened(seq, raw)
+
+    async def _completed(self, head: StoredHead, retired: set[str]) -> StoredHead:
+        """Return a head with the tables of its packs and the side checkpoint that it names."""
+        fields = decode_entry(head.kind, head.body).fields
+        tables = await self._tables(pack_refs(fields), retired)
+        sides: list[StoredSide] = []
+        if isinstance(fields, SideBranch):
+            sides = await self._sides([(fields.name, fields.hash)], retired)
+        return msgspec.structs.replace(head, tables=tables, sides=sides) if tables or sides else head
+
+    async def _tables(self, refs: Sequence[PackRef], retired: set[str]) -> list[Table | None]:
+        """Read the tables of references that carry none; a pack that was retired meanwhile may be gone."""
+        reads = [self._table(ref, retired) for ref in refs if ref.table is None]
+        return await together(reads, at_once=READ_AHEAD_ENTRIES)
+
+    async def _table(self, ref: PackRef, retired: set[str]) -> Table | None:
+        name = names.pack(ref.fence, ref.pack_id)
+        if name in retired:
+            return None
+        return await self.read_pack_table(name, ref.size, ref.footer_digest)
+
+    async def _sides(self, named: Sequence[tuple[str, bytes]], retired: set[str]) -> list[StoredSide]:
+        """Read side checkpoints. One that is missing or does not open is left out, and hinders nobody who
+        only reads the main line.
+        """
+        found: list[StoredSide] = []
+        for name, hash_ in named:
+            raw = await self._place.find(name)
+            if raw is None:
+                continue
+            try:
+                opened = open_head(self._keys.of_header(raw, name), ObjectType.SIDE_CHECKPOINT, name, raw)
+                refs = pack_refs(decode_entry(opened.kind, opened.body).fields)
+                tables = await self._tables(refs, retired)
+            except (FormatError, RepositoryError):
+                continue
+            if opened.entry_hash == hash_:
+                found.append(
+                    StoredSide(name, hash_, opened.kind, opened.area_start, opened.body, tables),
+                )
+        return found
+
+    async def _read_history(self, fold: tuple[str, bytes], retired: set[str]) -> StoredHead:
+        """Read what a fold left, as a head of kind 0."""
+        name, hash_ = fold
+        raw = await self._place.find(name)
+        if raw is None:
+            raise ObjectDamaged(object=name, what="missing")
+        keys = self._keys.of_header(raw, name)
+        head, rows = await self._threads.quick(partial(read_history, keys, name, raw, hash_=hash_))
+        tables = await self._tables(head.packs, retired)
+        sides = await self._sides([(side.name, side.hash) for side in head.sides], retired)
+        body = encode(StoredHistory(head, rows))
+        return StoredHead(head.to, rows[-1].hash, HISTORY_KIND, 0, body, tables, sides)
 
     def _opened(self, seq: int, raw: bytes) -> StoredHead:
         name = names.log_entry(seq)
@@ -253,3 +365,15 @@ class CommitLog:
         records = [encode(head) for head in self._unsaved]
         await self._threads.quick(self._cache.add, records, anew=self._anew)
         self._unsaved, self._anew = [], False
+
+
+def _retire_fields(head: StoredHead) -> Retire | None:
+    if head.kind != EntryKind.RETIRE:
+        return None
+    fields = decode_entry(head.kind, head.body).fields
+    return fields if isinstance(fields, Retire) else None
+
+
+def _retired_by(head: StoredHead) -> list[str]:
+    fields = _retire_fields(head)
+    return [] if fields is None else [names.pack(fence, pack_id) for fence, pack_id in fields.packs]

@@ -3,156 +3,59 @@ entry.
 
 Chunks are put together to 512 KiB and compressed as one frame: a better ratio, ten times fewer calls, and
 chunk sizes stay hidden. Up to 1 MiB of new bytes is held back, because a small checkpoint is one object;
-beyond that packs of 16 MiB leave one after the other. Metadata goes into segments of its own, at the end of
-the last pack. Whatever is sealed is opened, expanded and hashed again before anybody may upload it (restic
-learned this after two zstd bugs).
+beyond that segments are sealed straight into packs of 16 MiB, which leave one after the other. Metadata goes
+into segments of its own, behind the data. Whatever is sealed is opened, expanded and hashed again before
+anybody may upload it (restic learned this after two zstd bugs).
 
-Called by several threads; `emit` may block them, which is the backpressure.
+Called by several threads. A chunk is copied once, into a reused buffer; a segment is compressed, sealed and
+checked by the thread that filled it, outside of every lock. Waiting for a pack's buffer is the backpressure.
 
 Source: storage.md 4.2.
 """
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Protocol
 
-from storage.errors import ObjectDamaged
+import zstandard
+
+from storage.errors import LimitReached
 from storage.format import names
 from storage.format.box import unseal
 from storage.format.entries import PackRef
-from storage.format.envelope import seal_segments
-from storage.format.frame import make_frame, open_frame
+from storage.format.frame import Buffer, frame_in_place, new_compressor, open_frame
 from storage.format.header import ObjectType, make_header, open_header
 from storage.format.keys import BoxKind, EpochKeys
 from storage.format.limits import (
     BOX_OVERHEAD_BYTES,
+    CHUNK_BYTES_MAX,
+    FRAME_OVERHEAD_BYTES,
     HEADER_BYTES,
     INLINE_NEW_BYTES_MAX,
     KIB,
     MIB,
+    PACK_BYTES_MAX,
     SEGMENT_RAW_BYTES_MAX,
 )
-from storage.format.pack import PackBytes, check_pack, make_pack
+from storage.format.pack import PackBytes, PackSlot, PackWriter, check_pack
 from storage.format.table import PlannedSegment
 
 SEGMENT_BYTES: Final = 512 * KIB
+SEGMENT_CHUNKS_MAX: Final = 4_096
+"""A segment of very short files ends here, so that tables stay small beside what they describe."""
+SEGMENT_BUFFER_BYTES: Final = FRAME_OVERHEAD_BYTES + SEGMENT_BYTES + CHUNK_BYTES_MAX
 PACK_BYTES: Final = 16 * MIB
+META_HELD_BYTES_MAX: Final = 4 * MIB
+"""Sealed metadata waits up to this, to lie together behind the data; a usual home has less in all."""
 Fresh = Callable[[int], bytes]
 
 
 class ChunkTaker(Protocol):
     """Takes chunks and names them: `NewChunks` keeps the new ones; a comparison keeps none."""
 
-    def offer(self, kind: BoxKind, content: bytes) -> bytes:
-        """Return the id of a chunk."""
-
-
-@dataclass(slots=True)
-class _Filling:
-    """Chunks of one class that do not make a segment yet."""
-
-    chunks: list[bytes] = field(default_factory=list)
-    ids: list[tuple[bytes, int]] = field(default_factory=list)
-    size: int = 0
-
-
-class NewChunks:
-    """Takes chunks of one checkpoint; knows which are stored already and which came twice."""
-
-    def __init__(
-        self,
-        keys: EpochKeys,
-        *,
-        stored: Callable[[BoxKind, bytes], bool],
-        emit: Callable[[list[PlannedSegment]], None],
-        inline_bytes_max: int = INLINE_NEW_BYTES_MAX,
-        pack_bytes: int = PACK_BYTES,
-    ) -> None:
-        self._keys = keys
-        self._stored = stored
-        self._emit = emit
-        self._inline_bytes_max = inline_bytes_max
-        self._pack_bytes = pack_bytes
-        self._lock = threading.Lock()
-        self._new: dict[BoxKind, set[bytes]] = {BoxKind.DATA: set(), BoxKind.META: set()}
-        self._filling = {BoxKind.DATA: _Filling(), BoxKind.META: _Filling()}
-        self._ready: dict[BoxKind, list[PlannedSegment]] = {BoxKind.DATA: [], BoxKind.META: []}
-        self._sizes = {BoxKind.DATA: 0, BoxKind.META: 0}
-        self._packing = False
-        self.new_raw_bytes = 0
-
-    def offer(self, kind: BoxKind, content: bytes) -> bytes:
-        """Return the id of a chunk; keep the chunk if it is new."""
-        chunk_id = self._keys.chunk_id(kind, content)
-        if self._stored(kind, chunk_id):
-            return chunk_id
-        with self._lock:
-            if chunk_id in self._new[kind]:
-                return chunk_id
-            self._new[kind].add(chunk_id)
-            self.new_raw_bytes += len(content)
-            filling = self._filling[kind]
-            full = None
-            if filling.chunks and filling.size + len(content) > SEGMENT_RAW_BYTES_MAX:
-                full, filling = filling, _Filling()
-                self._filling[kind] = filling
-            filling.chunks.append(content)
-            filling.ids.append((chunk_id, len(content)))
-            filling.size += len(content)
-            if full is None and filling.size >= SEGMENT_BYTES:
-                full = filling
-                self._filling[kind] = _Filling()
-        if full is not None:
-            self._close_segment(kind, full)
-        return chunk_id
-
-    def finish(self) -> list[PlannedSegment]:
-        """Close what is open.
-
-        Return the segments for the entry itself; empty if everything went into packs.
-        """
-        for kind in (BoxKind.DATA, BoxKind.META):
-            filling, self._filling[kind] = self._filling[kind], _Filling()
-            if filling.chunks:
-                self._close_segment(kind, filling)
-        rest = self._ready[BoxKind.DATA] + self._ready[BoxKind.META]
-        self._ready = {BoxKind.DATA: [], BoxKind.META: []}
-        if not self._packing and sum(self._sizes.values()) <= self._inline_bytes_max:
-            return rest
-        for group in _groups(rest, self._pack_bytes):
-            self._emit(group)
-        return []
-
-    def _close_segment(self, kind: BoxKind, filling: _Filling) -> None:
-        """Compress outside of the lock; hand a pack over when enough has come together."""
-        frame = make_frame(b"".join(filling.chunks))
-        segment = PlannedSegment(kind=kind, frame=frame, raw_bytes=filling.size, chunks=tuple(filling.ids))
-        emitted: list[PlannedSegment] | None = None
-        with self._lock:
-            self._ready[kind].append(segment)
-            self._sizes[kind] += len(frame) + BOX_OVERHEAD_BYTES
-            self._packing = self._packing or sum(self._sizes.values()) > self._inline_bytes_max
-            if self._packing and self._sizes[kind] >= self._pack_bytes:
-                emitted, self._ready[kind] = self._ready[kind], []
-                self._sizes[kind] = 0
-        if emitted:
-            self._emit(emitted)
-
-
-def _groups(segments: Sequence[PlannedSegment], pack_bytes: int) -> list[list[PlannedSegment]]:
-    """Cut what is left into packs; a remainder below half a pack joins the one before it."""
-    groups: list[list[PlannedSegment]] = []
-    size = 0
-    for segment in segments:
-        if not groups or size >= pack_bytes:
-            groups.append([])
-            size = 0
-        groups[-1].append(segment)
-        size += len(segment.frame) + BOX_OVERHEAD_BYTES
-    if len(groups) > 1 and size < pack_bytes // 2:
-        groups[-2] += groups.pop()
-    return groups
+    def offer(self, kind: BoxKind, content: Buffer) -> bytes:
+        """Return the id of a chunk. What is kept of it is copied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,23 +67,243 @@ class SealedPack:
     ref: PackRef
 
 
-def seal_pack(keys: EpochKeys, segments: Sequence[PlannedSegment], *, fence: int, fresh: Fresh) -> SealedPack:
-    """Seal segments into a pack with a random name, and decode it again."""
+class Packs(Protocol):
+    """Where packs go."""
+
+    def buffer(self) -> bytearray:
+        """Return a buffer for a pack; wait while too many packs are on their way."""
+
+    def emit(self, sealed: SealedPack) -> None:
+        """Take a pack; its buffer is given back when it is stored."""
+
+
+class _Filling:
+    """Chunks of one class that do not make a segment yet, in a buffer that is used again and again."""
+
+    __slots__ = ("buffer", "ids", "size")
+
+    def __init__(self) -> None:
+        self.buffer = bytearray(SEGMENT_BUFFER_BYTES)
+        self.ids: list[tuple[bytes, int]] = []
+        self.size = 0
+
+    def take(self, chunk_id: bytes, content: Buffer) -> None:
+        at = FRAME_OVERHEAD_BYTES + self.size
+        self.buffer[at : at + len(content)] = content
+        self.ids.append((chunk_id, len(content)))
+        self.size += len(content)
+
+    @property
+    def full(self) -> bool:
+        return self.size >= SEGMENT_BYTES or len(self.ids) == SEGMENT_CHUNKS_MAX
+
+
+@dataclass(slots=True, kw_only=True)
+class _OpenPack:
+    """A pack that segments are sealed into; whoever is last to leave a closed one hands it over."""
+
+    writer: PackWriter
+    pack_id: bytes
+    busy: int = 0
+    closed: bool = False
+
+
+class NewChunks:
+    """Takes chunks of one checkpoint; knows which are stored already and which came twice."""
+
+    def __init__(
+        self,
+        keys: EpochKeys,
+        *,
+        fence: int,
+        fresh: Fresh,
+        stored: Callable[[BoxKind, bytes], bool],
+        packs: Packs,
+        inline_bytes_max: int = INLINE_NEW_BYTES_MAX,
+    ) -> None:
+        self._keys = keys
+        self._fence = fence
+        self._fresh = fresh
+        self._stored = stored
+        self._packs = packs
+        self._inline_bytes_max = inline_bytes_max
+        self._lock = threading.Lock()
+        self._pack_lock = threading.Lock()
+        self._new: dict[BoxKind, set[bytes]] = {BoxKind.DATA: set(), BoxKind.META: set()}
+        self._filling: dict[BoxKind, _Filling | None] = {BoxKind.DATA: None, BoxKind.META: None}
+        self._idle: list[_Filling] = []
+        self._held: dict[BoxKind, list[PlannedSegment]] = {BoxKind.DATA: [], BoxKind.META: []}
+        """Segments for the entry itself, as long as they may fit into it; metadata also later."""
+        self._held_bytes = 0
+        self._packing = False
+        self._pack: _OpenPack | None = None
+        self._compressors = threading.local()
+        self.new_raw_bytes = 0
+
+    def offer(self, kind: BoxKind, content: Buffer) -> bytes:
+        """Return the id of a chunk; keep the chunk if it is new."""
+        if len(content) > CHUNK_BYTES_MAX:
+            raise LimitReached(limit="chunk bytes", value=len(content))
+        chunk_id = self._keys.chunk_id(kind, content)
+        if self._stored(kind, chunk_id):
+            return chunk_id
+        with self._lock:
+            if chunk_id in self._new[kind]:
+                return chunk_id
+            self._new[kind].add(chunk_id)
+            self.new_raw_bytes += len(content)
+            filling = self._filling[kind]
+            if filling is None:
+                filling = self._idle.pop() if self._idle else _Filling()
+                self._filling[kind] = filling
+            filling.take(chunk_id, content)
+            full = filling.full
+            if full:
+                self._filling[kind] = None
+        if full:
+            self._close_segment(kind, filling)
+        return chunk_id
+
+    def finish(self) -> list[PlannedSegment]:
+        """Close what is open.
+
+        Return the segments for the entry itself; empty if everything went into packs.
+        """
+        for kind in (BoxKind.DATA, BoxKind.META):
+            filling, self._filling[kind] = self._filling[kind], None
+            if filling is not None:
+                self._close_segment(kind, filling)
+        rest = self._held[BoxKind.DATA] + self._held[BoxKind.META]
+        self._held = {BoxKind.DATA: [], BoxKind.META: []}
+        if not self._packing:
+            return rest
+        for segment in rest:
+            self._into_pack(segment)
+        last, self._pack = self._pack, None
+        if last is not None:
+            last.closed = True
+            self._hand_over(last)
+        return []
+
+    def _close_segment(self, kind: BoxKind, filling: _Filling) -> None:
+        """Compress outside of the lock, and find out where the segment goes."""
+        assert filling.size <= SEGMENT_RAW_BYTES_MAX
+        room = memoryview(filling.buffer)[: FRAME_OVERHEAD_BYTES + filling.size]
+        frame = frame_in_place(room, self._compressor())
+        segment = PlannedSegment(kind=kind, frame=frame, raw_bytes=filling.size, chunks=tuple(filling.ids))
+        for one in self._hold(segment):
+            self._into_pack(one)
+        filling.ids, filling.size = [], 0
+        with self._lock:
+            self._idle.append(filling)
+
+    def _hold(self, segment: PlannedSegment) -> list[PlannedSegment]:
+        """Keep a segment back, and return those that are to go into packs now."""
+        with self._lock:
+            size = len(segment.frame) + BOX_OVERHEAD_BYTES
+            if not self._packing and self._held_bytes + size > self._inline_bytes_max:
+                self._packing = True
+            release: list[PlannedSegment] = []
+            if self._packing and self._held[BoxKind.DATA]:
+                release, self._held[BoxKind.DATA] = self._held[BoxKind.DATA], []
+                self._held_bytes -= _sealed_bytes(release)
+            if self._packing and segment.kind is BoxKind.DATA:
+                return [*release, segment]
+            self._held[segment.kind].append(_copied(segment))
+            self._held_bytes += size
+            if self._packing and self._held_bytes > META_HELD_BYTES_MAX:
+                release += self._held[BoxKind.META]
+                self._held[BoxKind.META] = []
+                self._held_bytes = 0
+            return release
+
+    def _into_pack(self, segment: PlannedSegment) -> None:
+        """Seal a segment into the open pack, and check what was sealed."""
+        pack, slot = self._reserved(len(segment.frame))
+        pack.writer.seal(slot, segment, fresh=self._fresh(32))
+        pack.writer.check(slot)
+        with self._lock:
+            pack.busy -= 1
+            last = pack.closed and pack.busy == 0
+        if last:
+            self._hand_over(pack)
+
+    def _reserved(self, frame_bytes: int) -> tuple[_OpenPack, PackSlot]:
+        """Return a place in the open pack, or in a new one. Waits here while too many are on their way."""
+        with self._pack_lock:
+            while True:
+                pack = self._pack
+                slot = pack.writer.reserve(frame_bytes) if pack is not None else None
+                if pack is not None and slot is not None:
+                    with self._lock:
+                        pack.busy += 1
+                    return pack, slot
+                if pack is not None:
+                    self._pack = None
+                    with self._lock:
+                        pack.closed = True
+                        last = pack.busy == 0
+                    if last:
+                        self._hand_over(pack)
+                self._pack = open_pack(self._keys, self._fence, self._fresh, self._packs.buffer())
+
+    def _hand_over(self, pack: _OpenPack) -> None:
+        self._packs.emit(close_pack(pack, self._fence, self._fresh))
+
+    def _compressor(self) -> zstandard.ZstdCompressor:
+        """One per thread: they are not safe to share, and making one costs as much as using it."""
+        made: zstandard.ZstdCompressor | None = getattr(self._compressors, "one", None)
+        if made is None:
+            made = self._compressors.one = new_compressor()
+        return made
+
+
+def _copied(segment: PlannedSegment) -> PlannedSegment:
+    """Return a segment whose frame does not lie in a buffer that will be used again."""
+    return PlannedSegment(
+        kind=segment.kind,
+        frame=bytes(segment.frame),
+        raw_bytes=segment.raw_bytes,
+        chunks=segment.chunks,
+    )
+
+
+def _sealed_bytes(segments: Sequence[PlannedSegment]) -> int:
+    return sum(len(one.frame) + BOX_OVERHEAD_BYTES for one in segments)
+
+
+def open_pack(keys: EpochKeys, fence: int, fresh: Fresh, buffer: bytearray) -> _OpenPack:
+    """Begin a pack with a random name in a buffer."""
     pack_id = fresh(16)
     name = names.pack(fence, pack_id)
     header = make_header(keys, ObjectType.PACK, name, fresh(32))
-    sealed = seal_segments(keys, header, segments, [fresh(32) for _ in segments])
-    pack = make_pack(keys, header, sealed, fresh=fresh(32))
-    footer = check_pack(keys, name, pack.raw)
-    if footer.table != pack.table:
-        raise ObjectDamaged(object=name, what="decoded otherwise than it was made")
-    ref = PackRef(fence, pack_id, len(pack.raw), pack.footer_bytes, pack.footer_digest, pack.table)
-    return SealedPack(name=name, pack=pack, ref=ref)
+    return _OpenPack(writer=PackWriter(keys, header, name, buffer), pack_id=pack_id)
+
+
+def close_pack(pack: _OpenPack, fence: int, fresh: Fresh) -> SealedPack:
+    """End a pack whose segments were all sealed and checked."""
+    made = pack.writer.finish(fresh=fresh(32))
+    ref = PackRef(fence, pack.pack_id, len(made.raw), made.footer_bytes, made.footer_digest, made.table)
+    return SealedPack(name=pack.writer.name, pack=made, ref=ref)
+
+
+def seal_pack(keys: EpochKeys, segments: Sequence[PlannedSegment], *, fence: int, fresh: Fresh) -> SealedPack:
+    """Seal segments into a pack with a random name, and decode it again."""
+    size = HEADER_BYTES + _sealed_bytes(segments)
+    if size > PACK_BYTES_MAX:
+        raise LimitReached(limit="pack bytes", value=size)
+    pack = open_pack(keys, fence, fresh, bytearray(size + 1))
+    for segment in segments:
+        slot = pack.writer.reserve(len(segment.frame))
+        assert slot is not None, "the buffer was made for these"
+        pack.writer.seal(slot, segment, fresh=fresh(32))
+        pack.writer.check(slot)
+    return close_pack(pack, fence, fresh)
 
 
 def rename_pack(keys: EpochKeys, sealed: SealedPack, *, fresh: Fresh) -> SealedPack:
     """Seal the same segments under another name: the first was taken by other bytes (a cloned machine)."""
-    header = open_header(keys, sealed.pack.raw[:HEADER_BYTES], ObjectType.PACK, sealed.name)
+    header = open_header(keys, bytes(sealed.pack.raw[:HEADER_BYTES]), ObjectType.PACK, sealed.name)
     footer = check_pack(keys, sealed.name, sealed.pack.raw)
     planned: list[PlannedSegment] = []
     for segment in footer.segments:

@@ -1,14 +1,21 @@
 """The single module of `storage` that may delete an object.
 
-So far it deletes nothing of a repository: objects of repositories go by entries F and R of the commit log,
-which come with garbage collection. What it may remove are the objects that a probe of the store made for
-itself, below a prefix of their own that no repository can have.
+An object of a repository goes only if the commit log, as it was just read from the store, says so: packs, old
+histories that no R names and forgotten side checkpoints by an R that names them, entries by a fold. Entries
+go in ascending order, each proven gone before the next: a sleeping writer's look at its predecessor relies on
+it. What no log speaks of are the objects that a probe of the store made for itself, below a prefix that no
+repository can have, and erasure, which follows a tombstone.
+
+Source: storage.md 4.4 rules 3, 5 and 6, 4.5 "Erasure".
 """
 
+from collections.abc import Sequence
 from typing import Final
 
-from storage.errors import StoreRefused
+from storage.errors import CollectRefused, StoreRefused
+from storage.format import names
 from storage.objects.store import ObjectStore
+from storage.repository.state import LogState
 
 PROBE_PREFIX: Final = "probe/"
 
@@ -18,3 +25,51 @@ async def remove_probe_object(store: ObjectStore, name: str) -> None:
     if not name.startswith(PROBE_PREFIX):
         raise StoreRefused(name=name, reason="only a removal entry of the log allows this")
     await store.delete(name)
+
+
+def may_go(state: LogState, name: str) -> bool:
+    """Return whether an entry of this log gave an object up."""
+    if name.startswith(names.LOG_PREFIX):
+        return names.log_entry_seq(name) <= state.folded_to
+    if name in state.index.containers or name not in state.retired:
+        return False
+    if name.startswith(names.PACK_PREFIX):
+        return True
+    if name.startswith(names.HISTORY_PREFIX):
+        return name not in dict(state.histories)
+    if name.startswith(names.SIDE_PREFIX):
+        return all(side.name != name for side in state.sides.values())
+    return False
+
+
+class Remover:
+    """Deletes objects of one repository. `state` is always the log as it was read for this purpose."""
+
+    def __init__(self, store: ObjectStore, prefix: str) -> None:
+        self._store = store
+        self._prefix = prefix
+
+    async def remove(self, state: LogState, name: str) -> None:
+        """Delete an object that an R of `state` gave up.
+
+        Raises:
+            CollectRefused: no entry says that it may go.
+        """
+        if name.startswith(names.LOG_PREFIX) or not may_go(state, name):
+            raise CollectRefused(what="no entry of the log gave it up", object=name)
+        await self._store.delete(self._prefix + name)
+
+    async def remove_folded(self, state: LogState, seqs: Sequence[int]) -> None:
+        """Delete entries that a fold of `state` has in its history, ascending."""
+        for seq in sorted(seqs):
+            name = names.log_entry(seq)
+            if not may_go(state, name):
+                raise CollectRefused(what="no fold has it", object=name)
+            if seq > 1 and await self._there(names.log_entry(seq - 1)):
+                raise CollectRefused(what="the entry before it is still there", object=name)
+            await self._store.delete(self._prefix + name)
+            if await self._there(name):
+                raise CollectRefused(what="a deleted entry is still there", object=name)
+
+    async def _there(self, name: str) -> bool:
+        return await self._store.head(self._prefix + name) is not None

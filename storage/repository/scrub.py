@@ -14,6 +14,7 @@ from storage.errors import FormatError, RepositoryError, StorageError, StoreErro
 from storage.format import names
 from storage.format.envelope import open_head
 from storage.format.header import ObjectType
+from storage.format.history import read_history
 from storage.format.limits import HEADER_BYTES, TRAILER_BYTES
 from storage.format.pack import check_pack, read_segments
 from storage.format.secrets import ReceiptSigner, read_receipt
@@ -79,8 +80,8 @@ class Scrub:
             result.fault("log", exc)
             return result
         result.entries = state.seq
-        for row in state.rows:
-            if not await self._log.predecessor_stands(row):
+        for row in state.rows[state.folded_to :]:
+            if not await self._log.row_stands(row):
                 result.faults.append(f"{names.log_entry(row.seq)}: its predecessor is gone")
         await self._containers(state, level)
         await self._trees(state)
@@ -143,9 +144,12 @@ class Scrub:
             try:
                 if name.startswith(names.PACK_PREFIX):
                     names.pack_parts(name)
-                    self.result.orphans += name not in state.index.containers
+                    dead = name not in state.index.containers
+                    self.result.orphans += dead and name not in state.retired
                 elif name.startswith(names.LOG_PREFIX):
                     await self._entry(state, name, info.size, level)
+                elif name.startswith(names.HISTORY_PREFIX):
+                    await self._history(state, name)
                 elif name.startswith("r/"):
                     await self._receipt(name)
                 elif name.startswith(names.KEY_PREFIX):
@@ -158,6 +162,8 @@ class Scrub:
     async def _entry(self, state: LogState, name: str, size: int, level: Level) -> None:
         """Entries without segments are no containers: their bytes must end with their head."""
         self.result.objects += 1
+        if names.log_entry_seq(name) <= state.folded_to:
+            return  # its hash lies in a history, and the next garbage collection takes it away
         if names.log_entry_seq(name) > state.seq:
             self.result.faults.append(f"{name}: lies beyond the end of the log")
         elif name not in state.index.containers:
@@ -166,6 +172,16 @@ class Scrub:
             row = state.row(names.log_entry_seq(name))
             if row is not None and not row.void and head.area_start != size:
                 self.result.faults.append(f"{name}: bytes after its head")
+
+    async def _history(self, state: LogState, name: str) -> None:
+        """Each history that an R of this log named must open, also those that a later one has replaced."""
+        self.result.objects += 1
+        hash_ = dict(state.histories).get(name)
+        if hash_ is None:
+            self.result.orphans += 1
+            return
+        raw = await self._place.get(name)
+        read_history(self._keys.of_header(raw, name), name, raw, hash_=hash_)
 
     async def _receipt(self, name: str) -> None:
         self.result.objects += 1

@@ -1,30 +1,36 @@
 """What the commit log says, entry by entry, as one value that grows: rows, fences, chunks, checkpoints.
 
 Pure: it is given opened heads in order and draws the conclusions of 4.4. The same heads always give the same
-state, whether they came from the store or from the local cache.
+state, whether they came from the store or from the local cache, and whether or not what is before a fold
+was read: a fold brings the state of a process that knows every entry to what its history says.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
 
 from storage.errors import ChainBroken, Malformed, NewerServiceNeeded
 from storage.format import names
-from storage.format.encoding import Body
+from storage.format.encoding import Body, decode
 from storage.format.entries import (
     Checkpoint,
     CheckpointFlag,
+    EntryKind,
+    Fields,
     Forget,
     Keep,
     LogEntry,
     PackRef,
     Retire,
+    SideBranch,
     TakeOver,
     Version,
     decode_entry,
 )
 from storage.format.header import ObjectType
+from storage.format.history import HistoryHead, HistoryRow
 from storage.format.limits import HEADER_BYTES
 from storage.format.table import Table, read_table
 from storage.repository.index import ChunkIndex, Container
@@ -33,16 +39,43 @@ OUR_VERSION: Final = 1
 """As reader and writer of V entries."""
 
 
+class StoredSide(Body, frozen=True):
+    """The opened head of a side checkpoint that a B names."""
+
+    name: str
+    hash: bytes
+    kind: int
+    area_start: int
+    body: bytes
+    tables: list[Table | None]
+
+
 class StoredHead(Body, frozen=True):
-    """An opened head, as it was read from the store or kept in the cache."""
+    """An opened head, as it was read from the store or kept in the cache. Kind 0: a history, see
+    `StoredHistory`.
+    """
 
     seq: int
     hash: bytes
     kind: int
     area_start: int
     body: bytes
-    tables: list[Table]
-    """Of the pack references that carry none, in order; read from the packs' own footers."""
+    tables: list[Table | None]
+    """Of the pack references that carry none, in order, read from the packs' own footers; nil where a later
+    entry has retired the pack.
+    """
+    sides: list[StoredSide] = msgspec.field(default_factory=list)
+    """What a B names, or a history's live side branches. Missing where it does not open."""
+
+
+class StoredHistory(Body, frozen=True):
+    """The body of a stored head of kind 0."""
+
+    head: HistoryHead
+    rows: list[HistoryRow]
+
+
+HISTORY_KIND: Final = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +89,7 @@ class Row:
     time_ms: int
     void: bool
     """A C that does not count, because its fence is not the one in force; or an E that was too late."""
-    take_over: TakeOver | None = None
+    session: str = ""
     checkpoint: Checkpoint | None = None
     containers: tuple[str, ...] = ()
     """Names of the objects with segments that came with this entry."""
@@ -64,6 +97,20 @@ class Row:
     def has(self, flag: CheckpointFlag) -> bool:
         """Return whether this is a checkpoint with that flag."""
         return self.checkpoint is not None and bool(self.checkpoint.flags & flag)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """A side checkpoint that a B made count."""
+
+    name: str
+    hash: bytes
+    row: Row | None
+    """What it holds, under the B's number and hash; None if the object does not open."""
+
+
+NO_VERSION: Final = Version(1, 1, 1, 1, [], [], [])
+"""Without a V entry all minima are 1."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,12 +122,28 @@ class LogState:
     fence: int = 0
     """Of the newest take-over that counts; 0 before the first."""
     index: ChunkIndex = field(default_factory=ChunkIndex)
+    packs: dict[str, PackRef] = field(default_factory=dict)
+    """Live packs by name, without their tables."""
     forgotten: set[int] = field(default_factory=set)
     pinned: dict[int, bool] = field(default_factory=dict)
+    sides: dict[int, Side] = field(default_factory=dict)
+    """Live side branches by the number of their B."""
+    retired: dict[str, int] = field(default_factory=dict)
+    """Names that an R of this log gave up, with its number: what may be deleted."""
     retired_at: int = 0
     """Number of the last entry that retired objects; what was planned before may lack chunks."""
+    folded_to: int = 0
+    """Entries up to this one are in a history; their objects are gone or may go."""
+    fold_at: int = 0
+    """Number of the R that says so."""
+    histories: list[tuple[str, bytes]] = field(default_factory=list)
+    """Every history that some R named, oldest first; none of them is ever deleted."""
+    key_ids: list[bytes] = field(default_factory=list)
+    version: Version = NO_VERSION
     writers_stop: NewerServiceNeeded | None = None
     """Set where the log holds something that readers may skip and writers must not."""
+    collectors_stop: str = ""
+    """Why garbage collection and fold must not run on this log."""
 
     @property
     def seq(self) -> int:
@@ -114,27 +177,28 @@ class LogState:
     def newest_take_over_or_checkpoint(self) -> Row | None:
         """Return the newest E or C that counts: what "the log's newest is C*" looks at."""
         for row in reversed(self.rows):
-            if not row.void and (row.take_over is not None or row.checkpoint is not None):
+            if not row.void and row.kind in (EntryKind.TAKE_OVER, EntryKind.CHECKPOINT):
                 return row
         return None
 
     def apply(self, head: StoredHead) -> Row:
-        """Take the next entry in.
+        """Take the next entry in, or a history into an empty state.
 
         Raises:
             ChainBroken: it is not the next entry of this chain.
             Malformed, NewerServiceNeeded: it cannot be understood.
         """
+        if head.kind == HISTORY_KIND:
+            return self._apply_history(head)
         entry = decode_entry(head.kind, head.body)
         if entry.seq != head.seq or entry.seq != self.seq + 1:
             raise ChainBroken(what="number in the entry", seq=head.seq, told=entry.seq)
         if entry.prev != self.hash:
             raise ChainBroken(what="predecessor of the entry", seq=head.seq)
-        containers = self._containers(head, entry)
+        refs = _with_tables(pack_refs(entry.fields), head.tables, head.seq)
+        containers = _containers(names.log_entry(entry.seq), ObjectType.LOG_ENTRY, head.area_start, entry)
+        containers += [pack_container(ref, table) for ref, table in refs]
         void = self._judge(entry)
-        if not void:
-            for container in containers:
-                self.index.add(container)
         row = Row(
             seq=entry.seq,
             hash=head.hash,
@@ -142,12 +206,50 @@ class LogState:
             fence=entry.fence,
             time_ms=entry.time_ms,
             void=void,
-            take_over=entry.fields if isinstance(entry.fields, TakeOver) else None,
+            session=entry.fields.session if isinstance(entry.fields, TakeOver | Checkpoint) else "",
             checkpoint=_without_packs(entry.fields),
             containers=tuple(container.name for container in containers),
         )
+        if not void:
+            self._add(containers, [ref for ref, _ in refs])
         self.rows.append(row)
+        if isinstance(entry.fields, SideBranch):
+            self._add_side(row.seq, row.hash, entry.fields.name, entry.fields.hash, head.sides)
         return row
+
+    def _add(self, containers: list[Container], refs: list[PackRef]) -> None:
+        for container in containers:
+            self.index.add(container)
+        for ref in refs:
+            name = names.pack(ref.fence, ref.pack_id)
+            self.packs[name] = msgspec.structs.replace(ref, table=None)
+
+    def _add_side(self, seq: int, hash_: bytes, name: str, named: bytes, stored: list[StoredSide]) -> None:
+        """Let a side checkpoint count; one that does not open is known by name only, and stops collecting."""
+        found = next((side for side in stored if (side.name, side.hash) == (name, named)), None)
+        if found is None:
+            self.sides[seq] = Side(name=name, hash=named, row=None)
+            self.collectors_stop = self.collectors_stop or f"{name} does not open"
+            return
+        entry = decode_entry(found.kind, found.body)
+        if not isinstance(entry.fields, Checkpoint):
+            raise Malformed(rule="a side checkpoint has the fields of a C", object=name)
+        refs = _with_tables(entry.fields.packs, found.tables, seq)
+        containers = _containers(name, ObjectType.SIDE_CHECKPOINT, found.area_start, entry)
+        containers += [pack_container(ref, table) for ref, table in refs]
+        self._add(containers, [ref for ref, _ in refs])
+        row = Row(
+            seq=seq,
+            hash=hash_,
+            kind=EntryKind.SIDE_BRANCH,
+            fence=entry.fence,
+            time_ms=entry.time_ms,
+            void=False,
+            session=entry.fields.session,
+            checkpoint=_without_packs(entry.fields),
+            containers=tuple(container.name for container in containers),
+        )
+        self.sides[seq] = Side(name=name, hash=named, row=row)
 
     def _judge(self, entry: LogEntry) -> bool:
         """Draw the conclusions of an entry; return whether it is void."""
@@ -156,50 +258,131 @@ class LogState:
             if entry.fence <= self.fence:
                 return True
             self.fence = entry.fence
+            if fields.key_id not in self.key_ids:
+                self.key_ids.append(fields.key_id)
         elif isinstance(fields, Checkpoint):
             return entry.fence != self.fence
         elif isinstance(fields, Forget):
-            self.forgotten.update(fields.seqs)
+            self._forget(fields)
         elif isinstance(fields, Keep):
-            self.pinned[fields.seq] = fields.pin
+            kept = self.row(fields.seq)
+            if kept is not None and kept.hash == fields.hash:
+                self.pinned[fields.seq] = fields.pin
         elif isinstance(fields, Retire):
-            if fields.entries_to or fields.history is not None:
-                raise NewerServiceNeeded(what="folded log", seq=entry.seq)
-            self.retired_at = entry.seq
-            for fence, pack_id in fields.packs:
-                self.index.retire(names.pack(fence, pack_id))
+            self._retire(fields, entry.seq)
         elif isinstance(fields, Version):
             self._judge_version(fields, entry.seq)
         elif fields is None:
             self.writers_stop = NewerServiceNeeded(what="entry kind", value=entry.kind, seq=entry.seq)
         return False
 
+    def _forget(self, fields: Forget) -> None:
+        """Take checkpoints and side branches out of what counts. A forgotten `b/` may hold chunks that others
+        use, so it stays a container until an R names it.
+        """
+        self.forgotten.update(fields.seqs)
+        for seq in fields.seqs:
+            self.sides.pop(seq, None)
+
+    def _retire(self, fields: Retire, seq: int) -> None:
+        self.retired_at = seq
+        gone = [names.pack(fence, pack_id) for fence, pack_id in fields.packs] + fields.names
+        for name in gone:
+            self.retired[name] = seq
+            self.packs.pop(name, None)
+        if fields.entries_to:
+            assert fields.history is not None, "checked when it was decoded"
+            if not self.folded_to <= fields.entries_to:
+                raise ChainBroken(what="a fold to before an earlier one", seq=seq)
+            self.folded_to, self.fold_at = fields.entries_to, seq
+            if fields.history not in self.histories:
+                self.histories.append(fields.history)
+            gone += self._fold_rows()
+        self.index.retire_all(gone)
+
+    def _fold_rows(self) -> list[str]:
+        """Bring rows to what a history says of them; return the entries that were containers."""
+        gone: list[str] = []
+        for at, row in enumerate(self.rows[: self.folded_to]):
+            gone += [name for name in row.containers if name.startswith(names.LOG_PREFIX)]
+            checkpoint = row.checkpoint if self.counts(row) else None
+            self.rows[at] = replace(row, checkpoint=checkpoint, containers=())
+        self.forgotten = {seq for seq in self.forgotten if seq > self.folded_to}
+        self.retired = {name: seq for name, seq in self.retired.items() if seq > self.folded_to}
+        return gone
+
+    def _apply_history(self, head: StoredHead) -> Row:
+        """Begin with what a fold left. The R that names it follows, and says the rest."""
+        stored = decode(_history_decoder, head.body, what="stored history")
+        if self.rows:
+            raise ChainBroken(what="a history inside of the log", seq=head.seq)
+        told = stored.head
+        for found in stored.rows:
+            take_over = found.kind == EntryKind.TAKE_OVER
+            void = found.fence <= self.fence if take_over else found.fence != self.fence
+            if take_over and not void:
+                self.fence = found.fence
+            self.rows.append(
+                Row(
+                    seq=found.seq,
+                    hash=found.hash,
+                    kind=found.kind,
+                    fence=found.fence,
+                    time_ms=found.time_ms,
+                    void=void and found.kind in (EntryKind.TAKE_OVER, EntryKind.CHECKPOINT),
+                    session=found.session,
+                    checkpoint=found.checkpoint,
+                )
+            )
+        if told.fence != self.fence or self.rows[-1].hash != head.hash:
+            raise ChainBroken(what="history contradicts itself", seq=head.seq)
+        self.pinned = dict(told.pins)
+        self.key_ids, self.histories = list(told.key_ids), list(told.earlier)
+        self._judge_version(told.version, head.seq)
+        for ref, table in _with_tables(told.packs, head.tables, head.seq):
+            self._add([pack_container(ref, table)], [ref])
+        for side in told.sides:
+            self._add_side(side.seq, self.rows[side.seq - 1].hash, side.name, side.hash, head.sides)
+        return self.rows[-1]
+
     def _judge_version(self, fields: Version, seq: int) -> None:
         if fields.min_reader > OUR_VERSION or fields.must_features or fields.void:
             raise NewerServiceNeeded(what="version entry", seq=seq, value=fields.min_reader)
         if fields.min_writer > OUR_VERSION:
             self.writers_stop = NewerServiceNeeded(what="writer", value=fields.min_writer, seq=seq)
+        if fields.min_gc > OUR_VERSION:
+            self.collectors_stop = f"the log asks for garbage collection {fields.min_gc}"
+        self.version = fields
 
-    def _containers(self, head: StoredHead, entry: LogEntry) -> list[Container]:
-        found: list[Container] = []
-        if entry.segments:
-            size = head.area_start + entry.segments[-1].offset + entry.segments[-1].sealed_bytes
-            found.append(
-                Container(
-                    name=names.log_entry(entry.seq),
-                    object_type=ObjectType.LOG_ENTRY,
-                    area_start=head.area_start,
-                    segments=entry.segments,
-                    size=size,
-                )
-            )
-        tables = iter(head.tables)
-        for ref in pack_refs(entry):
-            table = ref.table if ref.table is not None else next(tables, None)
-            if table is None:
-                raise Malformed(rule="table of a pack reference", seq=entry.seq)
-            found.append(pack_container(ref, table))
-        return found
+
+def _containers(name: str, object_type: ObjectType, area_start: int, entry: LogEntry) -> list[Container]:
+    """Return the object of an entry as a container, if it has segments."""
+    if not entry.segments:
+        return []
+    size = area_start + entry.segments[-1].offset + entry.segments[-1].sealed_bytes
+    return [
+        Container(
+            name=name, object_type=object_type, area_start=area_start, segments=entry.segments, size=size
+        )
+    ]
+
+
+def _with_tables(
+    refs: Sequence[PackRef], tables: Sequence[Table | None], seq: int
+) -> list[tuple[PackRef, Table]]:
+    """Return pack references with their tables; those that a later entry retired are left out."""
+    left = iter(tables)
+    found: list[tuple[PackRef, Table]] = []
+    for ref in refs:
+        table = ref.table
+        if table is None:
+            try:
+                table = next(left)
+            except StopIteration:
+                raise Malformed(rule="table of a pack reference", seq=seq) from None
+        if table is not None:
+            found.append((ref, table))
+    return found
 
 
 def _without_packs(fields: object) -> Checkpoint | None:
@@ -209,11 +392,11 @@ def _without_packs(fields: object) -> Checkpoint | None:
     return msgspec.structs.replace(fields, packs=[]) if fields.packs else fields
 
 
-def pack_refs(entry: LogEntry) -> list[PackRef]:
+def pack_refs(fields: Fields | None) -> list[PackRef]:
     """Return the packs that came with an entry."""
-    if isinstance(entry.fields, Checkpoint):
-        return entry.fields.packs
-    return entry.fields.new_packs if isinstance(entry.fields, Retire) else []
+    if isinstance(fields, Checkpoint):
+        return fields.packs
+    return fields.new_packs if isinstance(fields, Retire) else []
 
 
 def pack_container(ref: PackRef, table: Table) -> Container:
@@ -231,4 +414,5 @@ def pack_container(ref: PackRef, table: Table) -> Container:
     )
 
 
+_history_decoder: Final = msgspec.msgpack.Decoder(StoredHistory)
 stored_head_decoder: Final = msgspec.msgpack.Decoder(StoredHead)

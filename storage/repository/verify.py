@@ -15,6 +15,7 @@ from typing import Final
 from storage.errors import (
     ChainBroken,
     CheckpointVoid,
+    CommitContended,
     HostileTree,
     NoSuchCheckpoint,
     ObjectDamaged,
@@ -141,23 +142,32 @@ class Verifier:
         self._reader = reader
 
     async def placed(self, placed: Placed) -> None:
-        """Read a placed entry back and look at its predecessor; both must stand, in this order."""
+        """Read a placed entry back and look at its predecessor; both must stand, in this order. If not, the
+        entry must be found in the chain, read from its newest end (rule 6).
+
+        Raises:
+            CommitContended: the place belonged to a part of the log that was folded; plan again.
+        """
         row = placed.row
         try:
-            found = await self._log.entry_bytes(row.seq)
-        except ObjectNotFound as exc:
-            self._log.forget()
-            raise ObjectDamaged(seq=row.seq, what="entry is gone after its create") from exc
-        if found != placed.raw:
-            self._log.forget()
-            raise ObjectDamaged(seq=row.seq, what="entry reads back otherwise")
-        if await self._log.predecessor_stands(row):
+            found: bytes | None = await self._log.entry_bytes(row.seq)
+        except ObjectNotFound:
+            found = None
+        stands = await self._log.predecessor_stands(row)
+        if found == placed.raw and stands:
             return
         self._log.forget()
         state = await self._log.refresh()
         again = state.row(row.seq)
-        if again is None or again.hash != row.hash:
-            raise ChainBroken(what="entry is not in the chain", seq=row.seq)
+        if again is not None and again.hash == row.hash:
+            if found is not None and found != placed.raw:
+                raise ObjectDamaged(seq=row.seq, what="entry reads back otherwise")
+            return
+        if stands and found is None:
+            raise ObjectDamaged(seq=row.seq, what="entry is gone after its create")
+        if stands and state.folded_to < row.seq:
+            raise ObjectDamaged(seq=row.seq, what="entry reads back otherwise")
+        raise CommitContended(seq=row.seq, what="entry is not in the chain")
 
     async def new_checkpoint(self, placed: Placed) -> VerifiedCheckpoint:
         """Verify a checkpoint that was just placed; its packs were read back before it was placed."""
@@ -167,9 +177,20 @@ class Verifier:
     async def prove(self, state: LogState, *, seq: int, hash_: bytes) -> VerifiedCheckpoint:
         """Look whether a checkpoint still stands: entry in the chain, tree whole, every object there.
 
-        `state` must have been refreshed from the store for this call.
+        `state` must have been refreshed from the store for this call. If something is not where it says, the
+        log may have been folded or collected meanwhile: then it is read again from its newest end, once.
         """
+        try:
+            return await self._prove(self._log, state, seq, hash_)
+        except (ObjectDamaged, ChainBroken):
+            cold = self._log.another()
+            return await self._prove(cold, await cold.refresh(), seq, hash_)
+
+    async def _prove(self, log: CommitLog, state: LogState, seq: int, hash_: bytes) -> VerifiedCheckpoint:
         row = state.row(seq)
+        side = state.sides.get(seq)
+        if side is not None and side.row is not None:
+            row = side.row
         if row is None or row.checkpoint is None or row.hash != hash_ or seq in state.forgotten:
             raise NoSuchCheckpoint(seq=seq)
         if row.void:
@@ -179,7 +200,7 @@ class Verifier:
             await self.check_content(state.index, entry, needed)
         for container in needed.values():
             await self.check_container(container)
-        if not await self._log.predecessor_stands(row):
+        if not await log.row_stands(row):
             raise ChainBroken(what="predecessor is gone", seq=seq)
         return self._attest(row)
 

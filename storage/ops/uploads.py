@@ -1,0 +1,97 @@
+"""Packs on their way into the store: a few buffers, used again and again, and two uploaders.
+
+Who fills packs waits here for a buffer, so memory is bounded by their number, whatever the size of a home.
+Every pack is read back before anybody may name it: what the store holds is compared with bytes that were
+decoded, piece by piece.
+
+A buffer is used again only after its pack was read back. Its name then holds these bytes for ever, so a late
+first copy of the same PUT (a connection that was given up) can no longer write what lies there next.
+"""
+
+import asyncio
+import threading
+from typing import Final
+
+from storage.errors import ObjectDamaged, StoreUnavailable
+from storage.format.entries import PackRef
+from storage.format.keys import EpochKeys
+from storage.format.limits import MIB
+from storage.repository.packer import PACK_BYTES, Fresh, SealedPack, rename_pack
+from storage.repository.prefixed import Prefixed
+from storage.repository.settle import settle_create
+from storage.repository.threads import Stop
+
+UPLOADERS: Final = 2
+PACK_BUFFERS: Final = 3
+"""One is filled while two are on their way; 16 MiB each."""
+READ_BACK_BYTES: Final = 8 * MIB
+"""Of one request; two of them are in memory."""
+NAME_TRIES_MAX: Final = 8
+
+
+class PackUploads:
+    """Takes packs from scanning threads and gets them into the store, read back."""
+
+    def __init__(self, place: Prefixed, keys: EpochKeys, *, fresh: Fresh, stop: Stop) -> None:
+        self._place = place
+        self._keys = keys
+        self._fresh = fresh
+        self._stop = stop
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[SealedPack | None] = asyncio.Queue()
+        self._free = threading.Semaphore(PACK_BUFFERS)
+        self._idle: list[bytearray] = []
+        self.refs: list[PackRef] = []
+
+    def buffer(self) -> bytearray:
+        """Return a buffer for a pack; wait in the calling thread while all are in use."""
+        while not self._free.acquire(timeout=0.1):
+            self._stop.check()
+        self._stop.check()
+        return self._idle.pop() if self._idle else bytearray(PACK_BYTES)
+
+    def emit(self, sealed: SealedPack) -> None:
+        """Take a finished pack from any thread."""
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, sealed)
+
+    async def upload(self) -> None:
+        """Upload what comes until the end is told."""
+        while True:
+            sealed = await self._queue.get()
+            if sealed is None:
+                return
+            self.refs.append(await self._store(sealed))
+            buffer = sealed.pack.raw
+            del sealed
+            if len(buffer) <= PACK_BYTES:
+                buffer += bytes(PACK_BYTES - len(buffer))
+            else:
+                del buffer[PACK_BYTES:]
+            self._idle.append(buffer)
+            self._free.release()
+
+    def end(self) -> None:
+        """Tell the uploaders that nothing more comes."""
+        for _ in range(UPLOADERS):
+            self._queue.put_nowait(None)
+
+    async def _store(self, sealed: SealedPack) -> PackRef:
+        for _ in range(NAME_TRIES_MAX):
+            if await settle_create(self._place, sealed.name, sealed.pack.raw):
+                await self._read_back(sealed)
+                return sealed.ref
+            sealed = rename_pack(self._keys, sealed, fresh=self._fresh)
+        raise StoreUnavailable(what="every drawn pack name is taken", name=sealed.name)
+
+    async def _read_back(self, sealed: SealedPack) -> None:
+        """Fetch a pack and compare it; one byte more than it has is asked for, so that none is left over."""
+        raw = sealed.pack.raw
+        at = 0
+        while at <= len(raw):
+            piece = await self._place.get(sealed.name, start=at, length=READ_BACK_BYTES)
+            whole = len(piece) == min(READ_BACK_BYTES, len(raw) - at)
+            if not whole or not raw.startswith(piece, at):
+                raise ObjectDamaged(object=sealed.name, what="pack reads back otherwise")
+            if len(piece) < READ_BACK_BYTES:
+                return
+            at += len(piece)
