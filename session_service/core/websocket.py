@@ -101,6 +101,15 @@ def unmask_slowly(data: bytes | bytearray, mask: bytes | bytearray) -> bytes:
     return (int.from_bytes(data, "big") ^ int.from_bytes(repeated, "big")).to_bytes(length, "big")
 
 
+def _long_length(buffer: bytes | bytearray, position: int, form: int) -> int:
+    """Return a length of the two longer forms; the shortest form must be used (RFC 6455 section 5.2)."""
+    width = 2 if form == 126 else 8
+    length = int.from_bytes(buffer[position + 2 : position + 2 + width], "big")
+    if length < (126 if form == 126 else 65536):
+        raise FrameError(Close.PROTOCOL, "length in a longer form than it needs")
+    return length
+
+
 class Decoder:
     """Reads a client's frames. `feed` may be called with any cut of the bytes; its answers do not depend on
     the cut.
@@ -192,10 +201,8 @@ class Decoder:
                 head = 6 if length < 126 else 8 if length == 126 else 14
                 need = head
                 if end - position >= head:
-                    if length == 126:
-                        length = buffer[position + 2] << 8 | buffer[position + 3]
-                    elif length == 127:
-                        length = int.from_bytes(buffer[position + 2 : position + 10], "big")
+                    if length > 125:
+                        length = _long_length(buffer, position, length)
                     self._check(first, length)
                     need = head + length
                     if end - position >= need:

@@ -251,7 +251,7 @@ def _opened(message: Mapping[str, Any]) -> Opened:
 
 def _resumed(message: Mapping[str, Any]) -> Resumed:
     how = message.get("how")
-    if how not in {"replay", "resync"}:
+    if how != "replay" and how != "resync":
         raise bad("how is neither replay nor resync")
     checksum = _number(message, "x")
     if checksum >> 32:
