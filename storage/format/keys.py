@@ -97,7 +97,7 @@ class EpochKeys:
         """Return the keys of a key slot's envelope; it has no chunks, so there is no id secret."""
         return cls.from_secrets(repository_id, wrapping_key, bytes(32))
 
-    def chunk_id(self, kind: BoxKind, content: bytes | memoryview) -> bytes:
+    def chunk_id(self, kind: BoxKind, content: bytes | bytearray | memoryview) -> bytes:
         """Return the 16 byte id of a chunk. One key per class: a file cannot be given a tree node's id."""
         key = self.chunk_data if kind is BoxKind.DATA else self.chunk_meta
         if key is None:

@@ -102,7 +102,7 @@ class FolderStore:
             root_fd = await asyncio.to_thread(_open_root, root, create, disk)
         return cls(root=root, root_fd=root_fd, disk=disk)
 
-    async def create(self, name: str, data: bytes) -> None:
+    async def create(self, name: str, data: bytes | bytearray) -> None:
         check_name(name)
         assert len(data) <= OBJECT_BYTES_MAX, "the writer splits before this limit"
         await self._run(self._create, name, data)
@@ -146,7 +146,7 @@ class FolderStore:
             raise StoreRefused(reason="the object store was closed")
         return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: call(*args, **kwargs))
 
-    def _create(self, name: str, data: bytes) -> None:
+    def _create(self, name: str, data: bytes | bytearray) -> None:
         folder, _, leaf = name.rpartition("/")
         with _told(name):
             self._check_root()
@@ -157,7 +157,9 @@ class FolderStore:
             finally:
                 os.close(folder_fd)
 
-    def _write_and_link(self, folder: str, folder_fd: int, leaf: str, name: str, data: bytes) -> None:
+    def _write_and_link(
+        self, folder: str, folder_fd: int, leaf: str, name: str, data: bytes | bytearray
+    ) -> None:
         with _fresh_file(self._root_fd, folder_fd) as (fd, source):
             rest = memoryview(data)
             while rest:

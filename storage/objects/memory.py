@@ -33,7 +33,7 @@ class MemoryStore:
         self.bucket = bucket if bucket is not None else MemoryBucket()
         self._closed = False
 
-    async def create(self, name: str, data: bytes) -> None:
+    async def create(self, name: str, data: bytes | bytearray) -> None:
         check_name(name)
         assert len(data) <= OBJECT_BYTES_MAX, "the writer splits before this limit"
         await self._pause()

@@ -64,7 +64,7 @@ class RetryingStore:
         """The same store, with other patience."""
         return RetryingStore(self.inner, policy, self._on_retry)
 
-    async def create(self, name: str, data: bytes) -> None:
+    async def create(self, name: str, data: bytes | bytearray) -> None:
         check_name(name)
         doubt: AmbiguousWrite | None = None
 

@@ -103,7 +103,7 @@ class S3Store:
         client = await exit_stack.enter_async_context(_new_client(session, place))
         return S3Store(place=place, client=client, exit_stack=exit_stack)
 
-    async def create(self, name: str, data: bytes) -> None:
+    async def create(self, name: str, data: bytes | bytearray) -> None:
         self._check_open()
         check_name(name)
         assert len(data) <= OBJECT_BYTES_MAX, "the writer splits before this limit"
@@ -249,7 +249,7 @@ class S3Store:
                         raise
 
 
-def _md5(data: bytes) -> str:
+def _md5(data: bytes | bytearray) -> str:
     """For `Content-MD5`, which every server checks and without which one of them keeps what was cut off.
 
     SeaweedFS 4.48 stores an empty object when a connection breaks between the head of a PUT and its body.

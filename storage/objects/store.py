@@ -42,7 +42,7 @@ class ProbeVerdict:
 class ObjectStore(Protocol):
     """Where objects lie. Every method may raise StoreUnavailable (retryable) and StoreRefused (permanent)."""
 
-    async def create(self, name: str, data: bytes) -> None:
+    async def create(self, name: str, data: bytes | bytearray) -> None:
         """Write an object that must not exist yet; durable when this returns.
 
         Raises:

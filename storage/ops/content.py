@@ -1,58 +1,74 @@
 """From a file's bytes to its content: cut into chunks, hand each to a taker, keep the references.
 
-A file that comes as one piece is only cut when it was read to its end, because a file that changes meanwhile
-is read again and nothing of the first try should be stored.
+Bytes are read into one buffer of the reading thread and cut where they lie; only chunks that are new are
+copied, by the taker. A file of up to 4 MiB is cut when it was read to its end, because a file that changes
+meanwhile is read again and nothing of the first try should be stored.
 """
 
-from typing import Protocol
+from typing import Final, Protocol
 
+from storage.format.frame import Buffer
 from storage.format.keys import BoxKind
+from storage.format.limits import CHUNK_BYTES_MAX
 from storage.repository.chunker import Chunker
 from storage.repository.packer import ChunkTaker
 from storage.scan.entry import PIECE_BYTES, StatFacts
 
+READ_BUFFER_BYTES: Final = PIECE_BYTES + CHUNK_BYTES_MAX
+"""One piece, behind what is left of the one before; one such buffer per reading thread."""
+
 
 class FileContent:
-    """A sink of the scanner for one file."""
+    """A sink of the scanner, for one file after the other."""
 
-    __slots__ = ("_chunker", "_held", "_seed", "_taker", "refs")
+    __slots__ = ("_buffer", "_chunker", "_filled", "_seed", "_taker", "_whole", "refs")
 
     def __init__(self, taker: ChunkTaker, *, seed: int) -> None:
         self._taker = taker
         self._seed = seed
-        self._held: list[bytes] | None = None
+        self._buffer = memoryview(bytearray(READ_BUFFER_BYTES))
+        self._filled = 0
+        self._whole = False
         self._chunker: Chunker | None = None
         self.refs: list[tuple[bytes, int]] = []
 
     def begin(self, facts: StatFacts) -> None:
         """Start over: what came before is void."""
         self.refs = []
+        self._filled = 0
         self._chunker = Chunker(file_bytes=facts.size, seed=self._seed)
-        self._held = [] if facts.size <= PIECE_BYTES else None
+        self._whole = facts.size <= PIECE_BYTES
 
-    def data(self, piece: bytes) -> None:
-        """Take data in order."""
-        if self._held is not None:
-            self._held.append(piece)
-        else:
-            self._feed(piece)
+    def room(self) -> memoryview:
+        """Return where the next data is to be put; at least 4 MiB, less what a small file has so far."""
+        return self._buffer[self._filled : self._filled + PIECE_BYTES]
+
+    def data(self, count: int) -> None:
+        """Take data in order: that much of `room` was filled."""
+        self._filled += count
+        if not self._whole:
+            self._cut(last=False)
 
     def hole(self, length: int) -> None:
         """Holes are in the extents, not in the content."""
 
     def end(self) -> list[tuple[bytes, int]]:
         """Return the references of the whole content."""
-        for piece in self._held or ():
-            self._feed(piece)
-        if self._chunker is not None:
-            for chunk in self._chunker.end():
-                self.refs.append((self._taker.offer(BoxKind.DATA, chunk), len(chunk)))
+        if self._filled:
+            self._cut(last=True)
         return self.refs
 
-    def _feed(self, piece: bytes) -> None:
+    def _cut(self, *, last: bool) -> None:
         assert self._chunker is not None, "begin comes first"
-        for chunk in self._chunker.feed(piece):
-            self.refs.append((self._taker.offer(BoxKind.DATA, chunk), len(chunk)))
+        data = self._buffer[: self._filled]
+        at = 0
+        for length in self._chunker.cut(data, last=last):
+            chunk = data[at : at + length]
+            self.refs.append((self._taker.offer(BoxKind.DATA, chunk), length))
+            at += length
+        self._filled -= at
+        assert self._filled <= CHUNK_BYTES_MAX, "what is not cut is shorter than a chunk"
+        self._buffer[: self._filled] = data[at:]
 
 
 class IdsOnly:
@@ -62,15 +78,15 @@ class IdsOnly:
         self._chunk_id = chunk_id
         self.nodes: dict[bytes, bytes] = {}
 
-    def offer(self, kind: BoxKind, content: bytes) -> bytes:
+    def offer(self, kind: BoxKind, content: Buffer) -> bytes:
         """Return the id that a chunk would get."""
         found = self._chunk_id(kind, content)
         if kind is BoxKind.META:
-            self.nodes[found] = content
+            self.nodes[found] = bytes(content)
         return found
 
 
 class ChunkNamer(Protocol):
     """`EpochKeys.chunk_id`."""
 
-    def __call__(self, kind: BoxKind, content: bytes) -> bytes: ...
+    def __call__(self, kind: BoxKind, content: Buffer) -> bytes: ...

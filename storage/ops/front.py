@@ -21,7 +21,7 @@ from storage.errors import (
     StoreUnsafe,
 )
 from storage.format import names
-from storage.format.entries import CheckpointFlag
+from storage.format.entries import CheckpointFlag, EntryKind
 from storage.format.secrets import ReceiptSigner
 from storage.ids import WorkspaceRef
 from storage.objects.open import open_store
@@ -152,29 +152,46 @@ class Storage:
     ) -> LogHead:
         """Take a workspace over: place E with a fence above every one in the log, and read the log after it.
 
-        Births the repository where there is none. The returned head is read after E stands, so its newest
-        checkpoint is final: nobody with a lower fence can add one that counts.
+        Births the repository where there is none. A session that has taken it over already, and nobody after
+        it, keeps its fence: a start that is tried again leaves no trail. The returned head is read after E
+        stands, so its newest checkpoint is final: nobody with a lower fence can add one that counts.
 
         Raises:
             FenceMoved: somebody took it over after us, before this could return.
         """
         workspace = await self._known.born(ref)
         writer = save.EntryWriter(keys=workspace.keys.newest, fresh=self._fresh, clock_ms=self._clock_ms)
-        async with workspace.lock:
-            placed = await workspace.log.append(
-                lambda state: writer.take_over(
-                    state,
-                    fence_at_least=fence_at_least,
-                    node=node,
-                    session=session,
-                    registry_epoch=registry_epoch,
-                )
+
+        def plan(state: LogState) -> bytes:
+            own = _own_take_over(state, session)
+            if own is not None and own.fence >= fence_at_least and own.seq not in fallen:
+                raise _Standing(own)
+            return writer.take_over(
+                state,
+                fence_at_least=fence_at_least,
+                node=node,
+                session=session,
+                registry_epoch=registry_epoch,
             )
-            await workspace.verifier.placed(placed)
+
+        fallen: set[int] = set()
+        async with workspace.lock:
+            while True:
+                try:
+                    placed = await workspace.log.append(plan)
+                except _Standing as standing:
+                    row = standing.row
+                    if await workspace.log.predecessor_stands(row):
+                        break
+                    fallen.add(row.seq)
+                else:
+                    row = placed.row
+                    await workspace.verifier.placed(placed)
+                    break
             state = await workspace.log.refresh()
             await workspace.log.save_cache()
         # The log may hold a later E already: its fence is another owner's, never to be returned as ours.
-        save.require_fence(state, placed.row.fence)
+        save.require_fence(state, row.fence)
         return _head(state)
 
     async def head(self, ref: WorkspaceRef) -> LogHead | None:
@@ -403,6 +420,22 @@ class Storage:
             loop.call_soon_threadsafe(progress, value)
 
         return tell
+
+
+class _Standing(Exception):
+    """An E of the same session is the last that counts; nothing has to be written."""
+
+    def __init__(self, row: Row) -> None:
+        super().__init__(row.seq)
+        self.row = row
+
+
+def _own_take_over(state: LogState, session: str) -> Row | None:
+    """Return the newest E that counts if it is the session's."""
+    for row in reversed(state.rows):
+        if row.kind == EntryKind.TAKE_OVER and not row.void:
+            return row if row.session == session else None
+    return None
 
 
 async def has_repositories(spec: StoreSpec) -> bool:

@@ -151,6 +151,8 @@ class Gather:
         self._linked: dict[tuple[int, int], list[_Item]] = {}
         self._findings: list[Finding] = []
         self._lock = threading.Lock()
+        self._contents: list[FileContent] = []
+        """Read buffers that no thread uses now."""
         self._batch = _Batch()
         self._waiting: set[Future[None]] = set()
         self._met = 0
@@ -325,16 +327,19 @@ class Gather:
         wait(self._waiting)
 
     def _read_batch(self, batch: _Batch) -> None:
+        with self._lock:
+            content = self._contents.pop() if self._contents else FileContent(self._taker, seed=self._seed)
         try:
             for folder_fd, item, known in batch.files:
                 self._stop.check()
-                self._read_file(folder_fd, item, known)
+                self._read_file(folder_fd, item, known, content)
         finally:
             for fd in batch.folders:
                 os.close(fd)
+        with self._lock:
+            self._contents.append(content)
 
-    def _read_file(self, folder_fd: int, item: _Item, known: Remembered | None) -> None:
-        content = FileContent(self._taker, seed=self._seed)
+    def _read_file(self, folder_fd: int, item: _Item, known: Remembered | None, content: FileContent) -> None:
         outcome = read_stable(
             folder_fd,
             item.name,

@@ -20,6 +20,7 @@ from storage.repository.cache import CacheFile, RecordFile
 from storage.repository.log import CommitLog
 from storage.repository.prefixed import Prefixed
 from storage.repository.reader import Reader, SegmentCache
+from storage.repository.removal import Remover
 from storage.repository.slots import Keyring, RepositoryKeys
 from storage.repository.state import LogState, Row
 from storage.repository.threads import Threads
@@ -39,6 +40,7 @@ class Workspace:
     log: CommitLog
     reader: Reader
     verifier: Verifier
+    remover: Remover
     threads: Threads
     stat_file: CacheFile
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -57,9 +59,8 @@ class Workspace:
         cache = self.stat
         if cache is not None:
             row = state.row(cache.seq)
-            fits = row is not None and row.hash == cache.hash and state.counts(row)
-            if fits and cache.seq >= state.retired_at:
-                return cache
+            if row is not None and row.hash == cache.hash and state.counts(row):
+                return cache  # while its checkpoint counts, no R gives up a chunk that it names
             self.stat = None
         newest = state.newest(complete=False)
         if not cold or newest is None or newest.checkpoint is None:
@@ -166,6 +167,7 @@ class Workspaces:
             log=log,
             reader=reader,
             verifier=Verifier(ref, place, log, reader),
+            remover=Remover(self._store, place.prefix),
             threads=self._threads,
             stat_file=CacheFile(folder, "stat.cache", keys.newest),
         )

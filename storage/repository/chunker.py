@@ -7,7 +7,7 @@ independently.
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ NORMALIZED: Final = 2
 SEED_MASK: Final = (1 << 63) - 1
 """pyfastcdc 0.3.1 doubles the seed and overflows where its highest bit is set."""
 SQLITE_MAGIC: Final = b"SQLite format 3\0"
+SQLITE_START_BYTES: Final = 18
 SQLITE_PAGE_BYTES_MIN: Final = 4 * KIB
 SQLITE_PAGE_BYTES_MAX: Final = 64 * KIB
 _PAGE_SIZE: Final = struct.Struct(">H")
@@ -50,74 +51,77 @@ def require_compiled() -> Callable[..., Any]:
 
 
 class Chunker:
-    """Cuts one file's data, piece by piece. Cut points do not depend on how the data was cut into pieces."""
+    """Cuts one file's data. Cut points do not depend on how the data was cut into pieces.
 
-    __slots__ = ("_block_left", "_cutter", "_page", "_seed", "_size", "_started", "_tail")
+    The caller keeps the data in a buffer and tells how much of it lies there; `cut` answers where it ends
+    for certain, and what is behind that must be there again, with more behind it, at the next call.
+    """
+
+    __slots__ = ("_block_left", "_cutter", "_page", "_seed", "_size", "_started")
 
     def __init__(self, *, file_bytes: int, seed: int) -> None:
         self._size = file_bytes
         self._seed = seed
-        self._tail = b""
         self._cutter: Any = None
         self._page = 0
         self._started = False
         self._block_left = SUPER_BLOCK_BYTES
 
-    def feed(self, piece: bytes) -> Iterator[bytes]:
-        """Yield the chunks that are certain after one more piece of data."""
+    def cut(self, data: memoryview, *, last: bool) -> list[int]:
+        """Return the lengths of the chunks that are certain at the beginning of `data`.
+
+        Args:
+            data: what was not cut yet, in order, without a gap.
+            last: nothing follows, so everything is cut.
+        """
         if not self._started:
-            self._start(piece)
-        view = memoryview(piece)
-        while len(view) >= self._block_left:
-            head, view = view[: self._block_left], view[self._block_left :]
-            yield from self._cut(self._tail + bytes(head), last=True)
-            self._tail = b""
+            self._start(data)
+        lengths: list[int] = []
+        at = 0
+        while len(data) - at >= self._block_left:
+            block = data[at : at + self._block_left]
+            lengths += self._lengths(block)
+            at += len(block)
             self._block_left = SUPER_BLOCK_BYTES
-        if len(view):
-            self._block_left -= len(view)
-            data = self._tail + bytes(view)
-            self._tail = b""
-            yield from self._cut(data, last=False)
+        if at < len(data):
+            found = self._lengths(data[at:])
+            if not last:
+                found.pop()  # its end was the end of the data, perhaps not a cut
+            lengths += found
+            self._block_left -= sum(found)
+        return lengths
 
-    def end(self) -> Iterator[bytes]:
-        """Yield what is left."""
-        tail, self._tail = self._tail, b""
-        if tail:
-            yield from self._cut(tail, last=True)
-
-    def _start(self, piece: bytes) -> None:
+    def _start(self, data: memoryview) -> None:
         self._started = True
         if self._size <= WHOLE_FILE_BYTES_MAX:
             return
-        self._page = sqlite_page_bytes(piece)
+        self._page = sqlite_page_bytes(bytes(data[:SQLITE_START_BYTES]))
         if not self._page:
-            sizes = LARGE if self._size > LARGE_FILE_BYTES else USUAL
-            self._cutter = require_compiled()(
-                sizes.average,
-                min_size=sizes.smallest,
-                max_size=sizes.largest,
-                normalized_chunking=NORMALIZED,
-                seed=self._seed & SEED_MASK,
-            )
+            self._cutter = cutter_for(self._size, self._seed & SEED_MASK)
 
-    def _cut(self, data: bytes, *, last: bool) -> Iterator[bytes]:
+    def _lengths(self, data: memoryview) -> list[int]:
         if self._cutter is not None:
-            cuts = [chunk.length for chunk in self._cutter.cut_buf(data)]
-        else:
-            step = self._page or CHUNK_BYTES_MAX
-            cuts = [min(step, len(data) - at) for at in range(0, len(data), step)]
-        at = 0
-        for index, length in enumerate(cuts):
-            if not last and index == len(cuts) - 1:
-                self._tail = data[at:]  # its end was the end of the piece, perhaps not a cut
-                return
-            yield data[at : at + length]
-            at += length
+            return [chunk.length for chunk in self._cutter.cut_buf(data)]
+        step = self._page or CHUNK_BYTES_MAX
+        whole, rest = divmod(len(data), step)
+        return [step] * whole + ([rest] if rest else [])
+
+
+def cutter_for(file_bytes: int, seed: int) -> Any:
+    """Return a cutter for a file of that size."""
+    sizes = LARGE if file_bytes > LARGE_FILE_BYTES else USUAL
+    return require_compiled()(
+        sizes.average,
+        min_size=sizes.smallest,
+        max_size=sizes.largest,
+        normalized_chunking=NORMALIZED,
+        seed=seed,
+    )
 
 
 def sqlite_page_bytes(start: bytes) -> int:
     """Return at what size to cut a SQLite file, from its first bytes; 0 if it is none."""
-    if len(start) < 18 or not start.startswith(SQLITE_MAGIC):
+    if len(start) < SQLITE_START_BYTES or not start.startswith(SQLITE_MAGIC):
         return 0
     (told,) = _PAGE_SIZE.unpack_from(start, 16)
     page: int = 65_536 if told == 1 else told

@@ -19,7 +19,7 @@ class Prefixed:
         self._store = store
         self.prefix = prefix
 
-    async def create(self, name: str, data: bytes) -> None:
+    async def create(self, name: str, data: bytes | bytearray) -> None:
         """Create an object; as `ObjectStore.create`."""
         await self._store.create(self.prefix + name, data)
 

@@ -17,7 +17,7 @@ from storage.format.extras import Extent, unpack_extents
 from storage.format.header import OpenHeader, open_header
 from storage.format.keys import BoxKind, EpochKeys
 from storage.format.limits import EXTENTS_INLINE_MAX, HEADER_BYTES, MIB
-from storage.format.table import Segment, open_segment, read_chunk_refs
+from storage.format.table import Segment, cut_chunks, open_segment, read_chunk_refs
 from storage.format.tree import Content, Entry, NodeRef
 from storage.repository.index import ChunkIndex, Container
 from storage.repository.prefixed import Prefixed
@@ -210,11 +210,13 @@ def _runs(segments: Sequence[Segment]) -> Iterable[list[Segment]]:
 
 def _open_run(keys: EpochKeys, header: OpenHeader, run: Sequence[Segment], raw: bytes) -> dict[int, Chunks]:
     found: dict[int, Chunks] = {}
+    view = memoryview(raw)
     for segment in run:
         at = segment.offset - run[0].offset
         chunks: Chunks = {}
         start = 0
-        for chunk in open_segment(keys, header, segment, raw[at : at + segment.sealed_bytes]):
+        opened = open_segment(keys, header, segment, view[at : at + segment.sealed_bytes])
+        for chunk in cut_chunks(segment, opened):
             chunks[start] = chunk
             start += len(chunk)
         found[segment.index] = chunks

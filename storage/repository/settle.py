@@ -26,7 +26,7 @@ a while already, so afterwards the caller is told that nothing is certain, and s
 """
 
 
-async def settle_create(store: Prefixed, name: str, data: bytes) -> bool:
+async def settle_create(store: Prefixed, name: str, data: bytes | bytearray) -> bool:
     """Create `name`; return True if it holds `data` now, False if it holds other bytes.
 
     Raises:
@@ -50,7 +50,7 @@ async def settle_create(store: Prefixed, name: str, data: bytes) -> bool:
     raise CommitUncertain(name=name) from unanswered
 
 
-async def _holds(store: Prefixed, name: str, data: bytes) -> bool:
+async def _holds(store: Prefixed, name: str, data: bytes | bytearray) -> bool:
     try:
         return await store.get(name) == data
     except ObjectNotFound:

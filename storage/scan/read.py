@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from storage.errors import Cancelled
 from storage.scan.attributes import attributes
-from storage.scan.entry import PIECE_BYTES, Attributes, Grade, ReadOutcome, Sink, StatFacts
+from storage.scan.entry import Attributes, Grade, ReadOutcome, Sink, StatFacts
 from storage.scan.rights import open_file
 from storage.scan.walk import facts_of
 
@@ -64,7 +64,7 @@ def read_stable(
     Args:
         folder_fd: the folder it lies in; `name` is looked up there and nowhere else.
         expected: what the walk saw; only its device is binding (another one is not read: EXDEV).
-        sink: told `begin` for each attempt; pieces are at most PIECE_BYTES.
+        sink: told `begin` for each attempt; then its room is filled, piece by piece.
         repair_rights: open a file of our own whose mode forbids it, and put the mode back.
         stop: asked at every piece.
         pause: waits that many seconds and returns True, or returns False when the time budget is used up;
@@ -124,7 +124,7 @@ def _after_lock(fd: int, outcome: ReadOutcome) -> ReadOutcome:
     same = (now.size, now.mtime_ns) == (outcome.facts.size, outcome.facts.mtime_ns)
     return replace(
         outcome,
-        facts=replace(outcome.facts, mode=now.mode, ctime_ns=now.ctime_ns),
+        facts=outcome.facts._replace(mode=now.mode, ctime_ns=now.ctime_ns),
         grade=outcome.grade if same else Grade.FUZZY,
     )
 
@@ -143,8 +143,9 @@ def _read_file(fd: int, before: os.stat_result, sink: Sink, stop: Callable[[], b
     )
     if extents is not None and given < facts.size:
         extents = _cut(extents, given)
+    now = facts if same else facts_of(after)._replace(size=given)
     return ReadOutcome(
-        facts=replace(facts_of(after), size=given),
+        facts=now,
         extents=extents,
         attributes=found,
         grade=None if same else Grade.FUZZY,
@@ -164,11 +165,12 @@ def _feed(fd: int, size: int, extents: Extents | None, sink: Sink, stop: Callabl
         while at < end:
             if stop():
                 raise Cancelled(what="read")
-            piece = os.pread(fd, min(PIECE_BYTES, end - at), at)
-            if not piece:
+            room = sink.room()
+            count = os.preadv(fd, [room[: end - at]], at)
+            if not count:
                 return at
-            sink.data(piece)
-            at += len(piece)
+            sink.data(count)
+            at += count
     if at < size:
         sink.hole(size - at)
     return size

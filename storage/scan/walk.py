@@ -42,6 +42,8 @@ _KINDS = {
     stat.S_IFCHR: Kind.CHAR,
     stat.S_IFBLK: Kind.BLOCK,
 }
+_DEVICES = frozenset({stat.S_IFCHR, stat.S_IFBLK})
+_PERMISSIONS = 0o7777
 
 
 def _never() -> bool:
@@ -69,19 +71,20 @@ def walk(root_fd: int, *, repair_rights: bool = False, stop: Callable[[], bool] 
 
 def facts_of(found: os.stat_result) -> StatFacts:
     """The part of a stat result that matters here."""
-    is_device = stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode)
+    mode = found.st_mode
+    is_device = stat.S_IFMT(mode) in _DEVICES
     return StatFacts(
-        size=found.st_size,
-        mtime_ns=found.st_mtime_ns,
-        ctime_ns=found.st_ctime_ns,
-        inode=found.st_ino,
-        device=found.st_dev,
-        mode=stat.S_IMODE(found.st_mode),
-        uid=found.st_uid,
-        gid=found.st_gid,
-        links=found.st_nlink,
-        major=os.major(found.st_rdev) if is_device else 0,
-        minor=os.minor(found.st_rdev) if is_device else 0,
+        found.st_size,
+        found.st_mtime_ns,
+        found.st_ctime_ns,
+        found.st_ino,
+        found.st_dev,
+        mode & _PERMISSIONS,
+        found.st_uid,
+        found.st_gid,
+        found.st_nlink,
+        os.major(found.st_rdev) if is_device else 0,
+        os.minor(found.st_rdev) if is_device else 0,
     )
 
 
@@ -222,7 +225,7 @@ class _Walk:
         level = _Level(path=path, name=name, fd=fd, facts=facts, mode_before=mode_before)
         self._levels.append(level)
         if mode_before is not None:
-            level.facts = _with_mode(facts, mode_before)
+            level.facts = facts._replace(mode=mode_before)
         if facts.device != self._device:
             level.error = errno.EXDEV
         elif len(self._levels) > DEPTH_MAX or len(path) > PATH_BYTES_MAX:
@@ -309,20 +312,6 @@ def _descending(name: bytes) -> bytes:
 
 def _join(path: bytes, name: bytes) -> bytes:
     return path + b"/" + name if path else name
-
-
-def _with_mode(facts: StatFacts, mode: int) -> StatFacts:
-    return StatFacts(
-        size=facts.size,
-        mtime_ns=facts.mtime_ns,
-        ctime_ns=facts.ctime_ns,
-        inode=facts.inode,
-        device=facts.device,
-        mode=mode,
-        uid=facts.uid,
-        gid=facts.gid,
-        links=facts.links,
-    )
 
 
 def _unknown(level: _Level, name: bytes, kind: Kind, exc: OSError) -> Found:

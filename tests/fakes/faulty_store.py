@@ -136,14 +136,14 @@ class FaultyStore:
                 continue
         return landed
 
-    async def create(self, name: str, data: bytes) -> None:
+    async def create(self, name: str, data: bytes | bytearray) -> None:
         fault = await self._meet("create", name)
         if fault is Fault.FULL:
             raise StoreFull(name=name)
         if fault is Fault.CONFLICT:
             raise CreateConflict(name=name)
         if fault is Fault.LATE:
-            self._late.append((name, data))
+            self._late.append((name, bytes(data)))
         if fault in {Fault.LATE, Fault.NEVER_ARRIVED}:
             raise AmbiguousWrite(name=name)
         await self._do("create", name, self.inner.create(name, data))

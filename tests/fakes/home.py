@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.scan.attributes import attributes_at
-from storage.scan.entry import ExtractReport, Found, Kind, RestoreFacts, RestorePolicy, StatFacts
+from storage.scan.entry import PIECE_BYTES, ExtractReport, Found, Kind, RestoreFacts, RestorePolicy, StatFacts
 from storage.scan.extract import Extractor
 from storage.scan.read import read_stable
 from storage.scan.walk import walk
@@ -135,15 +135,19 @@ class Collected:
         self.pieces: list[tuple[int, bytes]] = []
         self.length = 0
         self.begun = 0
+        self._room = memoryview(bytearray(PIECE_BYTES))
 
     def begin(self, facts: StatFacts) -> None:
         self.begun += 1
         self.pieces.clear()
         self.length = 0
 
-    def data(self, piece: bytes) -> None:
-        self.pieces.append((self.length, piece))
-        self.length += len(piece)
+    def room(self) -> memoryview:
+        return self._room
+
+    def data(self, count: int) -> None:
+        self.pieces.append((self.length, bytes(self._room[:count])))
+        self.length += count
 
     def hole(self, length: int) -> None:
         self.length += length

@@ -26,8 +26,8 @@ class Meddling(Collected):
         self._happen = happen
         self._times = times
 
-    def data(self, piece: bytes) -> None:
-        super().data(piece)
+    def data(self, count: int) -> None:
+        super().data(count)
         if self._times > 0:
             self._times -= 1
             self._happen()
