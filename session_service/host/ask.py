@@ -63,7 +63,9 @@ async def run_inside(
     and ended with the rest.
     """
     pid = spawn(
-        sandbox.in_groups(_way_in(state, arguments), groups.entry("app")),
+        sandbox.in_groups(
+            _way_in(state, arguments), groups.entry("app"), oom_score=sandbox.APPLICATION_OOM_SCORE
+        ),
         descriptors={},
         environment={"PATH": f"{sandbox.SEARCH}:/usr/sbin:/sbin"},
     )

@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -78,8 +78,12 @@ class Table:
 
 def look() -> Table:
     """Return all living processes; those that come or go meanwhile may or may not be there."""
-    found = (_process(int(name)) for name in os.listdir("/proc") if name.isdigit())
-    return Table(process for process in found if process is not None)
+    return Table(look_at(int(name) for name in os.listdir("/proc") if name.isdigit()))
+
+
+def look_at(pids: Iterable[int]) -> Iterator[Process]:
+    """Yield those that live."""
+    return (process for process in map(_process, pids) if process is not None)
 
 
 def members(state: DesktopState, table: Table, *, thorough: bool = False) -> dict[int, Process]:

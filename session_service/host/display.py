@@ -61,22 +61,14 @@ def cookie_of(content: bytes) -> bytes:
 
 async def window_manager(socket_path: Path, *, cookie: bytes, uid: int) -> None:
     """Return when the window manager of this display is there; the caller sets the limit of time."""
-    display = None
-    try:
-        while True:
+    while True:
+        with contextlib.suppress(OSError, EOFError, TimeoutError):
+            display = await Display.connect(socket_path, cookie=cookie, uid=uid)
             try:
-                if display is None:
-                    display = await Display.connect(socket_path, cookie=cookie, uid=uid)
-                if await display.has_window_manager():
-                    return
-            except (OSError, EOFError, TimeoutError):
-                if display is not None:
-                    await display.close()
-                display = None
-            await asyncio.sleep(LOOK_AGAIN_S)
-    finally:
-        if display is not None:
-            await display.close()
+                return await display.window_manager()
+            finally:
+                await display.close()
+        await asyncio.sleep(LOOK_AGAIN_S)
 
 
 async def banner(socket_path: Path, *, uid: int) -> None:

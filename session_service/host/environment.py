@@ -13,6 +13,7 @@ from typing import Final
 from session_service.base import errors
 from session_service.host import sandbox
 from session_service.host.census import MARK
+from session_service.host.display import SANDBOX_DISPLAY
 from session_service.ports.desktops import DesktopSpec
 
 FALLBACK_LOCALE: Final = "C.UTF-8"
@@ -74,6 +75,7 @@ def of(spec: DesktopSpec, *, home: str, look: str, cookie_file: str, sandboxed: 
     }
     if sandboxed:
         wanted["XDG_RUNTIME_DIR"] = f"/run/user/{sandbox.INNER_UID}"
+        wanted["DISPLAY"] = f":{SANDBOX_DISPLAY}"
     if spec.keyboard_layout:
         wanted["KEYBOARD_LAYOUT"] = spec.keyboard_layout
     if spec.time_zone and Path("/usr/share/zoneinfo", spec.time_zone).is_file():

@@ -2,19 +2,19 @@
 
 Not a supervisor: once ready, the desktop lives by itself and needs no descriptor, pipe or parent of ours.
 Order matters, and each step has its reason: the state file is written before the first process, so that a
-crash leaves nothing unknown; the sandbox waits until its network has its rules; the applications wait until
-they are in their own control group; ready means that somebody who attaches now sees a window manager's
-screen.
+crash leaves nothing unknown; the display starts at once, while its network gets rules and a way out from
+outside; the applications wait for both, and for their own control group, so that nothing of the user runs
+before; ready means that somebody who attaches now sees a window manager's screen.
 """
 
 import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -96,6 +96,7 @@ class Launch:
             home=Path(spec.home), base=place.layout.desktops / spec.session_id, look=place.look
         )
         self._pipes = Pipes()
+        self._leader = 0
         self.state: DesktopState | None = None
 
     async def run(self) -> LaunchResult:
@@ -123,11 +124,13 @@ class Launch:
         )
 
     async def _start(self) -> None:
-        keeper, log = self._keep_log()
+        log_read, log = self._pipes.pair()
+        if self._owner is not None:
+            os.fchown(log, *self._owner)  # programs open /dev/stderr by name, too
         display_read, display_write = self._pipes.pair()
         go_read, go_write = self._pipes.pair()
+        here_read, here_write = self._pipes.pair()
         info_read, info_write = self._pipes.pair()
-        block_read, block_write = self._pipes.pair()
         sync_read, sync_write = self._pipes.pair()
         arguments_read, arguments_write = self._pipes.pair()
         command, told = self._command()
@@ -141,24 +144,25 @@ class Launch:
                 sandbox.DISPLAY_FD: display_write,
                 sandbox.GO_FD: go_read,
                 sandbox.INFO_FD: info_write,
-                sandbox.BLOCK_FD: block_read,
                 sandbox.SYNC_FD: sync_write,
                 sandbox.ARGUMENTS_FD: arguments_read,
+                sandbox.HERE_FD: here_write,
             },
             environment=self._environment(),
         )
-        self._pipes.close(log, display_write, go_read, info_write, block_read, sync_write, arguments_read)
+        self._pipes.close(log, display_write, go_read, info_write, sync_write, arguments_read, here_write)
         facts = identity.facts(pid)
         assert facts is not None, pid  # our own child: even a dead one stays until it is reaped
-        self._change(pid=pid, start_time=facts.start_time, helpers=_identities(keeper))
+        self._change(pid=pid, start_time=facts.start_time, helpers=_identities(self._keep_log(log_read)))
         if self._place.sandboxed:
             await self._sandbox_made(info_read)
-            await self._connect_network(sync_read)
-            os.write(block_write, b"1")
-        await self._or_death(self._display_up(display_read))
-        self._part(go_write)
-        await self._or_death(self._answers())
-        self._assert_closed()
+        await self._or_death(
+            self._display_up(display_read),
+            self._set_apart(here_read, go_write),
+            *((self._connect_network(sync_read),) if self._place.sandboxed else ()),
+        )
+        self._let_go(go_write)
+        await self._or_death(self._answers(), asyncio.to_thread(self._assert_closed))
         self._finish()
 
     async def _sandbox_made(self, info_read: int) -> None:
@@ -192,17 +196,31 @@ class Launch:
             raise await self._died()
         self._change(display=int(word))
 
-    def _part(self, go_write: int) -> None:
-        """Put the first process of the applications into their group, and let it go on."""
-        assert self.state is not None
-        own = self._own_processes()
-        leader = [pid for pid, _ in own if _is_leader(pid)]
+    async def _set_apart(self, here_read: int, go_write: int) -> None:
+        """Put the first process of the applications into their group.
+
+        It has no child yet. From then on it may prepare what needs neither display nor network.
+        """
+        if not await self._pipes.read(here_read, b"\n"):
+            raise await self._died()
+        leader = [pid for pid, _ in self._own_processes() if _is_leader(pid)]
         if len(leader) != 1:
             raise self._failure("its first process was not found")
-        self._change(display_side=tuple(found for found in own if found[0] != leader[0]))
         self._groups.move(leader[0], "app")
+        self._leader = leader[0]
+        _tell(go_write, b"apart\n")
+
+    def _let_go(self, go_write: int) -> None:
+        """Note what belongs to the display, and start the applications."""
+        assert self.state is not None
+        table = census.Table(census.look_at(pid for pid, _ in self._own_processes()))
+        leader = table.by_pid.get(self._leader)
+        applications = set() if leader is None else table.descent(leader.identity)
+        self._change(
+            display_side=tuple(p.identity for pid, p in table.by_pid.items() if pid not in applications)
+        )
         self._record(self.state)
-        os.write(go_write, b"go %d\n" % self.state.display)
+        _tell(go_write, b"go %d\n" % self.state.display)
         self._pipes.close(go_write)
 
     async def _answers(self) -> None:
@@ -219,11 +237,13 @@ class Launch:
                 display.banner(self._folders.run / "rfb.sock", uid=self._uid), name="wait-banner"
             )
 
-    async def _or_death(self, step: Awaitable[None]) -> None:
-        """Wait for a step, or for the end of the desktop, whichever comes first."""
+    async def _or_death(self, *steps: Coroutine[Any, Any, None]) -> None:
+        """Wait for all steps, which run side by side, or for the end of the desktop."""
         assert self.state is not None
         descriptor = identity.open_process(self.state.handle.pid, self.state.handle.start_time)
         if descriptor is None:
+            for step in steps:
+                step.close()
             raise await self._died()
         loop = asyncio.get_running_loop()
         died = asyncio.Event()
@@ -231,7 +251,9 @@ class Launch:
         try:
             async with asyncio.TaskGroup() as group:
                 death = group.create_task(self._raise_on(died), name="wait-death")
-                await step
+                async with asyncio.TaskGroup() as together:
+                    for step in steps:
+                        together.create_task(step, name="launch-step")
                 death.cancel()
         except BaseExceptionGroup as exc:
             raise _first(exc) from exc
@@ -264,11 +286,8 @@ class Launch:
             return errors.SandboxImpossible(f"the sandbox cannot be made: {words}")
         return errors.DesktopStartFailed(f"{what}; last words: {words or 'none'}", last_words=words)
 
-    def _keep_log(self) -> tuple[int, int]:
-        """Start the log keeper; returns its pid and the descriptor to write to."""
-        read, write = self._pipes.pair()
-        if self._owner is not None:
-            os.fchown(write, *self._owner)  # programs open /dev/stderr by name, too
+    def _keep_log(self, read: int) -> int:
+        """Start the log keeper, which reads from there; returns its pid."""
         command = sandbox.as_owner(log_keeper.command(str(self._folders.log)), self._owner)
         pid = spawn(
             sandbox.in_groups(command, self._groups.entry("aid")),
@@ -276,7 +295,7 @@ class Launch:
             environment={"PATH": sandbox.SEARCH, census.MARK: self._spec.session_id},
         )
         self._pipes.close(read)
-        return pid, write
+        return pid
 
     def _command(self) -> tuple[list[str], bytes]:
         """Return the command line, and what bubblewrap is told by a pipe."""
@@ -373,7 +392,10 @@ class Launch:
                 )
 
     def _assert_closed(self) -> None:
-        """Look from outside: nothing of this desktop listens on TCP (only where its network is its own)."""
+        """Look from outside: nothing of this desktop listens on TCP (only where its network is its own).
+
+        Blocking: the kernel walks through the connections of the whole machine for it.
+        """
         assert self.state is not None
         if not self._place.sandboxed or self._spec.network == "host":
             return
@@ -444,6 +466,11 @@ def is_there(pid: int, start_time: int) -> bool:
     """Say whether this very process still runs."""
     found = identity.facts(pid)
     return found is not None and found.start_time == start_time and identity.is_alive(found)
+
+
+def _tell(descriptor: int, words: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError):  # its end is told by who waits for the screen
+        os.write(descriptor, words)
 
 
 def _first(group: BaseException) -> BaseException:

@@ -1,8 +1,8 @@
 """The network of one desktop: its own namespace, a user-mode router, and rules against private networks.
 
-Not a firewall of the machine. Everything is set from outside before the first process of the desktop runs,
-and nothing in the sandbox has the right to change it. What cannot be set up becomes "none", which is said on
-the page; "host" is an explicit choice.
+Not a firewall of the machine. Everything is set from outside while the display starts and before the first
+program of the user runs, and nothing in the sandbox has the right to change it. What cannot be set up becomes
+"none", which is said on the page; "host" is an explicit choice.
 
 The namespace belongs to bubblewrap's first user namespace, not to the one its processes end in: both router
 and rules enter through the namespace's own owner (ioctl NS_GET_USERNS), else they are refused.
@@ -45,7 +45,7 @@ RULES: Final = f"""table inet desktop {{
     oifname "lo" accept
     ip daddr {RESOLVER} udp dport 53 accept
     ip daddr {RESOLVER} tcp dport 53 accept
-    meta l4proto ipv6-icmp accept
+    meta l4proto 58 accept
     ip daddr {{ {_PRIVATE_4} }} reject
     ip6 daddr {{ {_PRIVATE_6} }} reject
   }}
@@ -62,6 +62,8 @@ class Network:
     helper: int = 0
     """Pid of the router, 0 without one."""
     reason: str = ""
+    cause: str = ""
+    """What to look at, where there is a reason: program, rules, router, time or namespace."""
 
 
 async def set_up(init_pid: int, *, exit_fd: int, groups: Sequence[Path]) -> Network:
@@ -71,7 +73,10 @@ async def set_up(init_pid: int, *, exit_fd: int, groups: Sequence[Path]) -> Netw
         exit_fd: the router ends by itself when the other end of this pipe closes, that is with its sandbox.
         groups: control groups that the router joins.
     """
-    net = os.open(f"/proc/{init_pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        net = os.open(f"/proc/{init_pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as exc:
+        return Network(kind="none", reason=str(exc), cause="namespace")
     owner = fcntl.ioctl(net, _NS_GET_USERNS)
     try:
         async with asyncio.timeout(SET_UP_S):
@@ -79,10 +84,15 @@ async def set_up(init_pid: int, *, exit_fd: int, groups: Sequence[Path]) -> Netw
             while not Path(f"/proc/{init_pid}/uid_map").read_bytes():  # noqa: ASYNC110 - nobody tells of it
                 await asyncio.sleep(0.001)
             if reason := await _rules(net, owner):
-                return Network(kind="none", reason=reason)
+                return Network(kind="none", reason=reason, cause="rules")
             return await _router(net, owner, exit_fd=exit_fd, groups=groups)
-    except (OSError, TimeoutError, errors.PartUnavailable) as exc:
-        return Network(kind="none", reason=str(exc) or "the router did not become ready in time")
+    except errors.PartUnavailable as exc:
+        return Network(kind="none", reason=exc.detail, cause="program")
+    except TimeoutError:
+        reason = f"it was not ready within {SET_UP_S:.0f} s"
+        return Network(kind="none", reason=reason, cause="time")
+    except OSError as exc:
+        return Network(kind="none", reason=str(exc), cause="namespace")
     finally:
         os.close(net)
         os.close(owner)
@@ -124,7 +134,7 @@ async def _router(net: int, owner: int, *, exit_fd: int, groups: Sequence[Path])
     if await pipes.read_until(read, b"1"):
         return Network(kind="isolated", helper=pid)
     reap(pid)
-    return Network(kind="none", reason="slirp4netns does not work here (is /dev/net/tun open to this user?)")
+    return Network(kind="none", reason="slirp4netns, the router of a desktop, does not work", cause="router")
 
 
 def _way_in() -> list[str]:

@@ -23,13 +23,18 @@ RUN: Final = "/run/desk"
 LOOK: Final = "/run/look"
 ETC: Final = "/run/desk-etc"
 SEARCH: Final = "/usr/local/bin:/usr/bin:/bin:/usr/games"
+APPLICATION_OOM_SCORE: Final = 500
+"""As templates/leader sets it: where memory runs out, an application goes before the display does."""
 TMP_BYTES_MAX: Final = 4 << 30
 """A tmpfs is memory: this is a last resort where no control group counts it."""
 
-DISPLAY_FD, GO_FD, INFO_FD, BLOCK_FD, SYNC_FD, ARGUMENTS_FD = 3, 4, 5, 6, 7, 8
+DISPLAY_FD, GO_FD, INFO_FD, BLOCK_FD, SYNC_FD, ARGUMENTS_FD, HERE_FD = 3, 4, 5, 6, 7, 8, 9
 """Descriptors that the command inherits: see `launch.py`."""
 
-_ENTER: Final = 'while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs" || exit 72; shift; done; shift; exec "$@"'
+_ENTER: Final = (
+    'echo "$1" 2>/dev/null >/proc/self/oom_score_adj; shift; '
+    'while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs" || exit 72; shift; done; shift; exec "$@"'
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +96,7 @@ def command(
 ) -> tuple[list[str], bytes]:
     """Return bubblewrap's command line, and the arguments that it reads from ARGUMENTS_FD.
 
-    Those go through a pipe, so that a list of processes does not show where things lie on this machine. It
-    waits on BLOCK_FD before the first process of the desktop starts.
+    Those go through a pipe, so that a list of processes does not show where things lie on this machine.
     """
     told = [
         *("--unshare-user", "--uid", str(INNER_UID), "--gid", str(INNER_UID)),
@@ -117,7 +121,7 @@ def command(
         *("--bind", str(folders.home), HOME, "--chdir", HOME),
         "--clearenv",
         *(part for name, value in environment.items() for part in ("--setenv", name, value)),
-        *("--info-fd", str(INFO_FD), "--sync-fd", str(SYNC_FD), "--block-fd", str(BLOCK_FD)),
+        *("--info-fd", str(INFO_FD), "--sync-fd", str(SYNC_FD)),
     ]
     line = [program("bwrap"), "--args", str(ARGUMENTS_FD), "--", *inner]
     return line, b"".join(part.encode() + b"\0" for part in told)
@@ -153,11 +157,13 @@ def as_owner(arguments: Sequence[str], owner: tuple[int, int] | None) -> list[st
     return [program("setpriv"), *drop, "--bounding-set=-all", "--", *arguments]
 
 
-def in_groups(arguments: Sequence[str], groups: Sequence[Path]) -> list[str]:
-    """Return the command run inside these control groups from its first instruction on."""
-    if not groups:
-        return list(arguments)
-    return ["/bin/sh", "-c", _ENTER, "enter", *map(str, groups), "--", *arguments]
+def in_groups(arguments: Sequence[str], groups: Sequence[Path], *, oom_score: int = 0) -> list[str]:
+    """Return the command run inside these control groups from its first instruction on.
+
+    Where memory runs out it is as likely to be chosen as any program: what protects the service (systemd's
+    OOMScoreAdjust=) is not for desktops. Applications say APPLICATION_OOM_SCORE, and go first.
+    """
+    return ["/bin/sh", "-c", _ENTER, "enter", str(oom_score), *map(str, groups), "--", *arguments]
 
 
 def top_links() -> list[str]:

@@ -22,6 +22,7 @@ from session_service.host.spawn import spawn
 KERNEL_LEAST: Final = (5, 10)
 """pidfds, clone into namespaces and the files of control groups that are used."""
 TRIAL_S: Final = 10.0
+TUN_DEVICE: Final = Path("/dev/net/tun")
 _FORBIDDING: Final = (
     ("/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"),
     (
@@ -165,10 +166,39 @@ def _network(made: network.Network) -> Finding:
         return Finding(
             name="network", ok=True, words="desktops reach the outside, private addresses are kept out"
         )
-    action = "Install slirp4netns and nftables."
-    if shutil.which("slirp4netns") and not os.access("/dev/net/tun", os.R_OK | os.W_OK):
-        action = "Let this user open /dev/net/tun: sudo chmod 0666 /dev/net/tun."
-    return Finding(name="network", ok=False, words=f"desktops have no network: {made.reason}", action=action)
+    return Finding(
+        name="network",
+        ok=False,
+        words=f"desktops have no network: {made.reason}",
+        action=network_advice(made, device=TUN_DEVICE),
+    )
+
+
+def network_advice(made: network.Network, *, device: Path) -> str:
+    """Return what to do about a network that cannot be set up, by its cause."""
+    match made.cause:
+        case "program":
+            return "Install the packages slirp4netns, nftables and util-linux."
+        case "rules" if "not permitted" in made.reason:
+            return (
+                "Allow network namespaces their own rules: in a container start it with --cap-add NET_ADMIN "
+                "and --security-opt seccomp=unconfined."
+            )
+        case "rules":
+            return (
+                "Load the kernel's packet filter: sudo modprobe -a nf_tables nft_reject_inet; "
+                "a kernel without them needs to be replaced."
+            )
+        case "router" if not device.exists():
+            return f"Load the tun driver: sudo modprobe tun; in a container add --device {device}."
+        case "router" if not os.access(device, os.R_OK | os.W_OK):
+            return f"Let this user open {device}: sudo chmod 0666 {device}."
+        case "time":
+            return "The machine is very busy: look again later."
+        case _:
+            return (
+                "Try slirp4netns by hand, and tell us what it says; or set desktops.network = host knowingly."
+            )
 
 
 def _bubblewrap() -> Finding:

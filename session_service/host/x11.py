@@ -23,7 +23,11 @@ REPLY_BYTES_MAX: Final = 1 << 20
 WINDOWS_MAX: Final = 500
 TITLE_LETTERS_MAX: Final = 200
 CALL_S: Final = 2.0
+LOOK_AGAIN_S: Final = 0.02
+"""When nothing is told: the check window is named by the root before it names itself."""
 _COOKIE_NAME: Final = b"MIT-MAGIC-COOKIE-1"
+_CHECK: Final = "_NET_SUPPORTING_WM_CHECK"
+_EVENT_MASK, _PROPERTY_CHANGES, _PROPERTY_NOTIFY = 1 << 11, 1 << 22, 28
 _ANY_TYPE: Final = 0
 _TERMINALS: Final = ("term", "konsole", "kitty", "alacritty", "urxvt", "rxvt", "foot")
 _FURNITURE_TYPES: Final = ("_NET_WM_WINDOW_TYPE_DOCK", "_NET_WM_WINDOW_TYPE_DESKTOP")
@@ -99,11 +103,23 @@ class Display:
 
     async def has_window_manager(self) -> bool:
         """Say whether EWMH's check window is there and points at itself."""
-        name = "_NET_SUPPORTING_WM_CHECK"
-        first = await self._numbers(self.root, name)
+        first = await self._numbers(self.root, _CHECK)
         if len(first) != 1:
             return False
-        return await self._numbers(first[0], name) == first
+        return await self._numbers(first[0], _CHECK) == first
+
+    async def window_manager(self) -> None:
+        """Return when a window manager is there.
+
+        The display tells of each change of the property: to ask again and again would slow down the start
+        that is waited for. The caller sets the limit of time.
+        """
+        check = await self._atom(_CHECK)
+        self._writer.write(struct.pack("<BBHIII", 2, 0, 4, self.root, _EVENT_MASK, _PROPERTY_CHANGES))
+        while not await self.has_window_manager():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AGAIN_S):
+                    await self._changed(check)
 
     async def windows(self) -> list[Window]:
         """Return the windows of applications.
@@ -169,6 +185,13 @@ class Display:
                     return head + await self._reader.readexactly(extra * 4)
                 if head[0] == 0:
                     return b""
+
+    async def _changed(self, atom: int) -> None:
+        """Return at the next event that says that this property of the root window has changed."""
+        while True:
+            event = await self._reader.readexactly(32)
+            if event[0] & 0x7F == _PROPERTY_NOTIFY and struct.unpack_from("<I", event, 8)[0] == atom:
+                return
 
     async def _atom(self, name: str) -> int:
         if (known := self._atoms.get(name)) is not None:

@@ -135,6 +135,40 @@ async def test_without_a_network_there_is_only_loopback(world: DesktopWorld) -> 
     assert told.split() == ["1"]
 
 
+async def test_the_applications_start_when_their_network_is_there(world: DesktopWorld) -> None:
+    """The first program of the desktop sees the way out, though the display did not wait for it."""
+    template = world.add_template(
+        "early", 'cat /proc/net/route >"$HOME/part"; mv "$HOME/part" "$HOME/route"; . "$LOOK/bare/start"'
+    )
+    result = await world.launch(template=template, network="isolated")
+    assert (result.handle.network == "isolated") == ("network" not in result.limits)
+    routes = home_file(result.handle, "route").read_text()
+    assert ("tap0" in routes) == (result.handle.network == "isolated")
+
+
+async def test_where_memory_runs_out_applications_go_first_whatever_protects_the_service() -> None:
+    """The display is as likely to go as any program, an application more, the service as it was set."""
+    # Upwards, which needs no privilege; a service is protected by a score below 0.
+    scored = ("sh", "-c", 'echo 100 >/proc/self/oom_score_adj; exec "$@"', "scored")
+    async with DesktopWorld(within=scored) as world:
+        handle = (await world.launch()).handle
+        hook = home_file(handle, ".config/session-service/before-close")
+        hook.parent.mkdir(parents=True)
+        hook.write_text("#!/bin/sh\ncat /proc/self/oom_score_adj >~/hook\n")
+        hook.chmod(0o755)
+        state = state_file.read(world.layout.desktops / handle.session_id)
+        assert state is not None
+        before = await run_to_file(handle, "told", "cat /proc/self/oom_score_adj")
+        await world.provider.ask_close(handle, hook=True)
+        scores = {
+            pid: int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+            for pid, _ in (*state.display_side, *state.helpers)
+        }
+        assert set(scores.values()) == {0}, scores
+        assert (int(before), int(home_file(handle, "hook").read_text())) == (500, 500)
+        assert int(Path(f"/proc/{world.host_pid}/oom_score_adj").read_text()) == 100
+
+
 class Outside:
     """A network of the test's own, in which the host runs: an outside address, a private one, loopback."""
 
