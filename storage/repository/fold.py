@@ -10,7 +10,7 @@ take at most nine times the last one, and a cold start reads at most an eighth o
 Source: storage.md 4.4 rule 6.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -19,6 +19,7 @@ from storage.errors import CollectRefused, ObjectDamaged, StoreUnavailable
 from storage.format import names
 from storage.format.entries import PackRef, Retire
 from storage.format.envelope import open_head
+from storage.format.frame import make_frame
 from storage.format.header import ObjectType
 from storage.format.history import (
     HistoryHead,
@@ -28,13 +29,13 @@ from storage.format.history import (
     make_history,
     read_history,
 )
-from storage.format.keys import EpochKeys
-from storage.format.table import PlannedSegment, Table
+from storage.format.keys import BoxKind, EpochKeys
+from storage.format.table import PlannedSegment, Segment, Table
 from storage.repository.collect import Collector, Listing
 from storage.repository.index import Container
 from storage.repository.log_writer import fitting_refs
 from storage.repository.mark import Marks
-from storage.repository.packer import Fresh, NewChunks, rename_pack, seal_pack
+from storage.repository.packer import PACK_BYTES, SEGMENT_BYTES, Fresh, rename_pack, seal_pack
 from storage.repository.prefixed import Prefixed
 from storage.repository.reader import Chunks, Reader
 from storage.repository.settle import settle_create
@@ -97,35 +98,30 @@ class Folder:
         self, state: LogState, leaving: Sequence[Container], marks: Marks
     ) -> tuple[list[PackRef], int]:
         """Put reached chunks of objects that leave into packs; upload, read back, compare."""
-        full: list[list[PlannedSegment]] = []
-        chunks = NewChunks(
-            self._keys, stored=lambda kind, chunk_id: False, emit=full.append, inline_bytes_max=0
-        )
+        moving = _Moving()
         refs: list[PackRef] = []
         for container in leaving:
-            wanted = [
-                segment
-                for segment in container.segments
-                if any(chunk_id in marks.reached[segment.kind] for chunk_id, _ in segment.chunks)
-            ]
-            for segment in wanted:
+            for segment in container.segments:
+                wanted = {chunk_id for chunk_id, _ in segment.chunks} & marks.reached[segment.kind]
+                if not wanted:
+                    continue
                 opened = (await self._reader.read_run(container, [segment]))[segment.index]
-                await self._threads.quick(_offer, chunks, state, container, segment.index, opened, marks)
-            while full:
-                refs.append(await self._store_pack(full.pop(0), state.fence))
-        rest = await self._threads.quick(chunks.finish)
-        assert not rest, "nothing is held back for an entry"
-        while full:
-            refs.append(await self._store_pack(full.pop(0), state.fence))
-        return refs, chunks.new_raw_bytes
+                for chunk_id, content in _chunks_of(state, container, segment, opened, wanted):
+                    moving.take(segment.kind, chunk_id, content)
+            if moving.size >= PACK_BYTES:
+                refs.append(await self._store_pack(moving, state.fence))
+        if moving.size:
+            refs.append(await self._store_pack(moving, state.fence))
+        return refs, moving.moved_bytes
 
-    async def _store_pack(self, segments: Sequence[PlannedSegment], fence: int) -> PackRef:
-        sealed = await self._threads.quick(
-            partial(seal_pack, self._keys, segments, fence=fence, fresh=self._fresh)
-        )
+    async def _store_pack(self, moving: "_Moving", fence: int) -> PackRef:
+        segments = await self._threads.quick(moving.segments)
+        seal = partial(seal_pack, self._keys, segments, fence=fence, fresh=self._fresh)
+        sealed = await self._threads.quick(seal)
         for _ in range(NAME_TRIES_MAX):
-            if await settle_create(self._place, sealed.name, sealed.pack.raw):
-                if await self._place.get(sealed.name) != sealed.pack.raw:
+            raw = bytes(sealed.pack.raw)
+            if await settle_create(self._place, sealed.name, raw):
+                if await self._place.get(sealed.name) != raw:
                     raise ObjectDamaged(object=sealed.name, what="pack reads back otherwise")
                 return sealed.ref
             sealed = rename_pack(self._keys, sealed, fresh=self._fresh)
@@ -181,15 +177,53 @@ def _leaves(state: LogState, container: Container) -> bool:
     return container.object_type is ObjectType.LOG_ENTRY
 
 
-def _offer(
-    chunks: NewChunks, state: LogState, container: Container, number: int, opened: Chunks, marks: Marks
-) -> None:
-    """Hand on the chunks of one segment that are reached and found here."""
-    segment = container.segments[number]
+class _Moving:
+    """Chunks on their way from entries into the next pack. A pack and one entry are in memory at most."""
+
+    def __init__(self) -> None:
+        self._chunks: dict[BoxKind, list[tuple[bytes, bytes]]] = {BoxKind.DATA: [], BoxKind.META: []}
+        self.size = 0
+        self.moved_bytes = 0
+
+    def take(self, kind: BoxKind, chunk_id: bytes, content: bytes) -> None:
+        """Take a chunk; each comes once, because it is found in one place only."""
+        self._chunks[kind].append((chunk_id, content))
+        self.size += len(content)
+        self.moved_bytes += len(content)
+
+    def segments(self) -> list[PlannedSegment]:
+        """Return what was taken as segments, data before metadata, and begin anew."""
+        taken, self._chunks = self._chunks, {BoxKind.DATA: [], BoxKind.META: []}
+        self.size = 0
+        planned: list[PlannedSegment] = []
+        for kind in (BoxKind.DATA, BoxKind.META):
+            part: list[tuple[bytes, bytes]] = []
+            size = 0
+            for chunk in taken[kind]:
+                part.append(chunk)
+                size += len(chunk[1])
+                if size >= SEGMENT_BYTES:
+                    planned.append(_planned(kind, part))
+                    part, size = [], 0
+            if part:
+                planned.append(_planned(kind, part))
+        return planned
+
+
+def _planned(kind: BoxKind, part: Sequence[tuple[bytes, bytes]]) -> PlannedSegment:
+    raw = b"".join(content for _, content in part)
+    ids = tuple((chunk_id, len(content)) for chunk_id, content in part)
+    return PlannedSegment(kind=kind, frame=make_frame(raw), raw_bytes=len(raw), chunks=ids)
+
+
+def _chunks_of(
+    state: LogState, container: Container, segment: Segment, opened: Chunks, wanted: set[bytes]
+) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the wanted chunks of a segment that are found here and nowhere else."""
     start = 0
     for chunk_id, length in segment.chunks:
-        if chunk_id in marks.reached[segment.kind]:
-            if state.index.place(segment.kind, chunk_id).container is container:
-                given = chunks.offer(segment.kind, opened[start])
-                assert given == chunk_id, "the id secret is the same in all epochs"
+        place = state.index.place(segment.kind, chunk_id) if chunk_id in wanted else None
+        here = (container.name, segment.index, start)
+        if place is not None and (place.container.name, place.segment, place.start) == here:
+            yield chunk_id, bytes(opened[start])
         start += length

@@ -113,9 +113,9 @@ class CommitLog:
         assert failure is not None, "every try failed"
         raise failure
 
-    def another(self) -> "CommitLog":
+    def another(self, keys: RepositoryKeys | None = None) -> "CommitLog":
         """Return the same log as somebody sees it who knows nothing of it yet."""
-        return CommitLog(self._place, self._keys, self._threads, None)
+        return CommitLog(self._place, keys if keys is not None else self._keys, self._threads, None)
 
     @property
     def unsettled(self) -> bool:
