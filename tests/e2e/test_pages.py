@@ -1,6 +1,7 @@
 """The pages in a real browser against the real service and desktops, from the setup code to the receipt."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -36,6 +37,15 @@ def _home(service: RunningService) -> Path:
     homes = [path for path in (service.state_folder / "homes").glob("*/*") if path.is_dir()]
     assert len(homes) == 1, homes
     return homes[0]
+
+
+def _display(service: RunningService, session_id: str) -> int:
+    """Return the X server of a desktop, one of the processes that its state file names."""
+    noted = json.loads((service.state_folder / "desktops" / session_id / "state.json").read_text())
+    for pid, _ in noted["display_side"]:
+        if Path(f"/proc/{pid}/comm").read_text().strip() == "Xvnc":
+            return int(pid)
+    raise AssertionError(noted["display_side"])
 
 
 async def test_the_setup_code_makes_the_administrator_and_the_sign_in_leads_back(
@@ -112,6 +122,53 @@ async def test_a_long_loss_names_time_work_and_next_and_cannot_be_thrown_away(
         os.kill(parent, signal.SIGCONT)
     await page.wait_for_selector(LIVE)
     await expect(page.locator(".toast")).to_contain_text("You are back after")
+
+
+async def test_a_device_without_network_is_named_as_such_and_comes_back_at_once(
+    service: RunningService, open_page: OpenPage
+) -> None:
+    page = await open_page(cookies=await signed_in(service))
+    await _start(page, service)
+    await page.context.set_offline(True)
+    await _moment(page, "lost")
+    await expect(page.locator("dialog[open] .status")).to_contain_text("This device has no network.")
+    await page.context.set_offline(False)
+    await page.wait_for_selector(LIVE)
+
+
+async def test_a_desktop_that_dies_is_told_with_what_was_saved(
+    service: RunningService, open_page: OpenPage
+) -> None:
+    page = await open_page(cookies=await signed_in(service))
+    session_id = await _start(page, service)
+    os.kill(_display(service, session_id), signal.SIGKILL)
+    await service.until_state(session_id, "closed")
+    await _moment(page, "closed")
+    await expect(page.locator("dialog[open]")).to_contain_text("Your desktop stopped by itself")
+    await page.get_by_role("button", name="Start with these files").click()
+    await page.wait_for_selector(LIVE)
+
+
+async def test_signing_out_everywhere_leads_to_a_sign_in_that_knows_the_desktop_waits(
+    service: RunningService, open_page: OpenPage
+) -> None:
+    page, other = (
+        await open_page(cookies=await signed_in(service)),
+        await open_page(cookies=await signed_in(service)),
+    )
+    session_id = await _start(page, service)
+    await other.goto(f"{service.address}/desktop")
+    await other.get_by_role("button", name="Account ada").click()
+    await other.get_by_role("menuitem", name="Sign out everywhere…").click()
+    await other.get_by_role("button", name="Sign out everywhere…").click()
+    await expect(other.get_by_text("You are signed out.")).to_be_visible()
+    await page.wait_for_url("**/sign-in?next=*")
+    await expect(page.get_by_text("Your sign-in has expired. Your desktop has not.")).to_be_visible()
+    await page.get_by_label("Account").fill("ada")
+    await page.get_by_label("Password").fill(PASSWORD)
+    await page.get_by_role("button", name="Sign in").click()
+    await page.wait_for_selector(LIVE)
+    assert page.url.endswith(session_id)
 
 
 async def test_what_is_typed_reaches_the_desktop_and_stays_after_a_reload(

@@ -58,8 +58,12 @@ async function ask(method, path, body, { key, generation, raw, signal, wait_ms: 
   throw problem;
 }
 
+let leaving = false;
+
 /** Leave for the sign-in page and come back here afterwards. */
 export function goToSignIn() {
+  if (leaving) return;
+  leaving = true;
   const next = location.pathname + location.search;
   location.assign(`/sign-in?next=${encodeURIComponent(next)}`);
 }

@@ -1,15 +1,20 @@
 // The live stream of sessions and alarms. Keeps the newest word on each session and when it came, by the clock that
 // only runs forward. Never guesses: when nothing comes, `fresh` is false and `heard` says since when.
 
+import { get } from "./api.js";
+
 const SILENT_MS = 22_000; // a beat comes every 15 s
 const LOOK_MS = 1_000;
 const RETRY_MS_MAX = 15_000;
+const PARKED_MS = 60_000; // a page that nobody sees gives its connection back: browsers have six for each service
 
 /** What the service tells: "change" after news, "fresh" when it begins or stops to be live. */
 export class Live extends EventTarget {
   #source = null;
   #retry = 0;
   #timer = 0;
+  #hiddenSince = null;
+  #parked = false;
 
   constructor() {
     super();
@@ -21,7 +26,7 @@ export class Live extends EventTarget {
     this.#open();
     setInterval(() => this.#look(), LOOK_MS);
     for (const event of ["online", "pageshow"]) addEventListener(event, () => this.again());
-    document.addEventListener("visibilitychange", () => document.hidden || this.again());
+    document.addEventListener("visibilitychange", () => this.#seen());
   }
 
   /** Ask for a new stream at once if the present one is not live. */
@@ -67,6 +72,7 @@ export class Live extends EventTarget {
       if (source !== this.#source) return;
       source.close();
       this.#stale();
+      get("/me").catch(() => {}); // no longer signed in: it leads to the sign-in page
       this.#timer = setTimeout(() => this.#open(), Math.random() * Math.min(RETRY_MS_MAX, 1000 * 2 ** this.#retry++));
     });
   }
@@ -92,7 +98,21 @@ export class Live extends EventTarget {
     this.#tell("fresh");
   }
 
+  #seen() {
+    this.#hiddenSince = document.hidden ? performance.now() : null;
+    if (document.hidden) return;
+    if (this.#parked) this.#stale();
+    this.#parked = false;
+    this.again();
+  }
+
   #look() {
+    if (this.#hiddenSince !== null && performance.now() - this.#hiddenSince > PARKED_MS) {
+      this.#parked = true;
+      clearTimeout(this.#timer);
+      this.#source?.close();
+      return;
+    }
     if (this.fresh && performance.now() - this.heardAt > SILENT_MS) {
       this.#stale();
       this.#open();
