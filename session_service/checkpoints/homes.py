@@ -27,7 +27,7 @@ def checked(layout: Layout, home: str) -> Path:
     only ours.
     """
     path = Path(home)
-    if path.parent.parent != layout.homes or not path.name.isdigit():
+    if path.parent.parent != layout.homes or ".." in path.parts or not path.name.isdigit():
         raise errors.BadInput("not a home of this machine", home=home)
     return path
 
@@ -61,11 +61,13 @@ def publish(draft: Path, home: Path, owner: tuple[int, int] | None) -> None:
 
 
 def drop_drafts(home: Path) -> None:
-    """Remove what an interrupted restore left: only our own drafts, never a home."""
+    """Remove what interrupted restores of this workspace left, under any fence: only our own drafts, never a
+    home. A restore that was cancelled may still be writing; what it leaves goes the next time.
+    """
     if not home.parent.is_dir():
         return
-    for left in home.parent.glob(f"{home.name}.new-*"):
-        shutil.rmtree(left)
+    for left in home.parent.glob("*.new-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def clean_name(name: str) -> bytes:

@@ -63,7 +63,8 @@ def write(home: Path, **files: bytes | str) -> None:
 
 async def take(storage: Storage, *, fence: int = 1, node: str = "node") -> int:
     """Take the workspace over; return the fence."""
-    head = await storage.take_over(REF, fence_at_least=fence, node=node, session="session", registry_epoch=1)
+    session = f"session of {node}"
+    head = await storage.take_over(REF, fence_at_least=fence, node=node, session=session, registry_epoch=1)
     return head.fence
 
 

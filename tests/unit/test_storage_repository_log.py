@@ -47,7 +47,7 @@ async def test_a_stale_owner_writes_nothing_once_a_higher_fence_stands(bucket, h
     old, new = node_of(bucket, tmp_path, "old").open(), node_of(bucket, tmp_path, "new").open()
     await take(old)
     saved = await save(old, home)
-    assert await take(new) == 2
+    assert await take(new, node="new") == 2
     before = objects(bucket)
     with pytest.raises(storage.FenceMoved) as refused:
         await save(old, home, final=True)
@@ -64,7 +64,7 @@ async def test_a_take_over_between_plan_and_put_wins(bucket, home, tmp_path):
     slow.store.plan(Fault.SLOW, on="create", name=".*/c/.*")
     saving = asyncio.ensure_future(save(old, home))
     await until(lambda: slow.store.waiting)
-    assert await take(new) == 2
+    assert await take(new, node="new") == 2
     slow.store.gate.set()
     with pytest.raises(storage.FenceMoved):
         await saving
@@ -89,8 +89,29 @@ async def test_a_checkpoint_with_a_fence_below_an_earlier_take_over_is_void(buck
 async def test_fences_only_grow_and_the_asked_one_is_the_least(bucket, tmp_path):
     opened = node_of(bucket, tmp_path, "node").open()
     assert await take(opened, fence=5) == 5
-    assert await take(opened, fence=3) == 6
+    assert await take(opened, fence=3, node="other") == 6
     assert await take(opened, fence=50) == 50
+
+
+async def test_a_session_that_takes_over_again_keeps_its_fence_until_somebody_else_has(bucket, tmp_path):
+    """A start that is tried again, by another worker too, leaves neither fences nor homes behind."""
+    first, second = node_of(bucket, tmp_path, "first").open(), node_of(bucket, tmp_path, "second").open()
+    assert await take(first, fence=5) == 5
+    before = objects(bucket)
+    assert await take(first, fence=5) == 5
+    assert await take(second, fence=5) == 5
+    assert objects(bucket) == before
+    assert await take(second, fence=6, node="other") == 6
+    assert await take(first, fence=5) == 7, "somebody else's stands in between"
+
+
+async def test_a_take_over_without_its_predecessor_is_placed_again(bucket, tmp_path):
+    """A fold frees names, so an entry that stands alone proves nothing."""
+    opened = node_of(bucket, tmp_path, "node").open()
+    await take(opened, node="earlier")
+    assert await take(opened) == 2
+    del bucket.objects[f"t/{REF.tenant}/w/{REF.workspace}/c/{1:016d}"]
+    assert await take(opened) == 3
 
 
 @pytest.mark.parametrize(
