@@ -8,6 +8,8 @@ from storage.errors import (
     Cancelled,
     ChainBroken,
     CheckpointVoid,
+    ClocksApart,
+    CollectRefused,
     CommitContended,
     CommitUncertain,
     FenceMoved,
@@ -15,6 +17,7 @@ from storage.errors import (
     HomeMissing,
     IdRefused,
     KeyMissing,
+    MustBeKept,
     NewerServiceNeeded,
     NoSuchCheckpoint,
     ObjectDamaged,
@@ -37,10 +40,13 @@ from storage.ids import WorkspaceRef
 from storage.objects.retry import RetryPolicy
 from storage.objects.store import ProbeCheck, ProbeVerdict
 from storage.ops.front import Storage, has_repositories
+from storage.ops.upkeep import UpkeepReport
 from storage.ops.values import (
     BadPath,
+    Change,
     CheckpointInfo,
     CheckpointResult,
+    Diff,
     Differences,
     EntryInfo,
     KeyReport,
@@ -51,6 +57,7 @@ from storage.ops.values import (
     StoreSpec,
     VerifyReport,
 )
+from storage.repository.retention import Retention
 from storage.repository.verify import VerifiedCheckpoint
 
 __all__ = [
@@ -58,11 +65,15 @@ __all__ = [
     "BadPath",
     "Cancelled",
     "ChainBroken",
+    "Change",
     "CheckpointInfo",
     "CheckpointResult",
     "CheckpointVoid",
+    "ClocksApart",
+    "CollectRefused",
     "CommitContended",
     "CommitUncertain",
+    "Diff",
     "Differences",
     "EntryInfo",
     "FenceMoved",
@@ -72,6 +83,7 @@ __all__ = [
     "KeyMissing",
     "KeyReport",
     "LogHead",
+    "MustBeKept",
     "NewerServiceNeeded",
     "NoSuchCheckpoint",
     "ObjectDamaged",
@@ -86,6 +98,7 @@ __all__ = [
     "RepositoryMissing",
     "RestoreError",
     "RestoreReport",
+    "Retention",
     "RetryPolicy",
     "ScanError",
     "Storage",
@@ -96,6 +109,7 @@ __all__ = [
     "StoreUnavailable",
     "StoreUnsafe",
     "TargetNotEmpty",
+    "UpkeepReport",
     "VerifiedCheckpoint",
     "VerifyReport",
     "WorkspaceErased",

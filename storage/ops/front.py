@@ -8,7 +8,8 @@ wait.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, TypeAlias, TypeVar
@@ -31,14 +32,18 @@ from storage.objects.store import ObjectStore, ProbeVerdict
 from storage.ops import archive, save
 from storage.ops.browse import Browser, checkpoint_info, entry_info
 from storage.ops.checkpointing import Checkpointing
+from storage.ops.conflict import ConflictSaving, side_infos
+from storage.ops.diff import compare
 from storage.ops.gather import ignore_progress
 from storage.ops.look import count_pending, differing_paths, look_again
 from storage.ops.receipts import Receipts
 from storage.ops.restore import Restore
+from storage.ops.upkeep import Upkeep, UpkeepReport
 from storage.ops.values import (
     ArchiveKind,
     CheckpointInfo,
     CheckpointResult,
+    Diff,
     Differences,
     EntryInfo,
     KeyReport,
@@ -51,6 +56,7 @@ from storage.ops.values import (
     VerifyReport,
 )
 from storage.ops.workspace import Workspace, Workspaces
+from storage.repository.retention import Retention
 from storage.repository.scrub import Scrub
 from storage.repository.slots import Keyring
 from storage.repository.state import LogState, Row
@@ -181,7 +187,7 @@ class Storage:
                     placed = await workspace.log.append(plan)
                 except _Standing as standing:
                     row = standing.row
-                    if await workspace.log.predecessor_stands(row):
+                    if await workspace.log.row_stands(row):
                         break
                     fallen.add(row.seq)
                 else:
@@ -214,9 +220,14 @@ class Storage:
         final: bool = False,
         first_of_close: bool = False,
         owner: tuple[int, int] | None = None,
+        conflict: bool = False,
         progress: Tell | None = None,
     ) -> CheckpointResult:
         """Save a home: committed and verified when this returns.
+
+        With `conflict` it goes beside the main line, under a fence that is not in force any more: what a
+        stale desktop holds is never dropped. Its `info.side` is the side checkpoint's name, and `info.seq`
+        that of the entry B that makes it count.
 
         Nothing is written if nothing changed since the newest checkpoint and this one is neither final nor
         the first of a close; then the newest is returned with the new `saved_as_of_ms`.
@@ -236,7 +247,8 @@ class Storage:
             owner=owner,
         )
         workspace = await self._known.required(ref)
-        return await Checkpointing(
+        saving = ConflictSaving if conflict else Checkpointing
+        return await saving(
             workspace,
             threads=self._threads,
             fresh=self._fresh,
@@ -297,7 +309,54 @@ class Storage:
         if workspace is None:
             return []
         state = await self._refreshed(workspace)
-        return [checkpoint_info(row) for row in state.checkpoints()]
+        return [
+            replace(checkpoint_info(row), pinned=state.pinned.get(row.seq, False))
+            for row in state.checkpoints()
+        ]
+
+    async def conflicts(self, ref: WorkspaceRef) -> Rows[CheckpointInfo]:
+        """Return the conflict checkpoints that nobody dropped yet, oldest first."""
+        workspace = await self._known.opened(ref)
+        state = None if workspace is None else await self._refreshed(workspace)
+        return [] if state is None else side_infos(state)
+
+    async def diff(self, ref: WorkspaceRef, *, before: int, after: int) -> Diff:
+        """Return what differs between two checkpoints."""
+        workspace = await self._known.required(ref)
+        state = await self._refreshed(workspace)
+        rows = _countable(state, before), _countable(state, after)
+        return await compare(workspace.reader, state.index, *rows)
+
+    async def forget(self, ref: WorkspaceRef, *, seqs: Sequence[int], actor: str, reason: str) -> None:
+        """Forget checkpoints by hand; a later `collect` frees what only they needed.
+
+        Raises:
+            MustBeKept: one of them may not go; none was forgotten.
+        """
+        await (await self._upkeep(ref)).forget(seqs, actor=actor, reason=reason)
+
+    async def keep(self, ref: WorkspaceRef, *, seq: int, pin: bool, actor: str, reason: str) -> None:
+        """Pin a checkpoint, so that no policy forgets it, or let it go its way again."""
+        await (await self._upkeep(ref)).keep(seq, pin=pin, actor=actor, reason=reason)
+
+    async def collect(
+        self,
+        ref: WorkspaceRef,
+        *,
+        policy: Retention | None,
+        actor: str,
+        told_ms: dict[int, int] | None = None,
+        witness: tuple[int, bytes] | None = None,
+    ) -> UpkeepReport:
+        """Forget by policy, free what earlier runs gave up, give up what is dead now, fold.
+
+        Args:
+            told_ms: when users were told of their conflict checkpoints, by number.
+            witness: number and hash of an entry that the registry remembers; a log without it is not touched.
+        """
+        upkeep = await self._upkeep(ref)
+        witnesses = () if witness is None else (witness,)
+        return await upkeep.run(policy, actor=actor, told_ms=told_ms, witnesses=witnesses)
 
     async def folder(self, ref: WorkspaceRef, *, seq: int, path: bytes = b"") -> Rows[EntryInfo]:
         """Return what is in a folder of a checkpoint."""
@@ -402,6 +461,10 @@ class Storage:
         async with workspace.lock:
             return await workspace.log.refresh()
 
+    async def _upkeep(self, ref: WorkspaceRef) -> Upkeep:
+        workspace = await self._known.required(ref)
+        return Upkeep(workspace, fresh=self._fresh, clock_ms=self._clock_ms)
+
     async def _browser(self, ref: WorkspaceRef, seq: int) -> Browser:
         workspace = await self._known.required(ref)
         state = await self._refreshed(workspace)
@@ -479,8 +542,9 @@ def _head(state: LogState) -> LogHead:
 
 
 def _countable(state: LogState, seq: int) -> Row:
-    row = state.row(seq)
-    if row is None or not state.counts(row):
+    side = state.sides.get(seq)
+    row = side.row if side is not None else state.row(seq)
+    if row is None or not (side is not None or state.counts(row)):
         raise NoSuchCheckpoint(seq=seq)
     return row
 

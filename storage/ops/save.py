@@ -241,28 +241,7 @@ class EntryWriter:
         require_fence(state, plan.fence)
         if state is not planned or state.retired_at != retired_at:
             raise CommitContended(what="the plan is older than the log", seq=state.seq)
-        parent = state.newest(complete=False)
-        gathered = prepared.gathered
-        fields = Checkpoint(
-            plan.session,
-            int(plan.flags(complete=prepared.complete)),
-            plan.reason,
-            parent.seq if parent is not None else 0,
-            gathered.root,
-            prepared.scan_ms,
-            plan.home_id,
-            prepared.owner,
-            Totals(
-                gathered.entries,
-                gathered.folders,
-                gathered.content_bytes,
-                prepared.stored_bytes,
-            ),
-            prepared.report,
-            [],
-            [],
-            _with_tables(prepared.packs),
-        )
+        fields = checkpoint_fields(plan, prepared, state)
         return self._entry(state, plan.fence, fields, prepared.inline)
 
     def _entry(
@@ -274,6 +253,32 @@ class EntryWriter:
     ) -> bytes:
         writer = LogWriter(keys=self.keys, fresh=self.fresh, clock_ms=self.clock_ms)
         return writer.entry(state, fields, fence=fence, inline=inline)
+
+
+def checkpoint_fields(plan: SavePlan, prepared: Prepared, state: LogState) -> Checkpoint:
+    """Return the fields of a C, in the main line or beside it."""
+    parent = state.newest(complete=False)
+    gathered = prepared.gathered
+    return Checkpoint(
+        plan.session,
+        int(plan.flags(complete=prepared.complete)),
+        plan.reason,
+        parent.seq if parent is not None else 0,
+        gathered.root,
+        prepared.scan_ms,
+        plan.home_id,
+        prepared.owner,
+        Totals(
+            gathered.entries,
+            gathered.folders,
+            gathered.content_bytes,
+            prepared.stored_bytes,
+        ),
+        prepared.report,
+        [],
+        [],
+        _with_tables(prepared.packs),
+    )
 
 
 def require_fence(state: LogState, fence: int) -> None:

@@ -70,6 +70,9 @@ class CheckpointInfo:
     stale: int = 0
     unreadable: int = 0
     bad_paths: tuple[BadPath, ...] = ()
+    pinned: bool = False
+    side: str = ""
+    """The side checkpoint's name; `seq` and `hash` are then those of the B that makes it count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +124,24 @@ class Differences:
 
     def __bool__(self) -> bool:
         return self.same
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One path that differs between two checkpoints. what: added, removed, changed."""
+
+    path: bytes
+    what: str
+    size_before: int | None
+    size_after: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diff:
+    """What differs between two checkpoints; `more` says that not every path is named."""
+
+    changes: tuple[Change, ...]
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

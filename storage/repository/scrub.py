@@ -112,7 +112,7 @@ class Scrub:
         if container.object_type is ObjectType.PACK:
             check_pack(keys, container.name, raw)
             return
-        head = open_head(keys, ObjectType.LOG_ENTRY, container.name, raw)
+        head = open_head(keys, container.object_type, container.name, raw)
         read_segments(keys, head.header, container.segments, raw[head.area_start :])
 
     async def _read_some(self, container: Container) -> None:
