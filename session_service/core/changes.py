@@ -201,7 +201,7 @@ class PutSignIn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetSignIns:
-    """Remove sign-ins: the one with this hash, or all of a user."""
+    """Remove sign-ins: the one with this hash, or all of a user; with the unused tickets that they made."""
 
     hash: bytes | None = None
     user_id: str | None = None
@@ -209,7 +209,7 @@ class ForgetSignIns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutApiToken:
-    """Insert or replace an API token."""
+    """Insert or replace an API token; a revoked one loses its unused tickets."""
 
     token: ApiToken
 

@@ -300,6 +300,11 @@ class MemoryTables:
                 )
                 self._put("sign_in", new.hash, new)
             case ForgetSignIns(hash=hash_, user_id=user_id):
+                known = self.rows["sign_in"].get(hash_)
+                if known is not None:
+                    self._forget_tickets(known.user_id, known.device_id)
+                elif hash_ is None and user_id is not None:
+                    self._forget_tickets(user_id, None)
                 self._forget_where(
                     "sign_in", lambda row: row.hash == hash_ if hash_ is not None else row.user_id == user_id
                 )
@@ -308,6 +313,17 @@ class MemoryTables:
                     if row.hash == token.hash and row.id != token.id:
                         raise refused("PutApiToken", Reason.EXISTS, id=row.id)
                 self._put("api_token", token.id, token)
+                if token.revoked_at_ms is not None:
+                    self._forget_tickets(token.user_id, token.id)
+
+    def _forget_tickets(self, user_id: str, device_id: str | None) -> None:
+        """Whoever is signed out has nothing left to come back with."""
+        self._forget_where(
+            "ticket",
+            lambda row: (
+                row.user_id == user_id and device_id in (None, row.device_id) and row.used_at_ms is None
+            ),
+        )
 
 
 def _named(write: PutSession | PutLease | PutWorkspace | PutUser) -> tuple[str, str, Any]:

@@ -292,11 +292,18 @@ class Transaction:
                 self._change("forget_old_sign_ins", {"user_id": new.user_id, "before_ms": before_ms})
                 self._change("put_sign_in", codec.flat_row(new))
             case ForgetSignIns(hash=bytes() as hash_):
+                if (known := self._row("sign_in", {"hash": hash_})) is not None:
+                    device = {"user_id": known["user_id"], "device_id": known["device_id"]}
+                    self._change("forget_tickets_of_device", device)
                 self._change("forget_sign_in", {"hash": hash_})
             case ForgetSignIns(user_id=user_id):
+                self._change("forget_tickets_of_user", {"user_id": user_id})
                 self._change("forget_sign_ins", {"user_id": user_id})
             case PutApiToken(token=token):
                 other = self._row("api_token_hashed", {"hash": token.hash, "id": token.id})
                 if other is not None:
                     raise refused("PutApiToken", Reason.EXISTS, id=other["id"])
                 self._change("put_api_token", codec.token_row(token))
+                if token.revoked_at_ms is not None:
+                    device = {"user_id": token.user_id, "device_id": token.id}
+                    self._change("forget_tickets_of_device", device)

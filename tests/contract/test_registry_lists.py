@@ -137,6 +137,35 @@ async def test_sign_ins_are_forgotten_one_by_one_or_all_of_a_user(registry: Regi
     assert await registry.sign_in(b"d") == a_sign_in(b"d", "U2")
 
 
+async def test_who_is_signed_out_has_no_ticket_left_to_come_back_with(registry: Registry) -> None:
+    """Else a page that asks for a ticket every minute outlives every sign-out."""
+    await write(registry, PutSignIn(sign_in=a_sign_in(b"a", device_id="D1")))
+    await write(registry, PutSignIn(sign_in=a_sign_in(b"b", device_id="D2")))
+    for hash_, changes in (
+        (b"used", {"device_id": "D1"}),
+        (b"1", {"device_id": "D1"}),
+        (b"2", {"device_id": "D2"}),
+        (b"other", {"device_id": "D1", "user_id": "U2", "session_id": "S2"}),
+    ):
+        await write(registry, AddTicket(ticket=a_ticket(hash_, **changes)))
+        if hash_ == b"used":
+            await write(registry, UseTicket(hash=hash_, now_ms=1001))
+    await write(registry, ForgetSignIns(hash=b"a"))
+    assert await refusal(registry, UseTicket(hash=b"1", now_ms=3000)) == "absent"
+    assert await registry.ticket(b"2") is not None
+    await write(registry, ForgetSignIns(user_id="U1"))
+    assert await registry.ticket(b"2") is None
+    assert await registry.ticket(b"other") is not None, "another account's"
+    assert await registry.ticket(b"used") is not None, "what was used says so"
+
+
+async def test_a_revoked_token_takes_its_tickets_along(registry: Registry) -> None:
+    token = ApiToken(id="K1", user_id="U1", name="n", scopes=(), hash=b"k", created_at_ms=1)
+    await write(registry, PutApiToken(token=token), AddTicket(ticket=a_ticket(b"t", device_id="K1")))
+    await write(registry, PutApiToken(token=replace(token, revoked_at_ms=2)))
+    assert await registry.ticket(b"t") is None
+
+
 async def test_an_api_token_is_replaced_by_id_and_its_hash_is_one_tokens_only(registry: Registry) -> None:
     token = ApiToken(id="A1", user_id="U1", name="ci", scopes=(), hash=b"1", created_at_ms=1)
     await write(registry, PutApiToken(token=token))

@@ -152,6 +152,12 @@ DELETE FROM ticket WHERE expires_at_ms < :before_ms
 UPDATE ticket SET used_at_ms = :now_ms
 WHERE session_id = :session_id AND device_id = :device_id AND used_at_ms IS NULL
 
+-- name: forget_tickets_of_user
+DELETE FROM ticket WHERE user_id = :user_id AND used_at_ms IS NULL
+
+-- name: forget_tickets_of_device
+DELETE FROM ticket WHERE user_id = :user_id AND device_id = :device_id AND used_at_ms IS NULL
+
 -- name: add_ticket
 INSERT INTO ticket (
     hash, session_id, user_id, device_id, device_label, mode, created_at_ms, expires_at_ms, used_at_ms
