@@ -52,8 +52,13 @@ def plan(epoch: EpochKeys) -> list[table.PlannedSegment]:
 
 def made_pack(epoch: EpochKeys, segments: list[table.PlannedSegment]) -> pack.PackBytes:
     header = make_header(epoch, ObjectType.PACK, PACK_NAME, fresh(-1))
-    sealed = envelope.seal_segments(epoch, header, segments, [fresh(0), fresh(1)])
-    return pack.make_pack(epoch, header, sealed, fresh=fresh(2), compress=False)
+    writer = pack.PackWriter(epoch, header, PACK_NAME, bytearray(16 * 1024))
+    for index, segment in enumerate(segments):
+        slot = writer.reserve(len(segment.frame))
+        assert slot is not None
+        writer.seal(slot, segment, fresh=fresh(index))
+        writer.check(slot)
+    return writer.finish(fresh=fresh(2), compress=False)
 
 
 def made_entry(

@@ -11,6 +11,8 @@ import pytest
 from storage.format.frame import open_frame
 from storage.format.keys import BoxKind, EpochKeys
 from storage.format.limits import KIB, MIB
+from storage.format.pack import check_pack, read_pack
+from storage.format.table import Segment
 from storage.repository.chunker import (
     SUPER_BLOCK_BYTES,
     USUAL,
@@ -19,17 +21,23 @@ from storage.repository.chunker import (
     require_compiled,
     sqlite_page_bytes,
 )
-from storage.repository.packer import NewChunks, seal_pack
+from storage.repository.packer import SEGMENT_CHUNKS_MAX, NewChunks, SealedPack, seal_pack
 
 KEYS = EpochKeys.from_secrets(bytes(16), b"k" * 32, b"s" * 32)
 
 
 def cut(data: bytes, *, piece: int = 4 * MIB, seed: int = KEYS.chunker_seed) -> list[bytes]:
+    """Cut data that comes piece by piece, as a reader does."""
     chunker = Chunker(file_bytes=len(data), seed=seed)
     chunks: list[bytes] = []
+    held = b""
     for at in range(0, len(data), piece):
-        chunks += chunker.feed(data[at : at + piece])
-    return chunks + list(chunker.end())
+        held += data[at : at + piece]
+        for length in chunker.cut(memoryview(held), last=at + piece >= len(data)):
+            chunks.append(held[:length])
+            held = held[length:]
+    assert held == b""
+    return chunks
 
 
 def noise(size: int, seed: int = 1) -> bytes:
@@ -100,9 +108,35 @@ def test_page_sizes_are_taken_from_the_header_and_not_believed_blindly(page, cut
     assert sqlite_page_bytes(b"SQLite format 3\0") == 0
 
 
-def collect(**more) -> tuple[NewChunks, list]:
-    packs: list = []
-    taker = NewChunks(KEYS, stored=lambda kind, chunk_id: False, emit=packs.append, **more)
+class Collected:
+    """Packs that nobody uploads; their buffers are never given back."""
+
+    def __init__(self, pack_bytes: int) -> None:
+        self._pack_bytes = pack_bytes
+        self.made: list[SealedPack] = []
+
+    def buffer(self) -> bytearray:
+        return bytearray(self._pack_bytes)
+
+    def emit(self, sealed: SealedPack) -> None:
+        self.made.append(sealed)
+
+    @property
+    def segments(self) -> list[list[Segment]]:
+        """The segments of each pack, in the order they lie."""
+        return [list(check_pack(KEYS, one.name, one.pack.raw).segments) for one in self.made]
+
+
+def collect(*, pack_bytes: int = 16 * MIB, stored: bytes = b"", **more) -> tuple[NewChunks, Collected]:
+    packs = Collected(pack_bytes)
+    taker = NewChunks(
+        KEYS,
+        fence=3,
+        fresh=os.urandom,
+        stored=lambda kind, chunk_id: chunk_id == stored,
+        packs=packs,
+        **more,
+    )
     return taker, packs
 
 
@@ -113,21 +147,50 @@ def test_little_stays_for_the_entry_and_much_goes_into_packs():
     taker.offer(BoxKind.META, b"node")
     inline = taker.finish()
     assert [segment.kind for segment in inline] == [BoxKind.DATA, BoxKind.META]
-    assert packs == []
+    assert packs.made == []
     taker, packs = collect(pack_bytes=2 * MIB)
     for number in range(80):
         taker.offer(BoxKind.DATA, noise(100_000, number))
     taker.offer(BoxKind.META, b"node")
     assert taker.finish() == []
-    assert len(packs) >= 3
-    kinds = [[segment.kind for segment in one] for one in packs]
+    kinds = [[segment.kind for segment in one] for one in packs.segments]
+    assert len(kinds) >= 3
     assert BoxKind.META in kinds[-1]
     assert all(BoxKind.META not in one for one in kinds[:-1])
 
 
+def test_a_pack_is_never_larger_than_its_buffer_and_a_footer():
+    taker, packs = collect(pack_bytes=2 * MIB)
+    for number in range(80):
+        taker.offer(BoxKind.DATA, noise(100_000, number))
+    taker.finish()
+    assert max(len(one.pack.raw) for one in packs.made) <= 2 * MIB + 64 * KIB
+
+
+def test_very_short_files_make_segments_of_limited_tables():
+    taker, packs = collect(inline_bytes_max=0)
+    for number in range(3 * SEGMENT_CHUNKS_MAX):
+        taker.offer(BoxKind.DATA, number.to_bytes(3))
+    taker.finish()
+    assert [len(segment.chunks) for one in packs.segments for segment in one] == [SEGMENT_CHUNKS_MAX] * 3
+
+
+def test_a_buffer_that_is_used_again_leaves_nothing_of_what_was_in_it():
+    """Chunks are views into a buffer that the next file overwrites."""
+    taker, packs = collect(inline_bytes_max=0)
+    buffer = bytearray(100_000)
+    for number in range(30):
+        buffer[:] = noise(100_000, number)
+        taker.offer(BoxKind.DATA, memoryview(buffer))
+    taker.finish()
+    found = [
+        chunk for one in packs.made for part in read_pack(KEYS, one.name, one.pack.raw)[1] for chunk in part
+    ]
+    assert found == [noise(100_000, number) for number in range(30)]
+
+
 def test_a_chunk_is_kept_once_and_a_stored_one_not_at_all():
-    stored = KEYS.chunk_id(BoxKind.DATA, b"old")
-    taker = NewChunks(KEYS, stored=lambda kind, chunk_id: chunk_id == stored, emit=lambda segments: None)
+    taker, _ = collect(stored=KEYS.chunk_id(BoxKind.DATA, b"old"))
     for content in (b"old", b"new", b"new", b"old"):
         taker.offer(BoxKind.DATA, content)
     [segment] = taker.finish()
@@ -154,15 +217,15 @@ def test_several_threads_offer_at_once_and_nothing_is_lost():
     for worker in workers:
         worker.join()
     taker.finish()
-    ids = [chunk_id for one in packs for segment in one for chunk_id, _ in segment.chunks]
+    ids = [chunk_id for one in packs.segments for segment in one for chunk_id, _ in segment.chunks]
     assert len(ids) == len(set(ids)) == len(contents)
 
 
 def test_a_sealed_pack_has_a_name_of_its_own_each_time():
-    taker, packs = collect(inline_bytes_max=0)
+    taker, _ = collect()
     taker.offer(BoxKind.DATA, b"x")
-    taker.finish()
-    one, two = (seal_pack(KEYS, packs[0], fence=3, fresh=os.urandom) for _ in range(2))
+    inline = taker.finish()
+    one, two = (seal_pack(KEYS, inline, fence=3, fresh=os.urandom) for _ in range(2))
     assert one.name != two.name
     assert one.name.startswith("p/3-")
     assert one.ref.size == len(one.pack.raw)
