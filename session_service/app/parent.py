@@ -8,6 +8,7 @@ laptop, too.
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -68,6 +69,21 @@ def running_parent(layout: Layout) -> int | None:
     return pid if start_time(pid) == started else None
 
 
+def _lock(layout: Layout) -> int:
+    """Be the only parent of this state folder for as long as the descriptor is open.
+
+    The pid file is for people and for `stop`: two that start in the same moment would both find none.
+    """
+    layout.root.mkdir(parents=True, exist_ok=True)
+    lock = os.open(layout.root / "parent.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        os.close(lock)
+        raise AlreadyRunning(f"another process starts the service in {layout.root}") from exc
+    return lock
+
+
 def _note(layout: Layout) -> None:
     path = layout.run / "parent.json"
     draft = path.with_suffix(".new")
@@ -107,8 +123,15 @@ class Parent:
         if (pid := running_parent(self._layout)) is not None:
             raise AlreadyRunning(f"process {pid} runs the service in {self._layout.root}")
         who = accounts.find()
-        folders.prepare(self._layout, who)
-        _note(self._layout)
+        lock = _lock(self._layout)
+        try:
+            folders.prepare(self._layout, who)
+            _note(self._layout)
+            return await self._run_parts(who)
+        finally:
+            os.close(lock)
+
+    async def _run_parts(self, who: accounts.Accounts) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)

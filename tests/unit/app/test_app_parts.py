@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from session_service.app import accounts, folders, room
+from session_service.app import accounts, folders, parent, room
 from session_service.app.notices import Notices
 from session_service.app.parent import running_parent, start_time
 from session_service.app.settings import Alarms, Room
@@ -110,3 +110,13 @@ async def test_an_alarm_reaches_the_webhook_and_a_dead_one_harms_nothing() -> No
     await until(lambda: len(notices) == 0)
     await asyncio.sleep(0)
     await notices.close()
+
+
+def test_two_parents_that_start_in_one_moment_do_not_both_run(tmp_path: Path) -> None:
+    """The pid file alone would be missing for both."""
+    layout = Layout(tmp_path / "state")
+    first = parent._lock(layout)
+    with pytest.raises(parent.AlreadyRunning):
+        parent._lock(layout)
+    os.close(first)
+    os.close(parent._lock(layout))
