@@ -201,7 +201,7 @@ class Seat {
     rfb.clipViewport = NARROW.matches;
     rfb.scaleViewport = this.link.mode === "view" || (NARROW.matches && this.keys.fits);
     rfb.dragViewport = this.keys.moves;
-    rfb.showDotCursor = false;
+    rfb.background = "#0b0e0d";
     rfb.focusOnClick = true;
     const canvas = this.link.canvas;
     canvas?.setAttribute("aria-label", t("seat.canvas"));
