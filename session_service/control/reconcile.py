@@ -265,8 +265,8 @@ class Reconciler:
                 "unsettled", "The store is asked for its newest checkpoint.", session_id=live.record.id
             )
             final = await self._final_is_newest(live)
-        await self.runners.stop(live)
         try:
+            await self.runners.stop(live)
             await self._move_settled(live, presence, final)
             if newer and live.record.state is State.STARTING:
                 await self._superseded(live)

@@ -37,8 +37,8 @@ class Returner:
             TransitionRefused: not closing, or past `ending`.
             RegistryUnavailable: nothing was changed as far as is known.
         """
-        await self.runners.stop(live)
         try:
+            await self.runners.stop(live)
             await self.sessions.refresh(live)
             found = Found.ABSENT
             if live.handle is not None:
