@@ -4,7 +4,7 @@ Not a service: pages, assets and sign-in come from the real one; only what it sa
 the browser, so that each state can be looked at, held to its words and measured.
 """
 
-import json
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -145,7 +145,7 @@ _STREAM = """
 window.EventSource = class extends EventTarget {
   constructor() {
     super();
-    setTimeout(() => this.tell("snapshot", window.told), 20);
+    fetch("/told").then(answer => answer.text()).then(text => this.tell("snapshot", text));
     setInterval(() => this.tell("beat", "{}"), 1000);
   }
   tell(kind, data) { this.dispatchEvent(new MessageEvent(kind, { data })); }
@@ -154,30 +154,38 @@ window.EventSource = class extends EventTarget {
 """
 
 
-async def tell(page: Page, sessions: list[dict[str, Any]], *, alarms: Any = (), user_id: str = "") -> None:
-    """Make the page hear these sessions and nothing else, from its next load on."""
-    told = {
-        "time": ago(0),
-        "sessions": [s for s in sessions if s["state"] != "closed"],
-        "alarms": list(alarms),
-    }
-    await page.add_init_script(f"window.told = {json.dumps(json.dumps(told))};{_STREAM}")
-    newest = sessions[:1]
+@dataclass(slots=True, kw_only=True)
+class Told:
+    """What a page hears from its next load on; may be changed between loads."""
+
+    sessions: list[dict[str, Any]] = field(default_factory=list)
+    alarms: list[dict[str, Any]] = field(default_factory=list)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what the stream begins with."""
+        still_open = [each for each in self.sessions if each["state"] != "closed"]
+        return {"time": ago(0), "sessions": still_open, "alarms": self.alarms}
+
+
+async def tell(page: Page, told: Told, *, user_id: str) -> None:
+    """Make the page hear what `told` holds, and nothing else of sessions."""
+    await page.add_init_script(_STREAM)
+
+    async def stream(route: Route) -> None:
+        await route.fulfill(json=told.snapshot())
 
     async def one(route: Route) -> None:
         if "/tickets" in route.request.url:
             await route.fulfill(status=503, json={"code": "part_unavailable", "retryable": True, "facts": {}})
-        elif newest:
-            await route.fulfill(json=newest[0])
         else:
-            await route.fallback()
+            await route.fulfill(json=told.sessions[0])
 
     async def listed(route: Route) -> None:
         if route.request.method == "POST":
             problem = {"code": "older_only", "status": 409, "retryable": False, "facts": {}, "detail": ""}
             await route.fulfill(status=409, json=problem)
         else:
-            await route.fulfill(json={"items": newest, "next_cursor": None})
+            await route.fulfill(json={"items": told.sessions[:1], "next_cursor": None})
 
     async def workspaces(route: Route) -> None:
         home = {"id": WORKSPACE_ID, "name": "Home", "user_id": user_id, "created_at": ago(9e6)}
@@ -214,6 +222,7 @@ async def tell(page: Page, sessions: list[dict[str, Any]], *, alarms: Any = (), 
         single = SESSION_ID in route.request.url
         await route.fulfill(json=body if single else {"items": [body, body], "next_cursor": None})
 
+    await page.route("**/told", stream)
     await page.route("**/api/v1/receipts**", receipts)
     await page.route("**/api/v1/receipts/*", receipts)
     await page.route("**/api/v1/workspaces?*", workspaces)

@@ -4,14 +4,16 @@ the edge, everything has a name, and nothing is complained of.
 Set PAGE_PICTURES to a folder to keep the pictures and look at them.
 """
 
+import asyncio
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.async_api import Page, expect
 
 from tests.e2e.conftest import OpenPage, signed_in
-from tests.e2e.page_states import ALARM, SESSION_ID, fleet, states, tell
+from tests.e2e.page_states import ALARM, SESSION_ID, Told, fleet, states, tell
 from tests.fakes.running_service import RunningService
 
 pytestmark = pytest.mark.slow
@@ -41,6 +43,15 @@ NAMELESS = """
   e.checkVisibility() && !(e.textContent.trim() || e.ariaLabel || e.title || e.labels?.length)).length"""
 
 
+@pytest.fixture(scope="module")
+def shared() -> Iterator[RunningService]:
+    """One service for all looks, since none of them changes anything in it."""
+    running = RunningService()
+    asyncio.run(running.start())
+    yield running
+    asyncio.run(running.stop())
+
+
 async def _look(page: Page, name: str) -> None:
     """Hold the page to what every page must be, and keep a picture."""
     # Not innerWidth: a phone widens it when something runs over the edge.
@@ -54,37 +65,37 @@ async def _look(page: Page, name: str) -> None:
 
 @pytest.mark.parametrize(("size", "phone", "dark"), [("wide", False, False), ("phone", True, True)])
 async def test_each_state_says_its_words_and_fits(
-    service: RunningService, open_page: OpenPage, size: str, phone: bool, dark: bool
+    shared: RunningService, open_page: OpenPage, size: str, phone: bool, dark: bool
 ) -> None:
-    cookies = await signed_in(service)
-    user_id = (await service.api("GET", "/users"))["items"][0]["id"]
+    cookies = await signed_in(shared)
+    user_id = (await shared.api("GET", "/users"))["items"][0]["id"]
     looks = states(user_id)
+    told = Told()
+    page = await open_page(phone=phone, dark=dark, cookies=cookies)
+    await tell(page, told, user_id=user_id)
     for name, words in DESKTOP.items():
-        page = await open_page(phone=phone, dark=dark, cookies=cookies)
-        await tell(page, looks[name], user_id=user_id)
-        await page.goto(f"{service.address}/desktop")
+        told.sessions = looks[name]
+        await page.goto(f"{shared.address}/desktop")
         await expect(page.get_by_role("heading", name=words)).to_be_visible()
         await _look(page, f"{size}-desktop-{name}")
-        await page.context.close()
     for name, words in SCREEN.items():
-        page = await open_page(phone=phone, dark=dark, cookies=cookies)
-        await tell(page, looks[name], user_id=user_id)
-        await page.goto(f"{service.address}/desktop/{SESSION_ID}")
+        told.sessions = looks[name]
+        await page.goto(f"{shared.address}/desktop/{SESSION_ID}")
         await expect(page.locator("dialog[open] h1")).to_contain_text(words)
         await expect(page.locator("dialog[open] h1")).to_be_focused()
         await _look(page, f"{size}-screen-{name}")
-        await page.context.close()
 
 
 @pytest.mark.parametrize(("size", "phone", "dark"), [("wide", False, True), ("phone", True, False)])
 async def test_each_other_page_fits_with_the_longest_things_in_it(
-    service: RunningService, open_page: OpenPage, size: str, phone: bool, dark: bool
+    shared: RunningService, open_page: OpenPage, size: str, phone: bool, dark: bool
 ) -> None:
-    cookies = await signed_in(service)
-    user_id = (await service.api("GET", "/users"))["items"][0]["id"]
+    cookies = await signed_in(shared)
+    user_id = (await shared.api("GET", "/users"))["items"][0]["id"]
     page = await open_page(phone=phone, dark=dark, cookies=cookies)
-    await tell(page, fleet(300), alarms=[ALARM], user_id=user_id)
-    await page.goto(f"{service.address}/operator")
+    told = Told(sessions=fleet(300), alarms=[ALARM])
+    await tell(page, told, user_id=user_id)
+    await page.goto(f"{shared.address}/operator")
     await expect(page.get_by_text("cannot go on")).to_be_visible()
     first = page.locator("tbody tr").first
     await expect(first).to_contain_text("s0003")
@@ -95,19 +106,17 @@ async def test_each_other_page_fits_with_the_longest_things_in_it(
         ("/receipts", "closed after the wait"),
         (f"/receipts/{SESSION_ID}", "are saved"),
     ):
-        await page.goto(service.address + place)
+        await page.goto(shared.address + place)
         await expect(page.get_by_text(words).filter(visible=True).first).to_be_visible()
         await _look(page, f"{size}-{place.split('/')[1]}{'-one' if place.count('/') > 1 else ''}")
-    await page.context.close()
-    page = await open_page(phone=phone, dark=dark, cookies=cookies)
-    await tell(page, [], user_id=user_id)
-    await page.goto(f"{service.address}/desktop")
+    told.sessions = []
+    await page.goto(f"{shared.address}/desktop")
     await page.get_by_role("button", name="Start my desktop").click()
     await expect(page.get_by_role("heading", name="Which files do you want to start with?")).to_be_visible()
     await expect(page.get_by_role("radio", name="Wait for the newest")).to_be_checked()
     await _look(page, f"{size}-choose")
     await page.context.close()
     page = await open_page(phone=phone, dark=dark)
-    await page.goto(f"{service.address}/sign-in")
+    await page.goto(f"{shared.address}/sign-in")
     await page.wait_for_selector("h1")
     await _look(page, f"{size}-sign-in")
