@@ -99,15 +99,16 @@ class Closer:
     async def _watched(self, live: Live, todo: SagaStep) -> None:
         """Do one step. One that neither ends nor tells of progress is an alarm, though nothing has failed."""
         loop = asyncio.get_running_loop()
+        pause_s = max(todo.alarm_s, limits.STEP_ALARM_S)  # proofs and looks of a large home take their time
         timer: asyncio.TimerHandle | None = None
 
         def look(seen: Progress | None) -> None:
             nonlocal timer
             if live.progress is seen:
                 self.alarms.raise_("close", "It takes longer than it should.", session_id=live.record.id)
-            timer = loop.call_later(todo.alarm_s, look, live.progress)
+            timer = loop.call_later(pause_s, look, live.progress)
 
-        timer = loop.call_later(todo.alarm_s, look, live.progress)
+        timer = loop.call_later(pause_s, look, live.progress)
         try:
             async with asyncio.timeout(limits.CLOSE_STEP_S_MAX):
                 await self._do[todo.name](live)
