@@ -29,7 +29,9 @@ export async function start(workspace, { fromSeq = null } = {}) {
 
 function wishes(workspaceId, fromSeq) {
   const narrow = innerWidth < NARROW_PX;
-  const geometry = narrow ? SCREEN_MIN : [Math.max(SCREEN_MIN[0], innerWidth), Math.max(600, innerHeight - 44)];
+  const geometry = narrow
+    ? SCREEN_MIN
+    : [Math.max(SCREEN_MIN[0], innerWidth), Math.max(600, innerHeight - 44)];
   const body = { geometry: geometry.map(Math.round), locale: locale(), time_zone: times.zone() };
   if (workspaceId) body.workspace_id = workspaceId;
   if (fromSeq !== null) body.from_seq = fromSeq;
@@ -43,12 +45,19 @@ function locale() {
 
 /** Ask with which checkpoint to start, when the newest is not there or not whole. Nothing is chosen by a timer. */
 export async function chooseFiles(workspace, problem = null) {
-  const list = (await all(`/workspaces/${workspace.id}/checkpoints`, 200)).filter((each) => each.complete || each.final).slice(0, CHOICES_MAX);
+  const list = (await all(`/workspaces/${workspace.id}/checkpoints`, 200))
+    .filter((each) => each.complete || each.final)
+    .slice(0, CHOICES_MAX);
   const rows = choiceRows(list, workspace);
   return doing({
     title: t("choose.title"),
-    lede: t("choose.lede", { time: workspace.saved_as_of ? times.moment(workspace.saved_as_of) : t("choose.newest") }),
-    fields: [choices("from", t("choose.legend"), rows), problem && h("p", { class: "small muted" }, words(problem))].filter(Boolean),
+    lede: t("choose.lede", {
+      time: workspace.saved_as_of ? times.moment(workspace.saved_as_of) : t("choose.newest"),
+    }),
+    fields: [
+      choices("from", t("choose.legend"), rows),
+      problem && h("p", { class: "small muted" }, words(problem)),
+    ].filter(Boolean),
     verb: t("choose.verb"),
     busy: t("choose.busy"),
     async run(form) {
@@ -68,7 +77,11 @@ export function choiceRows(list, workspace) {
       const older = newest === null ? 0 : (newest - Date.parse(each.saved_as_of)) / 1000;
       return {
         value: each.seq,
-        title: t(each.complete ? "choose.whole" : "choose.part", { time: times.moment(each.saved_as_of), n: each.unreadable, files: times.files(each.unreadable) }),
+        title: t(each.complete ? "choose.whole" : "choose.part", {
+          time: times.moment(each.saved_as_of),
+          n: each.unreadable,
+          files: times.files(each.unreadable),
+        }),
         more: `${older > 0 ? t("choose.older", { time: times.duration(older) }) : t("choose.same")} ${times.entries(each.entries)}, ${times.size(each.bytes)}.`,
       };
     }),
@@ -95,14 +108,21 @@ export async function extend(session) {
   const changed = await doing({
     title: t("extend.title"),
     lede: t("extend.lede", { time: times.moment(end) }),
-    fields: [choices("more", t("extend.legend"), steps.map((seconds) => ({
-      value: seconds,
-      title: times.minute(end + seconds * 1000),
-      more: t("extend.more", { time: times.duration(seconds) }),
-    })))],
+    fields: [
+      choices(
+        "more",
+        t("extend.legend"),
+        steps.map((seconds) => ({
+          value: seconds,
+          title: times.minute(end + seconds * 1000),
+          more: t("extend.more", { time: times.duration(seconds) }),
+        })),
+      ),
+    ],
     verb: t("extend.verb"),
     busy: t("extend.busy"),
-    run: (form) => post(`/sessions/${session.id}/extend`, { seconds: Number(form.elements.more.value), reason: "" }),
+    run: (form) =>
+      post(`/sessions/${session.id}/extend`, { seconds: Number(form.elements.more.value), reason: "" }),
   });
   if (changed) toast(say("extend.done", { time: times.minute(changed.hold_deadline ?? end) }));
   return changed;
@@ -111,7 +131,10 @@ export async function extend(session) {
 /** Extend by one hold at once, as the last minutes offer it. */
 export async function extendOnce(session) {
   try {
-    const changed = await post(`/sessions/${session.id}/extend`, { seconds: Math.max(60, Math.round(session.hold_s)), reason: "" });
+    const changed = await post(`/sessions/${session.id}/extend`, {
+      seconds: Math.max(60, Math.round(session.hold_s)),
+      reason: "",
+    });
     toast(say("extend.done", { time: times.minute(changed.hold_deadline ?? Date.now()) }));
     return changed;
   } catch (problem) {
@@ -124,7 +147,12 @@ export async function extendOnce(session) {
 export async function saveNow(session) {
   try {
     const saved = await post(`/sessions/${session.id}/save`, { reason: "" }, { wait_ms: SAVE_WAIT_MS });
-    const values = { time: times.moment(saved.saved_as_of), files: times.entries(saved.entries), n: saved.unreadable, bad: times.files(saved.unreadable) };
+    const values = {
+      time: times.moment(saved.saved_as_of),
+      files: times.entries(saved.entries),
+      n: saved.unreadable,
+      bad: times.files(saved.unreadable),
+    };
     if (saved.complete) toast(say("save.done", values));
     else toast(say("save.part", values), { state: "held", glyph: "triangle-alert" });
     return saved;
@@ -146,14 +174,25 @@ export function putFiles(session) {
 }
 
 async function putFile(session, file) {
-  const close = toast(say("upload.busy", { name: name(file.name), size: times.size(file.size) }), { state: "starting", glyph: "arrow-up", act: null });
+  const close = toast(say("upload.busy", { name: name(file.name), size: times.size(file.size) }), {
+    state: "starting",
+    glyph: "arrow-up",
+    act: null,
+  });
   try {
-    const put = await post(`/sessions/${session.id}/uploads?name=${encodeURIComponent(file.name)}`, undefined, { raw: file, wait_ms: UPLOAD_WAIT_MS });
+    const put = await post(
+      `/sessions/${session.id}/uploads?name=${encodeURIComponent(file.name)}`,
+      undefined,
+      { raw: file, wait_ms: UPLOAD_WAIT_MS },
+    );
     close();
     toast(say("upload.done", { path: name(put.path), size: times.size(put.bytes) }));
   } catch (problem) {
     close();
-    toast(say("upload.failed", { name: name(file.name), reason: words(problem) }), { state: "alarm", glyph: "octagon-alert" });
+    toast(say("upload.failed", { name: name(file.name), reason: words(problem) }), {
+      state: "alarm",
+      glyph: "octagon-alert",
+    });
   }
 }
 

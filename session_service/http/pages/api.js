@@ -9,7 +9,11 @@ const NO_ANSWER_MS = 20_000;
 export class Problem extends Error {
   constructor(fields) {
     super(fields.detail || fields.code);
-    Object.assign(this, { status: 0, detail: "", action: "", facts: {}, reference: "", retryable: false }, fields);
+    Object.assign(
+      this,
+      { status: 0, detail: "", action: "", facts: {}, reference: "", retryable: false },
+      fields,
+    );
   }
 }
 
@@ -28,7 +32,12 @@ export function send(method, path, body, options = {}) {
   return ask(method, path, body, options);
 }
 
-async function ask(method, path, body, { key, generation, raw, signal, wait_ms: waitMs = NO_ANSWER_MS, stay = false }) {
+async function ask(
+  method,
+  path,
+  body,
+  { key, generation, raw, signal, wait_ms: waitMs = NO_ANSWER_MS, stay = false },
+) {
   const headers = { Accept: "application/json" };
   if (method !== "GET") headers["X-Session-Service"] = "1";
   if (key && !raw) headers["Idempotency-Key"] = key;
@@ -53,7 +62,12 @@ async function ask(method, path, body, { key, generation, raw, signal, wait_ms: 
   if (response.status === 204) return null;
   const answer = await response.json().catch(() => null);
   if (response.ok && answer !== null) return answer;
-  const problem = new Problem({ code: "internal", detail: t("problem.internal"), ...answer, status: response.status });
+  const problem = new Problem({
+    code: "internal",
+    detail: t("problem.internal"),
+    ...answer,
+    status: response.status,
+  });
   if (problem.code === "sign_in_required" && !stay) goToSignIn();
   throw problem;
 }

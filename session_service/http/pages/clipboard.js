@@ -10,12 +10,37 @@ const TEXT_LENGTH_MAX = 1_000_000;
 export class Clipboard {
   constructor(link, screen) {
     this.link = link;
-    this.area = h("textarea", { class: "input", rows: 6, id: "clip", spellcheck: "false", maxlength: TEXT_LENGTH_MAX });
-    const give = h("button", { class: "button first small", type: "button", click: () => this.#give() }, t("clip.give"));
-    const take = h("button", { class: "button small", type: "button", click: () => this.#take() }, t("clip.take"));
-    this.root = h("section", { class: "panel card pad stack-s", hidden: true, "aria-label": t("clip.label") },
-      h("label", { class: "label", for: "clip" }, t("clip.text")), this.area, h("p", { class: "small muted" }, t("clip.hint")), h("div", { class: "row wrap" }, give, take));
-    this.root.addEventListener("keydown", (event) => { if (event.key === "Escape") { this.toggle(); link.rfb?.focus(); } });
+    this.area = h("textarea", {
+      class: "input",
+      rows: 6,
+      id: "clip",
+      spellcheck: "false",
+      maxlength: TEXT_LENGTH_MAX,
+    });
+    const give = h(
+      "button",
+      { class: "button first small", type: "button", click: () => this.#give() },
+      t("clip.give"),
+    );
+    const take = h(
+      "button",
+      { class: "button small", type: "button", click: () => this.#take() },
+      t("clip.take"),
+    );
+    this.root = h(
+      "section",
+      { class: "panel card pad stack-s", hidden: true, "aria-label": t("clip.label") },
+      h("label", { class: "label", for: "clip" }, t("clip.text")),
+      this.area,
+      h("p", { class: "small muted" }, t("clip.hint")),
+      h("div", { class: "row wrap" }, give, take),
+    );
+    this.root.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") {
+        this.toggle();
+        link.rfb?.focus();
+      }
+    });
     screen.append(this.root);
     link.addEventListener("clipboard", (event) => {
       this.area.value = event.detail.slice(0, TEXT_LENGTH_MAX);

@@ -31,16 +31,29 @@ export function countdown() {
   const until = h("span", { class: "until" });
   const [ruler, setRuler] = largeRuler();
   const ends = [h("span"), h("span")];
-  const root = h("div", {}, h("p", { class: "left" }, figures, " ", until), ruler, h("p", { class: "ruler-ends" }, ...ends));
+  const root = h(
+    "div",
+    {},
+    h("p", { class: "left" }, figures, " ", until),
+    ruler,
+    h("p", { class: "ruler-ends" }, ...ends),
+  );
   function update(session, fresh) {
     const left = leftOf(session);
     if (left === null) return;
-    const end = session.hold_deadline && session.hold_counting ? Date.parse(session.hold_deadline) : endOf(session);
+    const end =
+      session.hold_deadline && session.hold_counting ? Date.parse(session.hold_deadline) : endOf(session);
     root.classList.toggle("ending", isEnding(left, session.hold_s));
     text(figures, left > 0 ? times.figures(left, end) : t("countdown.over"));
     if (left <= 0) text(until, "");
     else if (!session.hold_counting) text(until, t("countdown.standing"));
-    else text(until, fresh ? t("countdown.until", { time: times.moment(end) }) : t("countdown.at_least", { time: times.minute(end) }));
+    else
+      text(
+        until,
+        fresh
+          ? t("countdown.until", { time: times.moment(end) })
+          : t("countdown.at_least", { time: times.minute(end) }),
+      );
     setRuler(session.hold_s > 0 ? 1 - left / Math.max(session.hold_s, left) : 1);
     text(ends[0], session.lost_at ? t("countdown.lost", { time: times.minute(session.lost_at) }) : "");
     text(ends[1], t("countdown.closes", { time: times.minute(end) }));
@@ -76,6 +89,10 @@ export function smallRuler(left, hold) {
     if ((i + 1) / TICKS > share) open += line;
     else spent += line;
   }
-  const mini = svg("svg", { class: `mini${isEnding(left, hold) ? " ending" : ""}`, viewBox: "0 0 90 10", "aria-hidden": "true" });
+  const mini = svg("svg", {
+    class: `mini${isEnding(left, hold) ? " ending" : ""}`,
+    viewBox: "0 0 90 10",
+    "aria-hidden": "true",
+  });
   return put(mini, spent && svg("path", { d: spent }), open && svg("path", { class: "on", d: open }));
 }

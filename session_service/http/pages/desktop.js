@@ -2,21 +2,29 @@
 // Everything shown comes from the API and the live stream; the countdown is drawn each second from what they said.
 
 import { extend, chooseFiles, endAndSave, extendOnce, openAgain, putFiles, saveNow, start } from "./acts.js";
-import { get, post, send, words } from "./api.js";
+import { get, words } from "./api.js";
 import { countdown, endOf, isEnding, leftOf } from "./countdown.js";
-import { busyWhile, doing, field } from "./dialogs.js";
+import { busyWhile } from "./dialogs.js";
+import { drawDevices, drawOthers, drawReceipts } from "./desktop-rest.js";
 import { h, icon, put } from "./dom.js";
 import { frame } from "./frame.js";
 import { Live } from "./live.js";
 import { rememberWait } from "./memory.js";
 import { announce, toast } from "./notes.js";
-import { answers, badge, button, causeShort, closeSteps, isWaiting, linkButton, stateWord, workAnswer } from "./parts.js";
-import { receiptLine } from "./receipts-list.js";
+import {
+  answers,
+  badge,
+  button,
+  causeShort,
+  closeSteps,
+  isWaiting,
+  linkButton,
+  workAnswer,
+} from "./parts.js";
 import { name, say, t } from "./strings.js";
 import * as times from "./times.js";
 
 const RANK = { held: 0, active: 1, starting: 2, closing: 3 };
-const RECEIPTS_SHOWN = 3;
 const WARNINGS_S = [600, 300, 60];
 
 const me = await frame("desktop", t("desktop.title"));
@@ -27,7 +35,18 @@ const notices = h("div", {});
 const others = h("section", { class: "stack-s", "aria-labelledby": "h-ws" });
 const receipts = h("section", { class: "stack-s", "aria-labelledby": "h-r" });
 const devices = h("section", { class: "stack-s", "aria-labelledby": "h-l" });
-put(main, h("div", { class: "stack roomy" }, h("h1", {}, t("desktop.title")), hero, notices, others, h("div", { class: "two" }, receipts, devices)));
+put(
+  main,
+  h(
+    "div",
+    { class: "stack roomy" },
+    h("h1", {}, t("desktop.title")),
+    hero,
+    notices,
+    others,
+    h("div", { class: "two" }, receipts, devices),
+  ),
+);
 
 let workspaces = [];
 let lastClosed = null;
@@ -37,15 +56,23 @@ let warned = 0;
 put(hero, bones());
 
 function own() {
-  return [...live.sessions.values()].filter((session) => session.user.id === me.user.id && session.state !== "closed");
+  return [...live.sessions.values()].filter(
+    (session) => session.user.id === me.user.id && session.state !== "closed",
+  );
 }
 
 function matters() {
-  return own().sort((a, b) => RANK[a.state] - RANK[b.state] || (a.created_at < b.created_at ? 1 : -1))[0] ?? null;
+  return (
+    own().sort((a, b) => RANK[a.state] - RANK[b.state] || (a.created_at < b.created_at ? 1 : -1))[0] ?? null
+  );
 }
 
 function bones() {
-  return h("section", { class: "card pad stack", "aria-busy": "true", "aria-label": t("desktop.loading") }, ["w2", "w1", "w3"].map((width) => h("span", { class: `bone ${width}` })));
+  return h(
+    "section",
+    { class: "card pad stack", "aria-busy": "true", "aria-label": t("desktop.loading") },
+    ["w2", "w1", "w3"].map((width) => h("span", { class: `bone ${width}` })),
+  );
 }
 
 // ---------- what is shown ----------
@@ -53,14 +80,33 @@ function bones() {
 function draw() {
   if (!live.known) return;
   const session = matters();
-  const key = session ? JSON.stringify([session.id, session.state, session.generation, session.saved_as_of, session.pending_files, session.links, session.progress, session.step_error, session.hold_counting, live.fresh, isEnding(leftOf(session), session.hold_s)]) : `none ${lastClosed?.id} ${workspaces[0]?.saved_as_of} ${live.fresh}`;
+  const key = session
+    ? JSON.stringify([
+        session.id,
+        session.state,
+        session.generation,
+        session.saved_as_of,
+        session.pending_files,
+        session.links,
+        session.progress,
+        session.step_error,
+        session.hold_counting,
+        live.fresh,
+        isEnding(leftOf(session), session.hold_s),
+      ])
+    : `none ${lastClosed?.id} ${workspaces[0]?.saved_as_of} ${live.fresh}`;
   if (key !== drawn) {
     const focused = document.activeElement?.dataset?.k;
     drawn = key;
     put(hero, session ? card(session) : noDesktop());
     if (focused) hero.querySelector(`[data-k="${focused}"]`)?.focus();
     drawNotices();
-    drawOthers(session);
+    drawOthers(others, {
+      workspaces,
+      shown: session ? session.workspace.id : workspaces[0]?.id,
+      sessions: own(),
+      changed: loadWorkspaces,
+    });
   }
   tick();
 }
@@ -79,25 +125,68 @@ function tick() {
 }
 
 function card(session) {
-  const build = { starting: startingCard, active: activeCard, held: heldCard, closing: closingCard }[session.state];
+  const build = { starting: startingCard, active: activeCard, held: heldCard, closing: closingCard }[
+    session.state
+  ];
   const { head, title, middle = null, told, acts, more = [] } = build(session);
-  return h("section", { class: "card hero", "aria-labelledby": "h-hero", "data-state": session.state },
+  return h(
+    "section",
+    { class: "card hero", "aria-labelledby": "h-hero", "data-state": session.state },
     picture(session),
-    h("div", { class: "body" },
-      h("div", { class: "stack-s" }, h("p", { class: "row wrap" }, ...head), h("h2", { id: "h-hero" }, title)),
-      middle, told, h("div", { class: "stack-s" }, h("div", { class: "row wrap buttons" }, ...acts), more.length > 0 && h("div", { class: "row wrap minor" }, ...more))));
+    h(
+      "div",
+      { class: "body" },
+      h(
+        "div",
+        { class: "stack-s" },
+        h("p", { class: "row wrap" }, ...head),
+        h("h2", { id: "h-hero" }, title),
+      ),
+      middle,
+      told,
+      h(
+        "div",
+        { class: "stack-s" },
+        h("div", { class: "row wrap buttons" }, ...acts),
+        more.length > 0 && h("div", { class: "row wrap minor" }, ...more),
+      ),
+    ),
+  );
 }
 
 function picture(session) {
-  const words = { held: "picture.held", active: "picture.active", starting: "picture.starting", closing: "picture.closing" }[session.state];
-  return h("div", { class: `picture blank is-${session.state}`, "aria-hidden": "true" }, icon(`st-${session.state}`, "large"), h("span", {}, name(session.workspace.name)), h("span", { class: "stamp" }, t(words)));
+  const words = {
+    held: "picture.held",
+    active: "picture.active",
+    starting: "picture.starting",
+    closing: "picture.closing",
+  }[session.state];
+  return h(
+    "div",
+    { class: `picture blank is-${session.state}`, "aria-hidden": "true" },
+    icon(`st-${session.state}`, "large"),
+    h("span", {}, name(session.workspace.name)),
+    h("span", { class: "stamp" }, t(words)),
+  );
 }
 
 function minorActs(session) {
   return [
-    button(t("act.save_now"), (event) => busyWhile(event.currentTarget, t("save.busy"), () => saveNow(session)), { kind: "plain small", lead: "save", key: "save" }),
-    button(t("act.upload"), () => putFiles(session), { kind: "plain small", lead: "arrow-up", key: "upload" }),
-    linkButton(t("act.files"), `/files?workspace=${session.workspace.id}`, { kind: "plain small", lead: "folder", key: "files" }),
+    button(
+      t("act.save_now"),
+      (event) => busyWhile(event.currentTarget, t("save.busy"), () => saveNow(session)),
+      { kind: "plain small", lead: "save", key: "save" },
+    ),
+    button(t("act.upload"), () => putFiles(session), {
+      kind: "plain small",
+      lead: "arrow-up",
+      key: "upload",
+    }),
+    linkButton(t("act.files"), `/files?workspace=${session.workspace.id}`, {
+      kind: "plain small",
+      lead: "folder",
+      key: "files",
+    }),
   ];
 }
 
@@ -108,30 +197,59 @@ function heldCard(session) {
   const minute = times.minute(endOf(session));
   const where = [session.device_label, causeShort(session)].filter(Boolean).join(" · ");
   return {
-    head: [badge("held"), h("span", { class: "small muted" }, where, session.lost_at ? `, ${times.moment(session.lost_at)}` : "")],
-    title: ending ? t("ending.title", { time: times.duration(Math.max(60, Math.ceil(left / 60) * 60)) }) : t("held.title"),
+    head: [
+      badge("held"),
+      h("span", { class: "small muted" }, where, session.lost_at ? `, ${times.moment(session.lost_at)}` : ""),
+    ],
+    title: ending
+      ? t("ending.title", { time: times.duration(Math.max(60, Math.ceil(left / 60) * 60)) })
+      : t("held.title"),
     middle: timer.root,
-    told: answers(workAnswer(session, live.fresh), ["next", ending ? t("ending.next", { time: minute }) : t("held.next", { time: minute })]),
+    told: answers(workAnswer(session, live.fresh), [
+      "next",
+      ending ? t("ending.next", { time: minute }) : t("held.next", { time: minute }),
+    ]),
     acts: [
       linkButton(t("act.resume"), `/desktop/${session.id}`, { kind: "first", key: "resume" }),
       ending
-        ? button(t("extend.to", { time: times.minute(endOf(session) + session.hold_s * 1000) }), () => extendOnce(session).then((changed) => changed && live.note(changed)), { key: "extend" })
-        : button(t("act.extend"), () => extend(session).then((changed) => changed?.id && live.note(changed)), { key: "extend" }),
-      button(t("act.end"), () => endAndSave(session).then((changed) => changed?.id && live.note(changed)), { key: "end" }),
+        ? button(
+            t("extend.to", { time: times.minute(endOf(session) + session.hold_s * 1000) }),
+            () => extendOnce(session).then((changed) => changed && live.note(changed)),
+            { key: "extend" },
+          )
+        : button(
+            t("act.extend"),
+            () => extend(session).then((changed) => changed?.id && live.note(changed)),
+            { key: "extend" },
+          ),
+      button(t("act.end"), () => endAndSave(session).then((changed) => changed?.id && live.note(changed)), {
+        key: "end",
+      }),
     ],
     more: minorActs(session),
   };
 }
 
 function activeCard(session) {
-  const since = session.link_since ? t("active.since", { device: session.device_label || t("active.device"), time: times.minute(session.link_since) }) : session.device_label;
+  const since = session.link_since
+    ? t("active.since", {
+        device: session.device_label || t("active.device"),
+        time: times.minute(session.link_since),
+      })
+    : session.device_label;
   return {
     head: [badge("active"), h("span", { class: "small muted" }, since)],
     title: t("active.title"),
-    told: answers(workAnswer(session, live.fresh), ["time", t("active.time", { time: times.duration(session.hold_s) })], ["next", t("active.next")]),
+    told: answers(
+      workAnswer(session, live.fresh),
+      ["time", t("active.time", { time: times.duration(session.hold_s) })],
+      ["next", t("active.next")],
+    ),
     acts: [
       linkButton(t("act.open"), `/desktop/${session.id}`, { kind: "first", key: "open" }),
-      button(t("act.end"), () => endAndSave(session).then((changed) => changed?.id && live.note(changed)), { key: "end" }),
+      button(t("act.end"), () => endAndSave(session).then((changed) => changed?.id && live.note(changed)), {
+        key: "end",
+      }),
     ],
     more: minorActs(session),
   };
@@ -140,12 +258,23 @@ function activeCard(session) {
 function startingCard(session) {
   const trouble = session.step_error;
   return {
-    head: [badge("starting"), h("span", { class: "small muted" }, t("starting.since", { time: times.clock(session.created_at) }))],
+    head: [
+      badge("starting"),
+      h("span", { class: "small muted" }, t("starting.since", { time: times.clock(session.created_at) })),
+    ],
     title: t("starting.title"),
     middle: progressBar(session),
     told: answers(
-      ["work", session.saved_as_of ? t("starting.work", { time: times.moment(session.saved_as_of) }) : t("starting.work_none")],
-      trouble ? ["next", t("starting.trouble", { n: session.step_attempts, reason: trouble }), "warn"] : ["next", t("starting.next")]),
+      [
+        "work",
+        session.saved_as_of
+          ? t("starting.work", { time: times.moment(session.saved_as_of) })
+          : t("starting.work_none"),
+      ],
+      trouble
+        ? ["next", t("starting.trouble", { n: session.step_attempts, reason: trouble }), "warn"]
+        : ["next", t("starting.next")],
+    ),
     acts: [
       linkButton(t("act.open"), `/desktop/${session.id}`, { kind: "first", key: "open" }),
       button(t("act.give_up"), () => endAndSave(session), { key: "end" }),
@@ -157,24 +286,50 @@ function startingCard(session) {
 function progressBar(session) {
   const progress = session.progress;
   const stage = progress?.stage === "restore" ? "starting.restore" : "starting.launch";
-  const words = h("p", { class: "small soft", role: "status" }, t(stage, { done: times.count(progress?.done ?? 0), total: progress?.total ? times.files(progress.total) : "" }));
+  const words = h(
+    "p",
+    { class: "small soft", role: "status" },
+    t(stage, {
+      done: times.count(progress?.done ?? 0),
+      total: progress?.total ? times.files(progress.total) : "",
+    }),
+  );
   if (!progress?.total) return words;
-  return h("div", { class: "stack-s" }, h("progress", { class: "progress", max: progress.total, value: progress.done, "aria-label": t("starting.title") }), words);
+  return h(
+    "div",
+    { class: "stack-s" },
+    h("progress", {
+      class: "progress",
+      max: progress.total,
+      value: progress.done,
+      "aria-label": t("starting.title"),
+    }),
+    words,
+  );
 }
 
 function closingCard(session) {
   const waiting = isWaiting(session);
   const kept = session.close_step === "access_ended" || session.close_step === "exiting";
-  const again = kept && button(t("act.open_again"), async (event) => {
-    try {
-      await busyWhile(event.currentTarget, t("again.busy"), () => openAgain(session));
-    } catch (problem) {
-      toast(words(problem), { state: "alarm", glyph: "octagon-alert" });
-    }
-  }, { kind: waiting ? "first" : "", key: "again" });
+  const again =
+    kept &&
+    button(
+      t("act.open_again"),
+      async (event) => {
+        try {
+          await busyWhile(event.currentTarget, t("again.busy"), () => openAgain(session));
+        } catch (problem) {
+          toast(words(problem), { state: "alarm", glyph: "octagon-alert" });
+        }
+      },
+      { kind: waiting ? "first" : "", key: "again" },
+    );
   if (!waiting) {
     return {
-      head: [badge("closing"), h("span", { class: "small muted" }, t(`closing.because_${session.close_cause ?? "hold"}`))],
+      head: [
+        badge("closing"),
+        h("span", { class: "small muted" }, t(`closing.because_${session.close_cause ?? "hold"}`)),
+      ],
       title: t("closing.title"),
       middle: closeSteps(session),
       told: h("p", { class: "small soft" }, t("closing.lede")),
@@ -182,9 +337,20 @@ function closingCard(session) {
     };
   }
   return {
-    head: [badge("alarm", t("waiting.badge")), h("span", { class: "small muted" }, session.step_since ? t("waiting.since", { time: times.moment(session.step_since) }) : "")],
+    head: [
+      badge("alarm", t("waiting.badge")),
+      h(
+        "span",
+        { class: "small muted" },
+        session.step_since ? t("waiting.since", { time: times.moment(session.step_since) }) : "",
+      ),
+    ],
     title: t("waiting.title"),
-    told: answers(waitingWork(session), ["time", t("waiting.time")], ["next", t("waiting.next", { time: times.minute(session.step_since ?? Date.now()) })]),
+    told: answers(
+      waitingWork(session),
+      ["time", t("waiting.time")],
+      ["next", t("waiting.next", { time: times.minute(session.step_since ?? Date.now()) })],
+    ),
     acts: [again, linkButton(t("act.follow"), `/desktop/${session.id}`, { key: "follow" })].filter(Boolean),
   };
 }
@@ -197,12 +363,25 @@ function waitingWork(session) {
 function noDesktop() {
   const workspace = workspaces[0] ?? null;
   if (lastClosed?.outcome === "start_failed") return failedCard(workspace, lastClosed);
-  const files = workspace?.saved_as_of ? t("none.files", { time: times.moment(workspace.saved_as_of) }) : t("none.first");
+  const files = workspace?.saved_as_of
+    ? t("none.files", { time: times.moment(workspace.saved_as_of) })
+    : t("none.first");
   const go = h("button", { class: "button first", type: "button", "data-k": "start" }, t("act.start"));
   go.addEventListener("click", () => begin(go, workspace));
-  return h("section", { class: "card", "aria-labelledby": "h-none", "data-state": "none" },
-    h("div", { class: "empty" }, icon("monitor"), h("h2", { id: "h-none" }, t("none.title")), h("p", {}, files), go,
-      workspace?.saved_as_of && h("p", {}, h("a", { class: "small", href: `/files?workspace=${workspace.id}` }, t("none.older")))));
+  return h(
+    "section",
+    { class: "card", "aria-labelledby": "h-none", "data-state": "none" },
+    h(
+      "div",
+      { class: "empty" },
+      icon("monitor"),
+      h("h2", { id: "h-none" }, t("none.title")),
+      h("p", {}, files),
+      go,
+      workspace?.saved_as_of &&
+        h("p", {}, h("a", { class: "small", href: `/files?workspace=${workspace.id}` }, t("none.older"))),
+    ),
+  );
 }
 
 async function begin(go, workspace) {
@@ -211,97 +390,94 @@ async function begin(go, workspace) {
   } catch (problem) {
     const holder = go.closest(".empty, .body") ?? hero;
     holder.querySelector(".error")?.remove();
-    holder.append(h("p", { class: "error", role: "alert" }, icon("octagon-alert"), h("span", {}, words(problem), problem.action ? ` ${problem.action}` : "")));
+    holder.append(
+      h(
+        "p",
+        { class: "error", role: "alert" },
+        icon("octagon-alert"),
+        h("span", {}, words(problem), problem.action ? ` ${problem.action}` : ""),
+      ),
+    );
   }
 }
 
 function failedCard(workspace, session) {
   const go = h("button", { class: "button first", type: "button", "data-k": "start" }, t("act.start_again"));
   go.addEventListener("click", () => begin(go, workspace));
-  return h("section", { class: "card pad stack", "aria-labelledby": "h-hero", "data-state": "failed" },
-    h("div", { class: "stack-s" }, h("p", { class: "row wrap" }, badge("alarm", t("failed.badge")), h("span", { class: "small muted" }, times.moment(session.closed_at ?? session.created_at))), h("h2", { id: "h-hero" }, t("failed.title"))),
+  return h(
+    "section",
+    { class: "card pad stack", "aria-labelledby": "h-hero", "data-state": "failed" },
+    h(
+      "div",
+      { class: "stack-s" },
+      h(
+        "p",
+        { class: "row wrap" },
+        badge("alarm", t("failed.badge")),
+        h("span", { class: "small muted" }, times.moment(session.closed_at ?? session.created_at)),
+      ),
+      h("h2", { id: "h-hero" }, t("failed.title")),
+    ),
     answers(["work", t("failed.work"), "good"], ["next", t("failed.next")]),
-    session.detail && h("details", { class: "more", open: true }, h("summary", {}, t("failed.words")), h("pre", { class: "id code" }, session.detail)),
-    h("div", { class: "row wrap buttons body" }, go, workspace && button(t("act.choose"), () => chooseFiles(workspace).catch((problem) => toast(words(problem), { state: "alarm", glyph: "octagon-alert" })), { key: "choose" })));
+    session.detail &&
+      h(
+        "details",
+        { class: "more", open: true },
+        h("summary", {}, t("failed.words")),
+        h("pre", { class: "id code" }, session.detail),
+      ),
+    h(
+      "div",
+      { class: "row wrap buttons body" },
+      go,
+      workspace &&
+        button(
+          t("act.choose"),
+          () =>
+            chooseFiles(workspace).catch((problem) =>
+              toast(words(problem), { state: "alarm", glyph: "octagon-alert" }),
+            ),
+          { key: "choose" },
+        ),
+    ),
+  );
 }
 
 function drawNotices() {
   const lines = [];
-  if (!live.fresh && live.heard) lines.push(h("div", { class: "notice is-held", role: "status" }, icon("wifi-off"), h("p", {}, say("live.last_heard", { time: times.clock(live.heard) }))));
-  if (lastClosed?.outcome === "saved_after_death" && !matters()) lines.push(h("div", { class: "notice is-held" }, icon("info"), h("p", {}, say("died.notice", { time: times.moment(lastClosed.closed_at) })), h("a", { class: "push", href: `/receipts/${lastClosed.id}` }, t("receipt.word"))));
+  if (!live.fresh && live.heard)
+    lines.push(
+      h(
+        "div",
+        { class: "notice is-held", role: "status" },
+        icon("wifi-off"),
+        h("p", {}, say("live.last_heard", { time: times.clock(live.heard) })),
+      ),
+    );
+  if (lastClosed?.outcome === "saved_after_death" && !matters())
+    lines.push(
+      h(
+        "div",
+        { class: "notice is-held" },
+        icon("info"),
+        h("p", {}, say("died.notice", { time: times.moment(lastClosed.closed_at) })),
+        h("a", { class: "push", href: `/receipts/${lastClosed.id}` }, t("receipt.word")),
+      ),
+    );
   for (const session of own()) {
-    if (session.network === "none") lines.push(h("div", { class: "notice" }, icon("globe"), h("p", {}, t("network.none"))));
+    if (session.network === "none")
+      lines.push(h("div", { class: "notice" }, icon("globe"), h("p", {}, t("network.none"))));
   }
   put(notices, ...lines);
 }
 
-// ---------- the rest of the page ----------
-
-function drawOthers(main_) {
-  const open = new Map(own().map((session) => [session.workspace.id, session]));
-  const shown = main_ ? main_.workspace.id : workspaces[0]?.id;
-  const rest = workspaces.filter((workspace) => workspace.id !== shown);
-  const add = button(t("workspaces.new"), newWorkspace, { kind: "plain small push", lead: "plus", key: "new-workspace" });
-  put(others, h("div", { class: "head" }, h("h2", { id: "h-ws" }, t("workspaces.title")), add), rest.length === 0 ? h("p", { class: "small soft" }, t("workspaces.only")) : h("div", { class: "card" },
-    h("table", { class: "table rows easy", role: "table" },
-      h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ["workspace", "state", "files", "action"].map((key) => h("th", { role: "columnheader", scope: "col" }, key === "action" ? h("span", { class: "sr" }, t("column.action")) : t(`column.${key}`))))),
-      h("tbody", { role: "rowgroup" }, rest.map((workspace) => workspaceRow(workspace, open.get(workspace.id)))))));
-}
-
-function workspaceRow(workspace, session) {
-  const go = session
-    ? h("a", { href: `/desktop/${session.id}` }, t(session.state === "closing" ? "act.follow" : session.state === "held" ? "act.resume" : "act.open"), h("span", { class: "sr" }, ` ${workspace.name}`))
-    : h("button", { class: "button small", type: "button" }, t("act.start_short"), h("span", { class: "sr" }, ` ${workspace.name}`));
-  if (!session) go.addEventListener("click", () => busyWhile(go, t("start.busy"), () => start(workspace)).catch((problem) => toast(words(problem), { state: "alarm", glyph: "octagon-alert" })));
-  const saved = session?.saved_as_of ?? workspace.saved_as_of;
-  return h("tr", { role: "row" },
-    h("td", { role: "cell", class: "key" }, name(workspace.name)),
-    h("td", { role: "cell", class: "end" }, stateWord(session?.state ?? "closed")),
-    h("td", { role: "cell" }, saved ? t("workspaces.saved", { time: times.moment(saved) }) : t("workspaces.empty")),
-    h("td", { role: "cell", class: "num end" }, go));
-}
-
-async function newWorkspace() {
-  const made = await doing({
-    title: t("workspaces.new_title"),
-    lede: t("workspaces.new_lede"),
-    fields: [field(t("workspaces.name"), { name: "name", required: true, maxlength: 64, "data-first": true, autocomplete: "off" })],
-    verb: t("workspaces.make"),
-    busy: t("workspaces.making"),
-    run: (form) => post("/workspaces", { name: form.elements.name.value }),
-  });
-  if (made) await loadWorkspaces();
-}
-
-async function drawReceipts() {
-  const { items } = await get(`/receipts?mine=true&limit=${RECEIPTS_SHOWN}`);
-  const names = new Map(workspaces.map((workspace) => [workspace.id, workspace.name]));
-  put(receipts, h("div", { class: "head" }, h("h2", { id: "h-r" }, t("receipts.title")), items.length > 0 && h("a", { class: "push small", href: "/receipts" }, t("receipts.all"))),
-    h("div", { class: "card pad" }, items.length > 0 ? h("ul", { class: "list small" }, items.map((each) => receiptLine(each, names))) : h("p", { class: "small soft" }, t("receipts.none"))));
-}
-
-async function drawDevices() {
-  const { items } = await get("/me/sign-ins");
-  put(devices, h("div", { class: "head" }, h("h2", { id: "h-l" }, t("devices.title"))),
-    h("div", { class: "card pad" }, h("ul", { class: "list small" }, items.map((each) => h("li", {},
-      icon(/phone|tablet/i.test(each.device_label) ? "smartphone" : "laptop", "lead"),
-      h("div", { class: "grow" }, h("b", { class: "strong" }, each.this_one ? t("devices.this", { device: each.device_label }) : each.device_label), h("br"),
-        h("span", { class: "soft" }, t("devices.since", { time: times.moment(each.created_at), seen: times.moment(each.last_seen) }))),
-      !each.this_one && h("button", { class: "link", type: "button", click: () => forget(each) }, t("devices.sign_out"), h("span", { class: "sr" }, ` ${each.device_label}`)))))));
-}
-
-async function forget(device) {
-  try {
-    await send("DELETE", `/me/sign-ins/${device.id}`);
-    toast(say("devices.gone", { device: name(device.device_label) }));
-  } catch (problem) {
-    toast(words(problem), { state: "alarm", glyph: "octagon-alert" });
-  }
-  await drawDevices();
-}
+// ---------- what it is drawn from ----------
 
 async function loadWorkspaces() {
-  const [found, newest] = await Promise.all([get("/workspaces?limit=200"), get("/sessions?mine=true&limit=1")]);
+  const [found, newest] = await Promise.all([
+    get("/workspaces?limit=200"),
+    get("/sessions?mine=true&limit=1"),
+  ]);
   workspaces = found.items;
   lastClosed = newest.items[0]?.state === "closed" ? newest.items[0] : null;
   drawn = "";
@@ -310,16 +486,27 @@ async function loadWorkspaces() {
 
 async function load() {
   await loadWorkspaces();
-  await Promise.all([drawReceipts(), drawDevices()]);
+  await Promise.all([drawReceipts(receipts, workspaces), drawDevices(devices)]);
 }
 
 let openBefore = "";
 live.addEventListener("change", () => {
-  const open = own().map((session) => session.id).sort().join();
+  const open = own()
+    .map((session) => session.id)
+    .sort()
+    .join();
   if (openBefore && open !== openBefore) load().catch(() => {});
   openBefore = open;
   draw();
 });
-live.addEventListener("fresh", () => { drawn = ""; draw(); });
+live.addEventListener("fresh", () => {
+  drawn = "";
+  draw();
+});
 setInterval(draw, 1000);
-await load().catch((problem) => put(hero, h("div", { class: "notice is-alarm", role: "alert" }, icon("octagon-alert"), h("p", {}, words(problem)))));
+await load().catch((problem) =>
+  put(
+    hero,
+    h("div", { class: "notice is-alarm", role: "alert" }, icon("octagon-alert"), h("p", {}, words(problem))),
+  ),
+);

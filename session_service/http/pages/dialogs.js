@@ -11,24 +11,49 @@ let count = 0;
  * Open a dialog. `does` is the numbered list, `fields` are nodes between list and buttons, `run(form)` does the work
  * and may throw a Problem; the dialog closes when it returns. Resolves with what `run` returned, or null.
  */
-export function doing({ title, lede = "", does = [], fields = [], verb, busy, danger = false, run, cancel = t("act.cancel") }) {
+export function doing({
+  title,
+  lede = "",
+  does = [],
+  fields = [],
+  verb,
+  busy,
+  danger = false,
+  run,
+  cancel = t("act.cancel"),
+}) {
   count += 1;
   const id = `dialog-${count}`;
   const failed = h("p", { class: "error", role: "alert", hidden: true });
   const go = h("button", { class: `button ${danger ? "danger" : "first"}`, type: "submit" }, verb);
   const keep = h("button", { class: "button plain", type: "button" }, cancel);
   const heading = h("h1", { id, tabindex: "-1" }, title);
-  const form = h("form", { class: "sheet", method: "dialog" },
+  const form = h(
+    "form",
+    { class: "sheet", method: "dialog" },
     h("div", {}, heading, lede && h("p", { class: "lede" }, lede)),
-    does.length > 0 && h("ol", { class: "does" }, does.map((each) => h("li", {}, h("span", {}, each)))),
-    ...fields, failed, h("div", { class: "buttons" }, go, keep));
+    does.length > 0 &&
+      h(
+        "ol",
+        { class: "does" },
+        does.map((each) => h("li", {}, h("span", {}, each))),
+      ),
+    ...fields,
+    failed,
+    h("div", { class: "buttons" }, go, keep),
+  );
   const dialog = h("dialog", { "aria-labelledby": id }, form);
   document.body.append(dialog);
   return new Promise((resolve) => {
     let result = null;
     keep.addEventListener("click", () => dialog.close());
-    dialog.addEventListener("close", () => { dialog.remove(); resolve(result); });
-    dialog.addEventListener("cancel", (event) => { if (go.hasAttribute("aria-busy")) event.preventDefault(); });
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(result);
+    });
+    dialog.addEventListener("cancel", (event) => {
+      if (go.hasAttribute("aria-busy")) event.preventDefault();
+    });
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
       if (go.hasAttribute("aria-busy")) return;
@@ -81,15 +106,37 @@ export async function busyWhile(button, label, work) {
 export function field(label, attributes = {}, hint = "") {
   count += 1;
   const id = `field-${count}`;
-  const input = h("input", { class: "input", id, ...attributes, "aria-describedby": hint ? `${id}-hint` : null });
-  return h("div", { class: "field" }, h("label", { for: id }, label), input, hint && h("p", { class: "small muted", id: `${id}-hint` }, hint));
+  const input = h("input", {
+    class: "input",
+    id,
+    ...attributes,
+    "aria-describedby": hint ? `${id}-hint` : null,
+  });
+  return h(
+    "div",
+    { class: "field" },
+    h("label", { for: id }, label),
+    input,
+    hint && h("p", { class: "small muted", id: `${id}-hint` }, hint),
+  );
 }
 
 /** Return a choice of one of several: rows of {value, title, more, checked}. */
 export function choices(name, legend, rows) {
-  return h("fieldset", { class: "stack-s" }, h("legend", { class: "label" }, legend), rows.map((row, index) => h("label", { class: "choice" },
-    h("input", { type: "radio", name, value: row.value, checked: row.checked ?? index === 0 }),
-    h("b", {}, row.title), h("span", { class: "soft" }, row.more))));
+  return h(
+    "fieldset",
+    { class: "stack-s" },
+    h("legend", { class: "label" }, legend),
+    rows.map((row, index) =>
+      h(
+        "label",
+        { class: "choice" },
+        h("input", { type: "radio", name, value: row.value, checked: row.checked ?? index === 0 }),
+        h("b", {}, row.title),
+        h("span", { class: "soft" }, row.more),
+      ),
+    ),
+  );
 }
 
 /** Open a menu under a button: rows of {label, lead, run} or {label, lead, href}. Follows the ARIA menu pattern. */
@@ -103,17 +150,49 @@ export function menu(opener, rows, label) {
   }
   count += 1;
   opener.id ||= `opener-${count}`;
-  const items = rows.filter(Boolean).map((row) => h(row.href ? "a" : "button", { class: "menu-item", role: "menuitem", tabindex: "-1", href: row.href, type: row.href ? null : "button",
-    click: () => { close(); row.run?.(); } }, row.lead && icon(row.lead), h("span", {}, row.label, row.more && h("span", { class: "soft small" }, row.more))));
+  const items = rows.filter(Boolean).map((row) =>
+    h(
+      row.href ? "a" : "button",
+      {
+        class: "menu-item",
+        role: "menuitem",
+        tabindex: "-1",
+        href: row.href,
+        type: row.href ? null : "button",
+        click: () => {
+          close();
+          row.run?.();
+        },
+      },
+      row.lead && icon(row.lead),
+      h("span", {}, row.label, row.more && h("span", { class: "soft small" }, row.more)),
+    ),
+  );
   const box = h("div", { class: "menu", role: "menu", "aria-label": label, "data-of": opener.id }, items);
-  const close = () => { box.remove(); opener.setAttribute("aria-expanded", "false"); document.removeEventListener("pointerdown", outside, true); };
-  const outside = (event) => { if (!box.contains(event.target) && !opener.contains(event.target)) close(); };
+  const close = () => {
+    box.remove();
+    opener.setAttribute("aria-expanded", "false");
+    document.removeEventListener("pointerdown", outside, true);
+  };
+  const outside = (event) => {
+    if (!box.contains(event.target) && !opener.contains(event.target)) close();
+  };
   box.addEventListener("keydown", (event) => {
     const at = items.indexOf(document.activeElement);
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (step) { event.preventDefault(); items.at((at + step) % items.length).focus(); }
-    if (event.key === "Home" || event.key === "End") { event.preventDefault(); items.at(event.key === "Home" ? 0 : -1).focus(); }
-    if (event.key === "Escape") { event.stopPropagation(); close(); opener.focus(); }
+    if (step) {
+      event.preventDefault();
+      items.at((at + step) % items.length).focus();
+    }
+    if (event.key === "Home" || event.key === "End") {
+      event.preventDefault();
+      items.at(event.key === "Home" ? 0 : -1).focus();
+    }
+    if (event.key === "Escape") {
+      event.stopPropagation();
+      close();
+      opener.focus();
+    }
     if (event.key === "Tab") close();
   });
   opener.setAttribute("aria-expanded", "true");

@@ -3,7 +3,9 @@
 const SVG = "http://www.w3.org/2000/svg";
 
 // The sprite is put into the page once, so that icons are there without network, too: just then they are needed.
-const sprite = await fetch("/assets/icons.svg").then((response) => response.text()).catch(() => "");
+const sprite = await fetch("/assets/icons.svg")
+  .then((response) => response.text())
+  .catch(() => "");
 const symbols = new DOMParser().parseFromString(sprite, "image/svg+xml").documentElement;
 if (symbols.localName === "svg") {
   for (const symbol of symbols.querySelectorAll("symbol")) symbol.id = `i-${symbol.id}`;
@@ -24,12 +26,18 @@ export function svg(tag, props = {}, ...children) {
 
 /** Return an icon of the sprite; it says nothing by itself. */
 export function icon(id, extra = "") {
-  return svg("svg", { class: `icon ${extra}`.trim(), "aria-hidden": "true" }, svg("use", { href: `#i-${id}` }));
+  return svg(
+    "svg",
+    { class: `icon ${extra}`.trim(), "aria-hidden": "true" },
+    svg("use", { href: `#i-${id}` }),
+  );
 }
 
 /** Replace what an element holds. */
 export function put(element, ...children) {
-  element.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.replaceChildren(
+    ...children.flat().filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -44,6 +52,8 @@ function filled(element, props, children) {
     if (typeof value === "function") element.addEventListener(key, value);
     else element.setAttribute(key, value === true ? "" : String(value));
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat().filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }

@@ -5,7 +5,12 @@ import { h, icon, put } from "./dom.js";
 import { mark } from "./frame.js";
 import { t } from "./strings.js";
 
-const STORY = [["lost", "held", "hold"], ["back", "active", ""], ["away", "closing", ""], ["next", "closed", ""]];
+const STORY = [
+  ["lost", "held", "hold"],
+  ["back", "active", ""],
+  ["away", "closing", ""],
+  ["next", "closed", ""],
+];
 
 /** Fill the page: `body` is the form with its heading, `foot` one line under it. */
 export function door(title, body, foot) {
@@ -14,27 +19,68 @@ export function door(title, body, foot) {
   document.body.prepend(h("a", { class: "skip", href: "#main" }, t("nav.skip")));
   const [ruler, set] = largeRuler();
   set(0);
-  const side = h("aside", { class: "door-side", "aria-labelledby": "story" }, h("div", { class: "big-story" },
-    h("div", {}, h("h2", { id: "story" }, t("story.title")), ruler,
-      h("p", { class: "ruler-ends" }, h("span", {}, t("story.start")), h("span", {}, t("story.end")))),
-    h("ol", { class: "story" }, STORY.map(([key, state, extra]) => h("li", {},
-      h("span", { class: "when" }, t(`story.${key}_when`)),
-      h("span", { class: `spine ${extra} is-${state}` }, icon(`st-${state}`)),
-      h("p", { class: "text" }, h("b", {}, t(`story.${key}`)), h("span", {}, t(`story.${key}_more`))))))));
-  put(main, h("section", { class: "door-form", "aria-labelledby": "t" }, h("div", {}, mark(t("product.name"), "/")), h("div", { class: "body" }, ...body), foot), side);
+  const side = h(
+    "aside",
+    { class: "door-side", "aria-labelledby": "story" },
+    h(
+      "div",
+      { class: "big-story" },
+      h(
+        "div",
+        {},
+        h("h2", { id: "story" }, t("story.title")),
+        ruler,
+        h("p", { class: "ruler-ends" }, h("span", {}, t("story.start")), h("span", {}, t("story.end"))),
+      ),
+      h(
+        "ol",
+        { class: "story" },
+        STORY.map(([key, state, extra]) =>
+          h(
+            "li",
+            {},
+            h("span", { class: "when" }, t(`story.${key}_when`)),
+            h("span", { class: `spine ${extra} is-${state}` }, icon(`st-${state}`)),
+            h("p", { class: "text" }, h("b", {}, t(`story.${key}`)), h("span", {}, t(`story.${key}_more`))),
+          ),
+        ),
+      ),
+    ),
+  );
+  put(
+    main,
+    h(
+      "section",
+      { class: "door-form", "aria-labelledby": "t" },
+      h("div", {}, mark(t("product.name"), "/")),
+      h("div", { class: "body" }, ...body),
+      foot,
+    ),
+    side,
+  );
   main.hidden = false;
 }
 
 /** Return the line that says how the service is, as a page may know it before sign-in. */
 export function statusLine() {
   const line = h("p", { class: "small muted row wrap" });
-  fetch("/api/v1/status", { cache: "no-store" }).then((response) => response.json()).then(
-    (status) => {
-      const well = status.ready && status.storage.usable !== false;
-      put(line, h("span", { class: "row" }, icon(well ? "circle-check" : "triangle-alert"), t(well ? "status.well" : status.ready ? "status.storage" : "status.not_ready")));
-    },
-    () => put(line, h("span", { class: "row" }, icon("wifi-off"), t("status.no_answer"))),
-  );
+  fetch("/api/v1/status", { cache: "no-store" })
+    .then((response) => response.json())
+    .then(
+      (status) => {
+        const well = status.ready && status.storage.usable !== false;
+        put(
+          line,
+          h(
+            "span",
+            { class: "row" },
+            icon(well ? "circle-check" : "triangle-alert"),
+            t(well ? "status.well" : status.ready ? "status.storage" : "status.not_ready"),
+          ),
+        );
+      },
+      () => put(line, h("span", { class: "row" }, icon("wifi-off"), t("status.no_answer"))),
+    );
   return line;
 }
 

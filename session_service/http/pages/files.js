@@ -24,9 +24,16 @@ const line = h("nav", { class: "points", "aria-label": t("files.line"), tabindex
 const pick = h("select", { class: "input", id: "pick" });
 const folder = h("section", { class: "folder", "aria-labelledby": "f-h" });
 const chooser = h("div", { class: "row" });
-put(main, h("div", { class: "stack" }, h("div", { class: "head" }, h("h1", {}, t("files.title")), h("div", { class: "push" }, chooser)),
-  h("div", { class: "points-pick field" }, h("label", { for: "pick" }, t("files.pick")), pick),
-  h("div", { class: "card files" }, line, folder)));
+put(
+  main,
+  h(
+    "div",
+    { class: "stack" },
+    h("div", { class: "head" }, h("h1", {}, t("files.title")), h("div", { class: "push" }, chooser)),
+    h("div", { class: "points-pick field" }, h("label", { for: "pick" }, t("files.pick")), pick),
+    h("div", { class: "card files" }, line, folder),
+  ),
+);
 
 let workspaces = [];
 let workspace = null;
@@ -36,7 +43,18 @@ let path = "";
 let unfolded = new Set();
 
 function fail(problem) {
-  put(folder, h("div", { class: "empty" }, icon("octagon-alert"), h("h2", { id: "f-h" }, t("files.failed")), h("p", {}, words(problem)), h("p", { class: "small muted" }, t("files.not_affected")), button(t("act.try_now"), () => load())));
+  put(
+    folder,
+    h(
+      "div",
+      { class: "empty" },
+      icon("octagon-alert"),
+      h("h2", { id: "f-h" }, t("files.failed")),
+      h("p", {}, words(problem)),
+      h("p", { class: "small muted" }, t("files.not_affected")),
+      button(t("act.try_now"), () => load()),
+    ),
+  );
 }
 
 function isAutomatic(each) {
@@ -45,9 +63,18 @@ function isAutomatic(each) {
 
 /** Return glyph, colour and words for why a checkpoint was taken. */
 function why(each) {
-  if (!each.complete) return ["cp-part", "alarm", t("files.incomplete", { n: each.unreadable, files: times.files(each.unreadable) })];
+  if (!each.complete)
+    return [
+      "cp-part",
+      "alarm",
+      t("files.incomplete", { n: each.unreadable, files: times.files(each.unreadable) }),
+    ];
   if (each.final) return ["cp-final", "closed", t("files.why_final")];
-  const found = { loss: ["cp-loss", "held", "files.why_loss"], periodic: ["cp-auto", "active", "files.why_periodic"], first_of_close: ["cp-auto", "closing", "files.why_close"] }[each.reason];
+  const found = {
+    loss: ["cp-loss", "held", "files.why_loss"],
+    periodic: ["cp-auto", "active", "files.why_periodic"],
+    first_of_close: ["cp-auto", "closing", "files.why_close"],
+  }[each.reason];
   return found ? [found[0], found[1], t(found[2])] : ["cp-hand", "starting", t("files.why_hand")];
 }
 
@@ -58,7 +85,12 @@ function groups() {
     const day = times.day(checkpoints[i].saved_as_of);
     if (days.at(-1)?.day !== day) days.push({ day, rows: [] });
     let j = i;
-    while (j < checkpoints.length && isAutomatic(checkpoints[j]) && times.day(checkpoints[j].saved_as_of) === day) j += 1;
+    while (
+      j < checkpoints.length &&
+      isAutomatic(checkpoints[j]) &&
+      times.day(checkpoints[j].saved_as_of) === day
+    )
+      j += 1;
     const run = checkpoints.slice(i + (i === 0 ? 1 : 0), j);
     if (i === 0 || run.length < FOLD_MIN || run.includes(shown) || unfolded.has(run[0].seq)) {
       days.at(-1).rows.push({ one: checkpoints[i] });
@@ -73,18 +105,59 @@ function groups() {
 
 function drawLine() {
   put(line, ...groups().flatMap(({ day, rows }) => [h("h2", {}, day), ...rows.map(pointLine)]));
-  put(pick, ...checkpoints.map((each) => h("option", { value: each.seq, selected: each === shown }, `${times.moment(each.saved_as_of)}, ${why(each)[2]}`)));
+  put(
+    pick,
+    ...checkpoints.map((each) =>
+      h(
+        "option",
+        { value: each.seq, selected: each === shown },
+        `${times.moment(each.saved_as_of)}, ${why(each)[2]}`,
+      ),
+    ),
+  );
 }
 
 function pointLine({ one, run }) {
   if (run) {
     const [last, first] = [run[0], run.at(-1)];
-    return h("a", { href: "#", class: "is-active", click: (event) => { event.preventDefault(); run.forEach((each) => unfolded.add(each.seq)); drawLine(); } },
-      icon("cp-auto"), h("b", {}, t("files.span", { from: times.minute(first.saved_as_of), to: times.minute(last.saved_as_of) })), h("span", { class: "muted" }), h("span", { class: "why" }, t("files.folded", { n: run.length, count: times.count(run.length) })));
+    return h(
+      "a",
+      {
+        href: "#",
+        class: "is-active",
+        click: (event) => {
+          event.preventDefault();
+          run.forEach((each) => unfolded.add(each.seq));
+          drawLine();
+        },
+      },
+      icon("cp-auto"),
+      h(
+        "b",
+        {},
+        t("files.span", { from: times.minute(first.saved_as_of), to: times.minute(last.saved_as_of) }),
+      ),
+      h("span", { class: "muted" }),
+      h("span", { class: "why" }, t("files.folded", { n: run.length, count: times.count(run.length) })),
+    );
   }
   const [glyph, state, words_] = why(one);
-  return h("a", { href: addressOf(one, ""), class: `is-${state}`, "aria-current": one === shown ? "true" : null, click: (event) => { event.preventDefault(); open(one, ""); } },
-    icon(glyph), h("b", {}, h("time", { datetime: one.saved_as_of }, times.clock(one.saved_as_of))), h("span", { class: "muted" }, times.size(one.bytes)), h("span", { class: "why" }, words_));
+  return h(
+    "a",
+    {
+      href: addressOf(one, ""),
+      class: `is-${state}`,
+      "aria-current": one === shown ? "true" : null,
+      click: (event) => {
+        event.preventDefault();
+        open(one, "");
+      },
+    },
+    icon(glyph),
+    h("b", {}, h("time", { datetime: one.saved_as_of }, times.clock(one.saved_as_of))),
+    h("span", { class: "muted" }, times.size(one.bytes)),
+    h("span", { class: "why" }, words_),
+  );
 }
 
 function addressOf(checkpoint, inside) {
@@ -100,9 +173,22 @@ async function open(checkpoint, inside, { keep = false } = {}) {
   path = inside;
   if (!keep) history.pushState(null, "", addressOf(checkpoint, inside));
   drawLine();
-  const wait = setTimeout(() => put(folder, h("div", { class: "pad stack-s" }, ["w2", "w3", "w1"].map((width) => h("span", { class: `bone ${width}` })))), 300);
+  const wait = setTimeout(
+    () =>
+      put(
+        folder,
+        h(
+          "div",
+          { class: "pad stack-s" },
+          ["w2", "w3", "w1"].map((width) => h("span", { class: `bone ${width}` })),
+        ),
+      ),
+    300,
+  );
   try {
-    const items = await all(`/workspaces/${workspace.id}/checkpoints/${checkpoint.seq}/files?path=${encodeURIComponent(inside)}`);
+    const items = await all(
+      `/workspaces/${workspace.id}/checkpoints/${checkpoint.seq}/files?path=${encodeURIComponent(inside)}`,
+    );
     if (shown === checkpoint && path === inside) drawFolder(items);
   } catch (problem) {
     fail(problem);
@@ -112,35 +198,119 @@ async function open(checkpoint, inside, { keep = false } = {}) {
 }
 
 function drawFolder(items) {
-  const values = { entries: times.entries(shown.entries), size: times.size(shown.bytes), n: shown.unreadable, files: times.files(shown.unreadable) };
+  const values = {
+    entries: times.entries(shown.entries),
+    size: times.size(shown.bytes),
+    n: shown.unreadable,
+    files: times.files(shown.unreadable),
+  };
   const state = shown.complete ? t("files.complete", values) : t("files.incomplete_more", values);
   const go = button(t("files.start"), startWith, { kind: "small first", lead: "undo-2" });
-  put(folder, h("div", { class: "folder-head" },
-    h("div", { class: "head" }, h("div", { class: "grow" }, h("h2", { id: "f-h" }, `${times.day(shown.saved_as_of)}, ${times.clock(shown.saved_as_of)}`), h("p", { class: "small soft" }, `${why(shown)[2]}. ${state}`)),
-      h("div", { class: "row push" }, h("a", { class: "button small", href: contentAddress("archive", path), download: "" }, icon("download"), t(path ? "files.download_folder" : "files.download_all")), go)),
-    shown.bad_paths.length > 0 && h("details", { class: "more" }, h("summary", {}, t("files.bad", { n: shown.bad_paths.length, files: times.files(shown.bad_paths.length) })), h("ul", { class: "stack-s" }, shown.bad_paths.map((bad) => h("li", {}, name(bad.path), `: ${bad.error || bad.grade}`)))),
-    h("p", { class: "crumbs" }, crumbs())),
-  items.length === 0 ? h("div", { class: "empty" }, icon("folder-open"), h("p", {}, t("files.empty")))
-    : h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("files.region") }, table(items)));
+  put(
+    folder,
+    h(
+      "div",
+      { class: "folder-head" },
+      h(
+        "div",
+        { class: "head" },
+        h(
+          "div",
+          { class: "grow" },
+          h("h2", { id: "f-h" }, `${times.day(shown.saved_as_of)}, ${times.clock(shown.saved_as_of)}`),
+          h("p", { class: "small soft" }, `${why(shown)[2]}. ${state}`),
+        ),
+        h(
+          "div",
+          { class: "row push" },
+          h(
+            "a",
+            { class: "button small", href: contentAddress("archive", path), download: "" },
+            icon("download"),
+            t(path ? "files.download_folder" : "files.download_all"),
+          ),
+          go,
+        ),
+      ),
+      shown.bad_paths.length > 0 &&
+        h(
+          "details",
+          { class: "more" },
+          h(
+            "summary",
+            {},
+            t("files.bad", { n: shown.bad_paths.length, files: times.files(shown.bad_paths.length) }),
+          ),
+          h(
+            "ul",
+            { class: "stack-s" },
+            shown.bad_paths.map((bad) => h("li", {}, name(bad.path), `: ${bad.error || bad.grade}`)),
+          ),
+        ),
+      h("p", { class: "crumbs" }, crumbs()),
+    ),
+    items.length === 0
+      ? h("div", { class: "empty" }, icon("folder-open"), h("p", {}, t("files.empty")))
+      : h(
+          "div",
+          { class: "scroll", tabindex: "0", role: "region", "aria-label": t("files.region") },
+          table(items),
+        ),
+  );
 }
 
 function crumbs() {
   const parts = path.split("/").filter(Boolean);
   const made = [crumb(name(workspace.name), "", parts.length === 0)];
-  parts.forEach((part, index) => made.push(h("span", { "aria-hidden": "true" }, "/"), crumb(name(part), parts.slice(0, index + 1).join("/"), index === parts.length - 1)));
+  parts.forEach((part, index) =>
+    made.push(
+      h("span", { "aria-hidden": "true" }, "/"),
+      crumb(name(part), parts.slice(0, index + 1).join("/"), index === parts.length - 1),
+    ),
+  );
   return made;
 }
 
 function crumb(words_, to, last) {
   if (last) return h("span", { "aria-current": "location" }, words_);
-  return h("a", { href: addressOf(shown, to), click: (event) => { event.preventDefault(); open(shown, to); } }, words_);
+  return h(
+    "a",
+    {
+      href: addressOf(shown, to),
+      click: (event) => {
+        event.preventDefault();
+        open(shown, to);
+      },
+    },
+    words_,
+  );
 }
 
 function table(items) {
-  const sorted = [...items].sort((a, b) => (a.kind === "folder") === (b.kind === "folder") ? a.name.localeCompare(b.name) : a.kind === "folder" ? -1 : 1);
-  return h("table", { class: "table rows", role: "table" },
-    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, h("th", { role: "columnheader", scope: "col" }, t("files.name")), h("th", { role: "columnheader", scope: "col" }, t("files.changed")), h("th", { role: "columnheader", scope: "col", class: "num" }, t("files.size")), h("th", { role: "columnheader", scope: "col" }, h("span", { class: "sr" }, t("column.action"))))),
-    h("tbody", { role: "rowgroup" }, sorted.map(fileRow)));
+  const sorted = [...items].sort((a, b) =>
+    (a.kind === "folder") === (b.kind === "folder")
+      ? a.name.localeCompare(b.name)
+      : a.kind === "folder"
+        ? -1
+        : 1,
+  );
+  return h(
+    "table",
+    { class: "table rows", role: "table" },
+    h(
+      "thead",
+      { role: "rowgroup" },
+      h(
+        "tr",
+        { role: "row" },
+        h("th", { role: "columnheader", scope: "col" }, t("files.name")),
+        h("th", { role: "columnheader", scope: "col" }, t("files.changed")),
+        h("th", { role: "columnheader", scope: "col", class: "num" }, t("files.size")),
+        h("th", { role: "columnheader", scope: "col" }, h("span", { class: "sr" }, t("column.action"))),
+      ),
+    ),
+    h("tbody", { role: "rowgroup" }, sorted.map(fileRow)),
+  );
 }
 
 function glyphOf(file) {
@@ -153,16 +323,67 @@ function glyphOf(file) {
 function fileRow(file) {
   const isFolder = file.kind === "folder";
   const whole = plain(file.name);
-  const shownName = h("bdi", { title: whole }, whole.length > 60 ? `${whole.slice(0, 36)}…${whole.slice(-20)}` : whole);
+  const shownName = h(
+    "bdi",
+    { title: whole },
+    whole.length > 60 ? `${whole.slice(0, 36)}…${whole.slice(-20)}` : whole,
+  );
   let entry = shownName;
-  if (isFolder) entry = h("a", { href: addressOf(shown, file.path), click: (event) => { event.preventDefault(); open(shown, file.path); } }, shownName);
-  else if (file.kind === "file") entry = h("a", { href: contentAddress("content", file.path), download: "" }, shownName);
+  if (isFolder)
+    entry = h(
+      "a",
+      {
+        href: addressOf(shown, file.path),
+        click: (event) => {
+          event.preventDefault();
+          open(shown, file.path);
+        },
+      },
+      shownName,
+    );
+  else if (file.kind === "file")
+    entry = h("a", { href: contentAddress("content", file.path), download: "" }, shownName);
   const get_ = isFolder || file.kind === "file";
-  return h("tr", { role: "row" },
-    h("td", { role: "cell", class: "key clip" }, h("span", { class: "name" }, icon(glyphOf(file)), entry, file.link_target && h("span", { class: "muted" }, " → ", name(file.link_target)))),
-    h("td", { role: "cell" }, times.moment(file.modified_at), file.grade && file.grade !== "ok" && h("span", { class: "delta changed" }, ` ${t(`grade.${file.grade === "fuzzy" ? "fuzzy" : "bad"}`)}`)),
+  return h(
+    "tr",
+    { role: "row" },
+    h(
+      "td",
+      { role: "cell", class: "key clip" },
+      h(
+        "span",
+        { class: "name" },
+        icon(glyphOf(file)),
+        entry,
+        file.link_target && h("span", { class: "muted" }, " → ", name(file.link_target)),
+      ),
+    ),
+    h(
+      "td",
+      { role: "cell" },
+      times.moment(file.modified_at),
+      file.grade &&
+        file.grade !== "ok" &&
+        h("span", { class: "delta changed" }, ` ${t(`grade.${file.grade === "fuzzy" ? "fuzzy" : "bad"}`)}`),
+    ),
     h("td", { role: "cell", class: "num end" }, isFolder ? "" : times.size(file.size)),
-    h("td", { role: "cell", class: "num opt" }, get_ && h("a", { class: "button plain small square", href: contentAddress(isFolder ? "archive" : "content", file.path), download: "", "aria-label": t("files.download", { name: whole }), title: t("files.download_short") }, icon("download"))));
+    h(
+      "td",
+      { role: "cell", class: "num opt" },
+      get_ &&
+        h(
+          "a",
+          {
+            class: "button plain small square",
+            href: contentAddress(isFolder ? "archive" : "content", file.path),
+            download: "",
+            "aria-label": t("files.download", { name: whole }),
+            title: t("files.download_short"),
+          },
+          icon("download"),
+        ),
+    ),
+  );
 }
 
 function startWith() {
@@ -170,8 +391,18 @@ function startWith() {
   const later = checkpoints.indexOf(shown);
   return doing({
     title: t("files.start_title", { time: times.moment(shown.saved_as_of) }),
-    lede: newest ? t("files.start_newest") : t("files.start_older", { n: later, count: times.count(later), time: times.moment(checkpoints[0].saved_as_of) }),
-    does: [say("files.start_1", { entries: times.entries(shown.entries), size: times.size(shown.bytes) }), say("files.start_2"), say("files.start_3")],
+    lede: newest
+      ? t("files.start_newest")
+      : t("files.start_older", {
+          n: later,
+          count: times.count(later),
+          time: times.moment(checkpoints[0].saved_as_of),
+        }),
+    does: [
+      say("files.start_1", { entries: times.entries(shown.entries), size: times.size(shown.bytes) }),
+      say("files.start_2"),
+      say("files.start_3"),
+    ],
     verb: t("files.start_verb"),
     busy: t("choose.busy"),
     run: () => start(workspace, { fromSeq: newest ? null : shown.seq }),
@@ -180,8 +411,15 @@ function startWith() {
 
 function drawChooser() {
   if (workspaces.length < 2) return;
-  const select = h("select", { class: "input small", "aria-label": t("column.workspace"), change: () => location.assign(`/files?workspace=${select.value}`) },
-    workspaces.map((each) => h("option", { value: each.id, selected: each === workspace }, each.name)));
+  const select = h(
+    "select",
+    {
+      class: "input small",
+      "aria-label": t("column.workspace"),
+      change: () => location.assign(`/files?workspace=${select.value}`),
+    },
+    workspaces.map((each) => h("option", { value: each.id, selected: each === workspace }, each.name)),
+  );
   put(chooser, select);
 }
 
@@ -196,15 +434,38 @@ async function load() {
     return;
   }
   if (checkpoints.length === 0) {
-    put(folder, h("div", { class: "empty" }, icon("folder"), h("h2", { id: "f-h" }, t("files.none")), h("p", {}, t("files.none_more")), h("a", { class: "button", href: "/desktop" }, t("desktop.title"))));
+    put(
+      folder,
+      h(
+        "div",
+        { class: "empty" },
+        icon("folder"),
+        h("h2", { id: "f-h" }, t("files.none")),
+        h("p", {}, t("files.none_more")),
+        h("a", { class: "button", href: "/desktop" }, t("desktop.title")),
+      ),
+    );
     return;
   }
-  await open(checkpoints.find((each) => String(each.seq) === asked.get("seq")) ?? checkpoints[0], asked.get("path") ?? "", { keep: true });
+  await open(
+    checkpoints.find((each) => String(each.seq) === asked.get("seq")) ?? checkpoints[0],
+    asked.get("path") ?? "",
+    { keep: true },
+  );
 }
 
-pick.addEventListener("change", () => open(checkpoints.find((each) => String(each.seq) === pick.value), ""));
+pick.addEventListener("change", () =>
+  open(
+    checkpoints.find((each) => String(each.seq) === pick.value),
+    "",
+  ),
+);
 addEventListener("popstate", () => {
   const at = new URLSearchParams(location.search);
-  open(checkpoints.find((each) => String(each.seq) === at.get("seq")) ?? checkpoints[0], at.get("path") ?? "", { keep: true });
+  open(
+    checkpoints.find((each) => String(each.seq) === at.get("seq")) ?? checkpoints[0],
+    at.get("path") ?? "",
+    { keep: true },
+  );
 });
 await load();

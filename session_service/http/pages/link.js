@@ -22,8 +22,21 @@ const PROBE_MS = 4_000;
 
 /** What a close code means for this page; what is not listed is the network. Source: core/close_codes.py. */
 const ENDINGS = {
-  1000: "left", 4401: "login", 4403: "used", 4404: "not_found", 4409: "taken", 4410: "closed", 4423: "closing",
-  4480: "closed", 4482: "revoked", 4484: "in_use", 1002: "broken", 1007: "broken", 1009: "broken", 4400: "broken", 4413: "broken",
+  1000: "left",
+  4401: "login",
+  4403: "used",
+  4404: "not_found",
+  4409: "taken",
+  4410: "closed",
+  4423: "closing",
+  4480: "closed",
+  4482: "revoked",
+  4484: "in_use",
+  1002: "broken",
+  1007: "broken",
+  1009: "broken",
+  4400: "broken",
+  4413: "broken",
 };
 
 export class Link extends EventTarget {
@@ -123,7 +136,11 @@ export class Link extends EventTarget {
     this.#tell("change");
     let ticket;
     try {
-      ticket = await post(`/sessions/${this.sessionId}/tickets`, { mode: this.mode, device_label: "" }, { wait_ms: OPEN_MS_MAX, stay: true });
+      ticket = await post(
+        `/sessions/${this.sessionId}/tickets`,
+        { mode: this.mode, device_label: "" },
+        { wait_ms: OPEN_MS_MAX, stay: true },
+      );
     } catch (problem) {
       if (round === this.#round) this.#refused(problem);
       return;
@@ -139,9 +156,12 @@ export class Link extends EventTarget {
     this.#socket = socket;
     socket.binaryType = "arraybuffer";
     // noVNC sets the on… properties later; this listener comes first, so that the last picture is kept before it goes.
-    socket.addEventListener("close", (event) => { if (round === this.#round) this.#closed(event); });
+    socket.addEventListener("close", (event) => {
+      if (round === this.#round) this.#closed(event);
+    });
     let limit = setTimeout(() => socket.close(), OPEN_MS_MAX);
-    socket.onopen = () => socket.send(JSON.stringify({ t: "open", aud: audience(), auth: ticket.ticket, can: [] }));
+    socket.onopen = () =>
+      socket.send(JSON.stringify({ t: "open", aud: audience(), auth: ticket.ticket, can: [] }));
     socket.onmessage = (event) => {
       if (round !== this.#round || typeof event.data !== "string") return;
       const told = JSON.parse(event.data);
@@ -203,7 +223,9 @@ export class Link extends EventTarget {
     const first = !this.everLive;
     this.everLive = true;
     this.#set("live");
-    this.dispatchEvent(new CustomEvent("live", { detail: { awayS: away === null ? null : away / 1000, first } }));
+    this.dispatchEvent(
+      new CustomEvent("live", { detail: { awayS: away === null ? null : away / 1000, first } }),
+    );
   }
 
   // ---------- how it ends ----------
@@ -226,7 +248,13 @@ export class Link extends EventTarget {
       this.#lose(problem.status ? 1000 * (problem.facts.retry_after_s ?? 1) : null);
       return;
     }
-    const ending = { sign_in_required: "login", not_found: "not_found", not_allowed: "not_found", hold_expired: "closed", transition_refused: "closed" }[problem.code];
+    const ending = {
+      sign_in_required: "login",
+      not_found: "not_found",
+      not_allowed: "not_found",
+      hold_expired: "closed",
+      transition_refused: "closed",
+    }[problem.code];
     this.#end(ending ?? "broken");
   }
 
@@ -238,7 +266,9 @@ export class Link extends EventTarget {
     const round = this.#round;
     const wait = this.#pause(retryMs);
     this.nextTryAt = performance.now() + wait;
-    this.#timer = setTimeout(() => { if (round === this.#round) this.#dial(); }, wait);
+    this.#timer = setTimeout(() => {
+      if (round === this.#round) this.#dial();
+    }, wait);
     this.#set(this.everLive ? "lost" : "opening");
   }
 
@@ -260,7 +290,8 @@ export class Link extends EventTarget {
 
   #drop() {
     if (this.state === "live") {
-      this.pictureFrom = this.quietSince === null ? Date.now() : Date.now() - (performance.now() - this.quietSince);
+      this.pictureFrom =
+        this.quietSince === null ? Date.now() : Date.now() - (performance.now() - this.quietSince);
       this.#tell("dropping"); // the last moment to keep the picture
     }
     const { rfb } = this;
@@ -278,7 +309,7 @@ export class Link extends EventTarget {
     if (this.state !== "live") return;
     const now = performance.now();
     const unsent = this.#socket?.bufferedAmount > 0;
-    this.#unsentSince = unsent ? this.#unsentSince ?? now : null;
+    this.#unsentSince = unsent ? (this.#unsentSince ?? now) : null;
     if (this.#unsentSince !== null && now - this.#unsentSince > UNSENT_MS) {
       this.quietSince ??= this.#unsentSince;
       this.look();
@@ -301,4 +332,3 @@ function audience() {
   const secure = location.protocol === "https:";
   return `${secure ? "wss" : "ws"}://${location.hostname}:${location.port || (secure ? 443 : 80)}`;
 }
-

@@ -73,7 +73,10 @@ export class Live extends EventTarget {
       source.close();
       this.#stale();
       get("/me").catch(() => {}); // no longer signed in: it leads to the sign-in page
-      this.#timer = setTimeout(() => this.#open(), Math.random() * Math.min(RETRY_MS_MAX, 1000 * 2 ** this.#retry++));
+      this.#timer = setTimeout(
+        () => this.#open(),
+        Math.random() * Math.min(RETRY_MS_MAX, 1000 * 2 ** this.#retry++),
+      );
     });
   }
 

@@ -7,7 +7,9 @@ const KEY = "waits-until";
 export function rememberWait(endsAt) {
   try {
     sessionStorage.setItem(KEY, String(Math.round(endsAt)));
-  } catch { /* a browser that keeps nothing for us */ }
+  } catch {
+    /* a browser that keeps nothing for us */
+  }
 }
 
 /** Return the time remembered if it is still to come, else null. */
@@ -24,5 +26,7 @@ export function rememberedWait() {
 export function forgetWait() {
   try {
     sessionStorage.removeItem(KEY);
-  } catch { /* nothing is kept */ }
+  } catch {
+    /* nothing is kept */
+  }
 }

@@ -13,22 +13,48 @@ export function announce(words, { now = false } = {}) {
   regions();
   const region = now ? assertive : polite;
   region.textContent = "";
-  setTimeout(() => { region.textContent = words; }, 50); // a region must be seen empty, or the same words are not read again
+  setTimeout(() => {
+    region.textContent = words;
+  }, 50); // a region must be seen empty, or the same words are not read again
 }
 
 /** Show one toast; `act` = {label, run} makes it stay until it is dismissed. */
 export function toast(words, { state = "active", glyph = "circle-check", act = null } = {}) {
   if (!place) toastsIn(null);
   const close = () => box.remove();
-  const box = h("div", { class: `toast is-${state}` }, icon(glyph), h("span", {}, words),
-    act && h("button", { class: "button small", type: "button", click: () => { close(); act.run(); } }, act.label),
-    h("button", { class: "button plain small square", type: "button", "aria-label": t("act.dismiss"), click: close }, icon("x")));
+  const box = h(
+    "div",
+    { class: `toast is-${state}` },
+    icon(glyph),
+    h("span", {}, words),
+    act &&
+      h(
+        "button",
+        {
+          class: "button small",
+          type: "button",
+          click: () => {
+            close();
+            act.run();
+          },
+        },
+        act.label,
+      ),
+    h(
+      "button",
+      { class: "button plain small square", type: "button", "aria-label": t("act.dismiss"), click: close },
+      icon("x"),
+    ),
+  );
   place.replaceChildren(box);
   announce(box.querySelector("span").textContent);
   if (act) return close;
   let timer = setTimeout(close, SHOWN_MS);
   const stay = () => clearTimeout(timer);
-  const leave = () => { stay(); timer = setTimeout(close, SHOWN_MS / 2); };
+  const leave = () => {
+    stay();
+    timer = setTimeout(close, SHOWN_MS / 2);
+  };
   for (const event of ["pointerenter", "focusin"]) box.addEventListener(event, stay);
   for (const event of ["pointerleave", "focusout"]) box.addEventListener(event, leave);
   return close;
@@ -37,7 +63,11 @@ export function toast(words, { state = "active", glyph = "circle-check", act = n
 /** Show toasts at the top of an element, or at the foot of the page. */
 export function toastsIn(element) {
   place?.remove();
-  place = h("div", { class: element ? "float-top" : "float-foot", role: "region", "aria-label": t("notes.label") });
+  place = h("div", {
+    class: element ? "float-top" : "float-foot",
+    role: "region",
+    "aria-label": t("notes.label"),
+  });
   (element ?? document.body).append(place);
 }
 

@@ -10,14 +10,21 @@ export class Overlay {
   #cancel = null;
 
   constructor() {
-    this.dialog = h("dialog", { class: "seat-note", role: "alertdialog", "aria-labelledby": "overlay-t", "aria-describedby": "overlay-d" });
+    this.dialog = h("dialog", {
+      class: "seat-note",
+      role: "alertdialog",
+      "aria-labelledby": "overlay-t",
+      "aria-describedby": "overlay-d",
+    });
     document.body.append(this.dialog);
     this.dialog.addEventListener("cancel", (event) => {
       event.preventDefault();
       if (!this.#firm) this.#cancel?.();
     });
     // Some browsers close a dialog on the second Escape even if the first was refused: it is shown again.
-    this.dialog.addEventListener("close", () => { if (this.#wanted) this.#open(); });
+    this.dialog.addEventListener("close", () => {
+      if (this.#wanted) this.#open();
+    });
   }
 
   get isOpen() {
@@ -63,12 +70,23 @@ export class Overlay {
   }
 
   #fill({ head, title, lede = "", parts = [], buttons = [], status = null, details = null }) {
-    put(this.dialog, h("div", { class: "sheet" },
-      h("div", {}, h("p", { class: "row wrap" }, ...head)),
-      h("div", {}, h("h1", { id: "overlay-t", tabindex: "-1" }, title), h("p", { class: "lede", id: "overlay-d" }, lede)),
-      ...parts,
-      buttons.length > 0 && h("div", { class: "buttons" }, ...buttons),
-      status && h("p", { class: "status", role: "status" }, ...status),
-      details));
+    put(
+      this.dialog,
+      h(
+        "div",
+        { class: "sheet" },
+        h("div", {}, h("p", { class: "row wrap" }, ...head)),
+        h(
+          "div",
+          {},
+          h("h1", { id: "overlay-t", tabindex: "-1" }, title),
+          h("p", { class: "lede", id: "overlay-d" }, lede),
+        ),
+        ...parts,
+        buttons.length > 0 && h("div", { class: "buttons" }, ...buttons),
+        status && h("p", { class: "status", role: "status" }, ...status),
+        details,
+      ),
+    );
   }
 }

@@ -43,7 +43,15 @@ class Seat {
     this.target = h("div", { class: "glass" });
     this.still = h("canvas", { class: "still", "aria-hidden": "true", hidden: true });
     this.stamp = h("p", { class: "stamp", hidden: true });
-    this.screen = h("main", { id: "main", class: "screen", tabindex: "-1" }, this.title = h("h1", { class: "sr" }), h("p", { class: "sr", id: "chord" }, t("seat.chord_label")), this.target, this.still, this.stamp);
+    this.screen = h(
+      "main",
+      { id: "main", class: "screen", tabindex: "-1" },
+      (this.title = h("h1", { class: "sr" })),
+      h("p", { class: "sr", id: "chord" }, t("seat.chord_label")),
+      this.target,
+      this.still,
+      this.stamp,
+    );
     this.link = new Link(sessionId, this.target);
     this.keys = new Keys(this.link);
     this.clipboard = new Clipboard(this.link, this.screen);
@@ -51,7 +59,20 @@ class Seat {
     this.overlay = new Overlay();
     const seat = document.querySelector(".seat");
     put(seat, this.bar.root, this.screen, this.keys.root);
-    document.body.prepend(h("a", { class: "skip", href: "#main", click: (event) => { event.preventDefault(); this.link.rfb?.focus(); } }, t("nav.skip")));
+    document.body.prepend(
+      h(
+        "a",
+        {
+          class: "skip",
+          href: "#main",
+          click: (event) => {
+            event.preventDefault();
+            this.link.rfb?.focus();
+          },
+        },
+        t("nav.skip"),
+      ),
+    );
     seat.hidden = false;
     toastsIn(this.screen);
     this.#listen();
@@ -75,7 +96,10 @@ class Seat {
     try {
       this.#take(await read(sessionId, { stay: true }));
     } catch (problem) {
-      if (problem.code === "sign_in_required") { goToSignIn(); return; }
+      if (problem.code === "sign_in_required") {
+        goToSignIn();
+        return;
+      }
       if (problem.code === "not_found" || problem.code === "not_allowed") {
         this.denied = true;
         this.reference = problem.reference;
@@ -118,7 +142,9 @@ class Seat {
   }
 
   choose() {
-    this.#workspace().then((workspace) => chooseFiles(workspace)).catch((problem) => this.#fail(problem));
+    this.#workspace()
+      .then((workspace) => chooseFiles(workspace))
+      .catch((problem) => this.#fail(problem));
   }
 
   async again(go) {
@@ -163,16 +189,25 @@ class Seat {
       const told = live.sessions.get(sessionId);
       if (told) this.#take(told);
     });
-    live.addEventListener("snapshot", () => { if (!live.sessions.has(sessionId) && this.session) this.#reread(); });
-    live.addEventListener("fresh", () => { if (!live.fresh) link.look(); this.draw(); });
+    live.addEventListener("snapshot", () => {
+      if (!live.sessions.has(sessionId) && this.session) this.#reread();
+    });
+    live.addEventListener("fresh", () => {
+      if (!live.fresh) link.look();
+      this.draw();
+    });
     addEventListener("keydown", (event) => this.#chord(event), true);
-    document.addEventListener("fullscreenchange", () => document.body.classList.toggle("full", Boolean(document.fullscreenElement)));
+    document.addEventListener("fullscreenchange", () =>
+      document.body.classList.toggle("full", Boolean(document.fullscreenElement)),
+    );
   }
 
   async #reread() {
     try {
       this.#take(await read(sessionId, { stay: true }));
-    } catch { /* the next snapshot asks again */ }
+    } catch {
+      /* the next snapshot asks again */
+    }
   }
 
   #take(session) {
@@ -184,8 +219,10 @@ class Seat {
       document.title = `${session.workspace.name} · ${t("product.name")}`;
       text(this.title, t("seat.title", { name: session.workspace.name }));
     }
-    if (session.state === "closed" && !this.receipt && session.outcome !== "start_failed") this.#readReceipt();
-    if (["closing", "closed"].includes(session.state) && this.link.state !== "down") this.link.stop("closing");
+    if (session.state === "closed" && !this.receipt && session.outcome !== "start_failed")
+      this.#readReceipt();
+    if (["closing", "closed"].includes(session.state) && this.link.state !== "down")
+      this.link.stop("closing");
     this.draw();
   }
 
@@ -193,7 +230,9 @@ class Seat {
     try {
       this.receipt = await get(`/receipts/${sessionId}`);
       this.draw();
-    } catch { /* a session without a close has none */ }
+    } catch {
+      /* a session without a close has none */
+    }
   }
 
   #setUp(rfb) {
@@ -217,7 +256,12 @@ class Seat {
     this.still.width = canvas.width;
     this.still.height = canvas.height;
     this.still.getContext("2d").drawImage(canvas, 0, 0);
-    Object.assign(this.still.style, { left: `${place.left - screen.left}px`, top: `${place.top - screen.top}px`, width: `${place.width}px`, height: `${place.height}px` });
+    Object.assign(this.still.style, {
+      left: `${place.left - screen.left}px`,
+      top: `${place.top - screen.top}px`,
+      width: `${place.width}px`,
+      height: `${place.height}px`,
+    });
     this.keys.release();
   }
 
@@ -228,7 +272,11 @@ class Seat {
     this.draw();
     this.#focus();
     if (this.link.mode === "view") {
-      toast(say("watching.toast", { device: shortDevice(this.session.device_label) }), { state: "starting", glyph: "eye", act: { label: t("act.take_back"), run: () => this.open("control") } });
+      toast(say("watching.toast", { device: shortDevice(this.session.device_label) }), {
+        state: "starting",
+        glyph: "eye",
+        act: { label: t("act.take_back"), run: () => this.open("control") },
+      });
     } else if (!first && awayS !== null && awayS >= 1) {
       toast(say("back.toast", { time: times.duration(Math.max(1, awayS)) }));
     } else if (!first && awayS === null) {
@@ -252,7 +300,9 @@ class Seat {
     } else {
       document.body.classList.add("bar-shown");
       this.bar.first.focus();
-      this.bar.root.addEventListener("focusout", () => document.body.classList.remove("bar-shown"), { once: true });
+      this.bar.root.addEventListener("focusout", () => document.body.classList.remove("bar-shown"), {
+        once: true,
+      });
     }
   }
 
@@ -263,8 +313,14 @@ class Seat {
     if (this.denied) return ["denied", "gone", overlays.denied];
     const { session, link } = this;
     if (!session) return ["", "gone", null];
-    if (session.state === "closed") return session.outcome === "start_failed" ? ["start-failed", "gone", overlays.startFailed] : ["closed", "gone", overlays.closed];
-    if (session.state === "closing") return isWaiting(session) ? ["storage-down", "gone", overlays.waiting] : ["closing", "gone", overlays.closing];
+    if (session.state === "closed")
+      return session.outcome === "start_failed"
+        ? ["start-failed", "gone", overlays.startFailed]
+        : ["closed", "gone", overlays.closed];
+    if (session.state === "closing")
+      return isWaiting(session)
+        ? ["storage-down", "gone", overlays.waiting]
+        : ["closing", "gone", overlays.closing];
     if (link.state === "down") return this.#down(link.ending);
     if (link.state === "live") return ["", "live", null];
     if (!link.everLive) {
@@ -273,18 +329,30 @@ class Seat {
     }
     if (this.awayS < QUIET_S && this.overlay.moment !== "lost") return ["", "stale", null];
     if (link.dialling && link.rfb) return ["reconnecting", "stale", overlays.reconnecting];
-    return overlays.isAboutToEnd(session) ? ["ending", "stale", overlays.ending] : ["lost", "stale", overlays.lost];
+    return overlays.isAboutToEnd(session)
+      ? ["ending", "stale", overlays.ending]
+      : ["lost", "stale", overlays.lost];
   }
 
   #down(ending) {
     switch (ending) {
-      case "taken": return ["taken-over", "stale", overlays.takenOver];
-      case "in_use": return ["in-use", "stale", overlays.inUse];
-      case "used": return ["ticket", "gone", overlays.ticket];
-      case "not_found": return ["denied", "gone", overlays.denied];
-      case "login": goToSignIn(); return ["", "stale", null];
-      case "closed": case "closing": this.#reread(); return ["opening", "gone", overlays.opening];
-      default: return ["broken", "stale", overlays.broken];
+      case "taken":
+        return ["taken-over", "stale", overlays.takenOver];
+      case "in_use":
+        return ["in-use", "stale", overlays.inUse];
+      case "used":
+        return ["ticket", "gone", overlays.ticket];
+      case "not_found":
+        return ["denied", "gone", overlays.denied];
+      case "login":
+        goToSignIn();
+        return ["", "stale", null];
+      case "closed":
+      case "closing":
+        this.#reread();
+        return ["opening", "gone", overlays.opening];
+      default:
+        return ["broken", "stale", overlays.broken];
     }
   }
 
@@ -293,7 +361,14 @@ class Seat {
     const [moment, view, build] = this.#moment();
     document.body.dataset.view = view;
     document.body.dataset.moment = moment || view;
-    if (this.session) this.bar.update({ session: this.session, view, heard: this.heard, link: this.link, elsewhere: moment === "taken-over" });
+    if (this.session)
+      this.bar.update({
+        session: this.session,
+        view,
+        heard: this.heard,
+        link: this.link,
+        elsewhere: moment === "taken-over",
+      });
     if (view !== "live" && document.body.dataset.was === "live") clearToasts();
     document.body.dataset.was = view;
     this.#drawStill(view);
@@ -311,18 +386,46 @@ class Seat {
   #shownSession() {
     const { session } = this;
     if (leftOf(session) !== null || this.link.lostAt === null) return session;
-    return { ...session, hold_remaining_s: session.hold_s, hold_counting: true, toldAt: this.link.lostAt, lost_at: new Date(this.lostAt).toISOString(), hold_deadline: null };
+    return {
+      ...session,
+      hold_remaining_s: session.hold_s,
+      hold_counting: true,
+      toldAt: this.link.lostAt,
+      lost_at: new Date(this.lostAt).toISOString(),
+      hold_deadline: null,
+    };
   }
 
   #asShown() {
     const shown = this.session ? this.#shownSession() : null;
-    return new Proxy(this, { get: (seat, key) => { const value = key === "session" ? shown : Reflect.get(seat, key, seat); return typeof value === "function" ? value.bind(seat) : value; } });
+    return new Proxy(this, {
+      get: (seat, key) => {
+        const value = key === "session" ? shown : Reflect.get(seat, key, seat);
+        return typeof value === "function" ? value.bind(seat) : value;
+      },
+    });
   }
 
   #keyOf(moment) {
     if (!this.session) return moment;
     const { session, link } = this;
-    return JSON.stringify([session.generation, session.state, session.saved_as_of, session.pending_files, session.progress, session.step_error, session.step_attempts, session.device_label, session.hold_counting, this.heard, this.failure, Boolean(this.receipt), link.ending, moment === "opening" && link.nextTryAt === null, moment === "reconnecting" && link.tries]);
+    return JSON.stringify([
+      session.generation,
+      session.state,
+      session.saved_as_of,
+      session.pending_files,
+      session.progress,
+      session.step_error,
+      session.step_attempts,
+      session.device_label,
+      session.hold_counting,
+      this.heard,
+      this.failure,
+      Boolean(this.receipt),
+      link.ending,
+      moment === "opening" && link.nextTryAt === null,
+      moment === "reconnecting" && link.tries,
+    ]);
   }
 
   #drawStill(view) {
@@ -334,9 +437,16 @@ class Seat {
 
   #drawStatus() {
     const { link } = this;
-    const left = link.nextTryAt === null ? null : Math.max(0, Math.ceil((link.nextTryAt - performance.now()) / 1000));
+    const left =
+      link.nextTryAt === null ? null : Math.max(0, Math.ceil((link.nextTryAt - performance.now()) / 1000));
     const next = left === null ? t("lost.trying") : t("lost.next_try", { time: times.figures(left) });
-    const key = !navigator.onLine ? "lost.no_network" : this.session?.hold_counting === false ? "lost.no_answer_standing" : link.problem?.status ? "lost.not_ready" : "lost.no_answer";
+    const key = !navigator.onLine
+      ? "lost.no_network"
+      : this.session?.hold_counting === false
+        ? "lost.no_answer_standing"
+        : link.problem?.status
+          ? "lost.not_ready"
+          : "lost.no_answer";
     text(this.statusWords, t(key, { next }));
     if (this.session) rememberWait(endOf(this.#shownSession()));
   }

@@ -26,11 +26,27 @@ function notice() {
   if (!asked.has("next")) return null;
   const until = rememberedWait();
   if (until === null) return null;
-  return h("div", { class: "notice is-held", role: "status" }, icon("st-held"), h("p", {}, say("sign_in.expired"), h("br"), t("sign_in.expired_more", { time: times.minute(until) })));
+  return h(
+    "div",
+    { class: "notice is-held", role: "status" },
+    icon("st-held"),
+    h("p", {}, say("sign_in.expired"), h("br"), t("sign_in.expired_more", { time: times.minute(until) })),
+  );
 }
 
-const account = field(t("sign_in.account"), { name: "name", autocomplete: "username", autocapitalize: "none", spellcheck: "false", required: true });
-const password = field(t("sign_in.password"), { name: "password", type: "password", autocomplete: "current-password", required: true });
+const account = field(t("sign_in.account"), {
+  name: "name",
+  autocomplete: "username",
+  autocapitalize: "none",
+  spellcheck: "false",
+  required: true,
+});
+const password = field(t("sign_in.password"), {
+  name: "password",
+  type: "password",
+  autocomplete: "current-password",
+  required: true,
+});
 const submit = h("button", { class: "button first wide", type: "submit" }, t("sign_in.verb"));
 const form = h("form", { class: "stack", method: "post" }, account, password, submit);
 
@@ -42,7 +58,8 @@ function shown(problem) {
     if (left <= 0) return t("sign_in.wrong_pause", { pause: times.duration(pause || 60) });
     return t("sign_in.wrong", { n: left, pause: times.duration(pause || 60) });
   }
-  if (problem.code === "too_many_attempts") return t("sign_in.pause", { pause: times.duration(problem.facts.retry_after_s || 60) });
+  if (problem.code === "too_many_attempts")
+    return t("sign_in.pause", { pause: times.duration(problem.facts.retry_after_s || 60) });
   return words(problem);
 }
 
@@ -50,7 +67,13 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   fieldError(password, "");
   try {
-    await busyWhile(submit, t("sign_in.busy"), () => post("/sign-in", { name: form.elements.name.value, password: form.elements.password.value }, { stay: true }));
+    await busyWhile(submit, t("sign_in.busy"), () =>
+      post(
+        "/sign-in",
+        { name: form.elements.name.value, password: form.elements.password.value },
+        { stay: true },
+      ),
+    );
     location.assign(next());
   } catch (problem) {
     fieldError(password, shown(problem));
@@ -58,5 +81,18 @@ form.addEventListener("submit", async (event) => {
   }
 });
 
-door(t("sign_in.title"), [notice(), h("div", {}, h("h1", { id: "t" }, t("sign_in.title")), put(h("p", { class: "soft" }), say("sign_in.to", { host: name(location.host) }))), form].filter(Boolean), statusLine());
+door(
+  t("sign_in.title"),
+  [
+    notice(),
+    h(
+      "div",
+      {},
+      h("h1", { id: "t" }, t("sign_in.title")),
+      put(h("p", { class: "soft" }), say("sign_in.to", { host: name(location.host) })),
+    ),
+    form,
+  ].filter(Boolean),
+  statusLine(),
+);
 account.querySelector("input").focus();

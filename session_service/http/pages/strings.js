@@ -8,7 +8,10 @@ const plurals = new Intl.PluralRules("en");
 
 /** Return the text of a key; a value with plural forms is chosen by `values.n`. */
 export function t(key, values = {}) {
-  return pieces(key, values).map((piece) => piece.text ?? String(piece.node?.textContent ?? "")).join("").replaceAll("**", "");
+  return pieces(key, values)
+    .map((piece) => piece.text ?? String(piece.node?.textContent ?? ""))
+    .join("")
+    .replaceAll("**", "");
 }
 
 /** Return the text of a key as nodes. */
@@ -51,10 +54,13 @@ function pieces(key, values) {
   let text = catalogue[key];
   if (text === undefined) throw new Error(`no string ${key}`);
   if (typeof text === "object") text = text[plurals.select(Number(values.n))] ?? text.other;
-  return text.split(/(\{\w+\})/).filter(Boolean).map((part) => {
-    const match = /^\{(\w+)\}$/.exec(part);
-    if (!match) return { text: part };
-    const value = values[match[1]];
-    return value instanceof Node ? { node: value } : { text: String(value ?? "") };
-  });
+  return text
+    .split(/(\{\w+\})/)
+    .filter(Boolean)
+    .map((part) => {
+      const match = /^\{(\w+)\}$/.exec(part);
+      if (!match) return { text: part };
+      const value = values[match[1]];
+      return value instanceof Node ? { node: value } : { text: String(value ?? "") };
+    });
 }

@@ -4,7 +4,9 @@
 import { t } from "./strings.js";
 
 const locale = navigator.language || "en-GB";
-const hour = new Intl.DateTimeFormat(locale, { hour: "numeric" }).resolvedOptions().hour12 ? "numeric" : "2-digit";
+const hour = new Intl.DateTimeFormat(locale, { hour: "numeric" }).resolvedOptions().hour12
+  ? "numeric"
+  : "2-digit";
 const withSeconds = new Intl.DateTimeFormat(locale, { hour, minute: "2-digit", second: "2-digit" });
 const withMinutes = new Intl.DateTimeFormat(locale, { hour, minute: "2-digit" });
 const dayShort = new Intl.DateTimeFormat(locale, { day: "numeric", month: "short" });
@@ -53,8 +55,14 @@ export function zone() {
 export function duration(seconds) {
   const s = Math.max(0, Math.round(seconds));
   if (s < 60) return t("time.seconds", { n: s, count: s });
-  if (s < 3600) return s % 60 ? t("time.min_s", { m: Math.floor(s / 60), s: s % 60 }) : t("time.minutes", { n: s / 60, count: s / 60 });
-  if (s < 172_800) return s % 3600 >= 60 ? t("time.h_min", { h: Math.floor(s / 3600), m: Math.floor((s % 3600) / 60) }) : t("time.hours", { n: Math.floor(s / 3600), count: Math.floor(s / 3600) });
+  if (s < 3600)
+    return s % 60
+      ? t("time.min_s", { m: Math.floor(s / 60), s: s % 60 })
+      : t("time.minutes", { n: s / 60, count: s / 60 });
+  if (s < 172_800)
+    return s % 3600 >= 60
+      ? t("time.h_min", { h: Math.floor(s / 3600), m: Math.floor((s % 3600) / 60) })
+      : t("time.hours", { n: Math.floor(s / 3600), count: Math.floor(s / 3600) });
   return t("time.days", { n: Math.floor(s / 86_400), count: Math.floor(s / 86_400) });
 }
 
@@ -69,7 +77,9 @@ export function figures(seconds, endsAt) {
 /** Return an age as operators read it: "1 h 52 m". */
 export function age(seconds) {
   const m = Math.max(0, Math.floor(seconds / 60));
-  return m < 1440 ? `${Math.floor(m / 60)} h ${String(m % 60).padStart(2, "0")} m` : `${Math.floor(m / 1440)} d ${Math.floor((m % 1440) / 60)} h`;
+  return m < 1440
+    ? `${Math.floor(m / 60)} h ${String(m % 60).padStart(2, "0")} m`
+    : `${Math.floor(m / 1440)} d ${Math.floor((m % 1440) / 60)} h`;
 }
 
 /** Return "3.4 GB". */
