@@ -11,7 +11,7 @@ import shutil
 from dataclasses import dataclass
 from typing import Final
 
-from session_service.app.settings import ConfigurationRefused
+from session_service.app.refused import ConfigurationRefused
 
 SERVICE_ACCOUNT: Final = "session-service"
 WORKER_ACCOUNT: Final = "session-worker"

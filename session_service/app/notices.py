@@ -7,12 +7,14 @@ next change; it never blocks.
 import asyncio
 import json
 from dataclasses import asdict
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from session_service.app.settings import Alarms
 from session_service.base import aio, log
 from session_service.core.views import Alarm
 from session_service.http import webhook
+
+if TYPE_CHECKING:
+    from session_service.app.settings import Alarms
 
 DELIVERY_S: Final = 10.0
 """How long one delivery may take."""
@@ -23,7 +25,7 @@ PENDING_MAX: Final = 100
 class Notices:
     """Sends each raised and cleared alarm on."""
 
-    def __init__(self, settings: Alarms) -> None:
+    def __init__(self, settings: "Alarms") -> None:
         self._settings = settings
         self._tasks = aio.Tasks(
             lambda name, error: log.get_logger().error("task.failed", task=name, error=repr(error))

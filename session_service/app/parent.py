@@ -15,12 +15,15 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
-from session_service.app import accounts, folders
-from session_service.app.settings import ConfigurationRefused, Settings
+from session_service.app import accounts, folders, handover
+from session_service.app.refused import ConfigurationRefused
 from session_service.base import log
 from session_service.base.layout import Layout
+
+if TYPE_CHECKING:
+    from session_service.app.settings import Settings
 
 RESTART_PAUSE_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Pauses before a part that died is started again; the last one repeats. A part that lived a minute
@@ -92,9 +95,10 @@ def _note(layout: Layout) -> None:
     draft.replace(path)
 
 
-def _parts(settings: Settings, layout: Layout, who: accounts.Accounts) -> list[_Part]:
+def _parts(settings: "Settings", layout: Layout, who: accounts.Accounts) -> list[_Part]:
     shared = (sys.executable, "-P", "-m", "session_service.app.part")
-    names = ["host", *(f"worker-{number}" for number in range(settings.store.workers)), "service"]
+    # The service first: people wait for it, and it takes longest to start.
+    names = ["service", "host", *(f"worker-{number}" for number in range(settings.store.workers))]
     return [
         _Part(
             name=name,
@@ -107,7 +111,7 @@ def _parts(settings: Settings, layout: Layout, who: accounts.Accounts) -> list[_
 class Parent:
     """Keeps the parts running until it is told to stop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: "Settings") -> None:
         self._settings = settings
         self._layout = Layout(settings.state_folder)
         self._stop = asyncio.Event()
@@ -175,7 +179,7 @@ class Parent:
     def _environment(self, part: str) -> dict[str, str]:
         names = KEPT_VARIABLES + (STORE_VARIABLES if part.startswith("worker") else ())
         keep = {name: os.environ[name] for name in names if name in os.environ}
-        keep[SETTINGS_VARIABLE] = self._settings.model_dump_json()
+        keep[SETTINGS_VARIABLE] = handover.pack(self._settings)
         keep["PYTHONUNBUFFERED"] = "1"
         keep["MALLOC_MMAP_THRESHOLD_"], keep["MALLOC_TRIM_THRESHOLD_"] = "33554432", "134217728"
         return keep
@@ -214,7 +218,6 @@ async def _end_part(part: _Part) -> None:
         await process.wait()
 
 
-def parse_settings() -> Settings:
+def parse_settings() -> "Settings":
     """Return the settings that the parent handed to this part."""
-    values: Any = json.loads(os.environ.pop(SETTINGS_VARIABLE))
-    return Settings(**values)
+    return handover.unpack(os.environ.pop(SETTINGS_VARIABLE))

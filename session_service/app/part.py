@@ -12,17 +12,21 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from session_service.app import accounts
 from session_service.app.parent import REFUSED_STATUS, parse_settings
-from session_service.app.settings import ConfigurationRefused, Settings
+from session_service.app.refused import ConfigurationRefused
 from session_service.base import log
 from session_service.base.layout import Layout
+
+if TYPE_CHECKING:
+    from session_service.app.settings import Settings
 
 Run = Callable[[asyncio.Event], Awaitable[None]]
 
 
-def _worker(settings: Settings, number: int, *, root: bool) -> Run:
+def _worker(settings: "Settings", number: int, *, root: bool) -> Run:
     from session_service.checkpoints import worker
 
     layout = Layout(settings.state_folder)
@@ -40,7 +44,7 @@ def _worker(settings: Settings, number: int, *, root: bool) -> Run:
     return lambda stop: worker.run(told, stop)
 
 
-def _host(settings: Settings, *, root: bool) -> Run:
+def _host(settings: "Settings", *, root: bool) -> Run:
     from session_service.host import main as host
 
     who = accounts.find_parts(root=root)
@@ -53,13 +57,13 @@ def _host(settings: Settings, *, root: bool) -> Run:
     return lambda stop: host.run(told, stop)
 
 
-def _service(settings: Settings) -> Run:
+def _service(settings: "Settings") -> Run:
     from session_service.app import service
 
     return lambda stop: service.run(settings, stop)
 
 
-def _runner(name: str, settings: Settings) -> Run:
+def _runner(name: str, settings: "Settings") -> Run:
     root = Path(settings.state_folder).stat().st_uid == 0  # the parent made it; we may have lost root since
     if name == "host":
         return _host(settings, root=root)
@@ -76,7 +80,7 @@ async def _until_told(run: Run) -> None:
     await run(stop)
 
 
-def use_json(settings: Settings) -> bool:
+def use_json(settings: "Settings") -> bool:
     """Say whether log lines are JSON: as set, else for machines only."""
     chosen = settings.logs.format
     return chosen == "json" or (chosen == "auto" and not sys.stderr.isatty())

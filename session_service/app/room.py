@@ -5,9 +5,12 @@ Not a scheduler. Looked at before a start only: a desktop that runs is never tou
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from session_service.app.settings import Room
 from session_service.base import errors
+
+if TYPE_CHECKING:
+    from session_service.app.settings import Room
 
 _MEMORY_FACTS = Path("/proc/meminfo")
 
@@ -26,7 +29,7 @@ def disk_free_mb(folder: Path) -> int:
     return facts.f_bavail * facts.f_frsize >> 20
 
 
-def check(limits: Room, folder: Path) -> None:
+def check(limits: "Room", folder: Path) -> None:
     """Raise NoRoom when a further desktop would leave less free than the settings ask for."""
     memory, disk = memory_available_mb(), disk_free_mb(folder)
     if memory < limits.memory_free_mb_min:

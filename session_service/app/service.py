@@ -17,7 +17,7 @@ import socket
 import ssl
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -27,7 +27,8 @@ from session_service.app.figures import GatewayFigures
 from session_service.app.greeting import Greeting
 from session_service.app.notices import Notices
 from session_service.app.probe import PortProbe
-from session_service.app.settings import ConfigurationRefused, Settings
+from session_service.app.refused import ConfigurationRefused
+from session_service.app.resume_secret import resume_secret
 from session_service.app.system import SystemClock, SystemIds
 from session_service.base import errors, log
 from session_service.base.layout import Layout
@@ -43,6 +44,9 @@ from session_service.http.settings import HttpSettings
 from session_service.providers.local import LocalDesktops
 from session_service.registry.sqlite import SqliteRegistry
 
+if TYPE_CHECKING:
+    from session_service.app.settings import Settings
+
 GC_OLD_THRESHOLD: Final = 1000
 """Full collections stop every stream: they are rare, and the start's objects are left out (gateway.md
 section 3).
@@ -50,7 +54,7 @@ section 3).
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
-def policy_of(settings: Settings) -> Policy:
+def policy_of(settings: "Settings") -> Policy:
     """Return the policy that the settings describe."""
     hold, desktops = settings.hold, settings.desktops
     return Policy(
@@ -74,7 +78,7 @@ def _node_id(layout: Layout, ids: SystemIds) -> str:
         return path.read_text("ascii").strip()
 
 
-def _tls(settings: Settings) -> ssl.SSLContext | None:
+def _tls(settings: "Settings") -> ssl.SSLContext | None:
     certificate, key = settings.listen.tls_certificate, settings.listen.tls_key
     if certificate is None or key is None:
         return None
@@ -89,7 +93,7 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
 class _Origins:
     """Our own origins: those of the settings, or the loopback addresses once the port is known."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: "Settings") -> None:
         self._given = frozenset(settings.listen.public_origins)
         self._scheme = "https" if settings.listen.tls_certificate else "http"
         self.port = settings.listen.port
@@ -109,7 +113,7 @@ class _Origins:
 class _Service:
     """Everything of one run, built in `open` and closed in reverse."""
 
-    def __init__(self, settings: Settings, registry: SqliteRegistry) -> None:
+    def __init__(self, settings: "Settings", registry: SqliteRegistry) -> None:
         self.settings = settings
         self.layout = Layout(settings.state_folder)
         self.registry = registry
@@ -138,6 +142,7 @@ class _Service:
             admission=Admission(
                 room=lambda: room.check(self.settings.room, self.layout.root), accepting=self.probe.accepting
             ),
+            resume_secret=resume_secret(self.layout.registry),
         )
         node = NodeFacts(
             id=_node_id(self.layout, self.ids),
@@ -275,7 +280,7 @@ def _notify_systemd(words: str) -> None:
         notify.sendall(words.encode())
 
 
-async def run(settings: Settings, stop: asyncio.Event) -> None:
+async def run(settings: "Settings", stop: asyncio.Event) -> None:
     """Run the service part until `stop`. Raises ConfigurationRefused when starting again cannot help."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     layout = Layout(settings.state_folder)

@@ -11,17 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from session_service.base import errors
+from session_service.app.refused import ConfigurationRefused
 
 ENVIRONMENT_PREFIX = "SESSION_SERVICE_"
-
-
-class ConfigurationRefused(errors.SessionError):
-    """A setting is unknown or has a value that cannot be used."""
-
-    code, status, action = "configuration_refused", 500, "Correct the setting that is named and start again."
 
 
 class _Group(BaseModel):
@@ -133,12 +126,8 @@ def default_state_folder() -> Path:
     return Path(base) / "session-service"
 
 
-class Settings(BaseSettings):
+class Settings(_Group):
     """All settings of one machine."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
-    )
 
     state_folder: Path = Field(default_factory=default_state_folder)
     """Where registry, keys, homes, checkpoints and sockets lie."""
@@ -152,17 +141,6 @@ class Settings(BaseSettings):
     alarms: Alarms = Alarms()
     logs: Logs = Logs()
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings, env_settings)
-
 
 def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
     out = dict(low)
@@ -172,8 +150,16 @@ def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-class _Environment(Settings):
-    """Only what the environment says: parsed apart, so that a file is below it and a flag above it."""
+def _from_environment() -> dict[str, Any]:
+    """Return only what the environment says: parsed apart, so that a file is below it and a flag above it.
+
+    The library for it is imported where there is something to parse: it takes as long as all of a part.
+    """
+    if not any(name.upper().startswith(ENVIRONMENT_PREFIX) for name in os.environ):
+        return {}
+    from session_service.app.environment import read
+
+    return read(Settings, prefix=ENVIRONMENT_PREFIX)
 
 
 def _nested(flags: dict[str, Any]) -> dict[str, Any]:
@@ -207,8 +193,7 @@ def load(config: Path | None = None, flags: dict[str, Any] | None = None) -> Set
         ):
             raise ConfigurationRefused(f"environment variable {name} names no setting")
     try:
-        from_environment = _Environment().model_dump(exclude_unset=True)
-        settings = Settings(**_merged(_merged(file_values, from_environment), _nested(flags or {})))
+        settings = Settings(**_merged(_merged(file_values, _from_environment()), _nested(flags or {})))
     except ValidationError as exc:
         first_error = exc.errors()[0]
         place = ".".join(str(part) for part in first_error["loc"])

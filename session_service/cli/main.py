@@ -13,29 +13,44 @@ from typing import Annotated
 import typer
 
 from session_service.base import errors
-from session_service.cli import backup, checkpoints, demo, doctor, people, serving, sessions, stopping
-
-application = typer.Typer(
-    name="session-service",
-    help="Virtual desktops that survive dropped connections, dead batteries and restarted servers.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-serving.add_to(application)
-application.command("demo")(demo.demo)
-application.command("stop")(stopping.stop)
-application.command("doctor")(doctor.doctor)
-application.add_typer(sessions.application, name="sessions")
-application.add_typer(checkpoints.application, name="checkpoints")
-application.add_typer(people.users, name="users")
-application.add_typer(people.tokens, name="tokens")
-application.add_typer(backup.application, name="backup")
-application.add_typer(backup.audit, name="audit")
 
 
-@application.callback()
+def application_for(words: list[str]) -> typer.Typer:
+    """Return the command line for these words.
+
+    `serve` gets itself alone: what the other commands import would take longer than the service's start.
+    """
+    from session_service.cli import serving
+
+    application = typer.Typer(
+        name="session-service",
+        help="Virtual desktops that survive dropped connections, dead batteries and restarted servers.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    application.callback()(_root)
+    serving.add_to(application)
+    if words[:1] != ["serve"]:
+        _add_others(application)
+    return application
+
+
+def _add_others(application: typer.Typer) -> None:
+    from session_service.cli import backup, checkpoints, demo, doctor, people, sessions, stopping
+
+    application.command("demo")(demo.demo)
+    application.command("stop")(stopping.stop)
+    application.command("doctor")(doctor.doctor)
+    application.add_typer(sessions.application, name="sessions")
+    application.add_typer(checkpoints.application, name="checkpoints")
+    application.add_typer(people.users, name="users")
+    application.add_typer(people.tokens, name="tokens")
+    application.add_typer(backup.application, name="backup")
+    application.add_typer(backup.audit, name="audit")
+
+
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
@@ -46,8 +61,13 @@ def _root(
 
 def main() -> None:
     """Run the command; an expected failure is two lines that say what and what to do, and exit status 1."""
+    words = sys.argv[1:]
     try:
-        application(demo.with_bare_s3(sys.argv[1:]))
+        if "demo" in words:
+            from session_service.cli.demo import with_bare_s3
+
+            words = with_bare_s3(words)
+        application_for(words)(words)
     except errors.SessionError as exc:
         print(f"{exc.detail}\n{exc.action}  [{exc.code}]", file=sys.stderr)
         sys.exit(1)

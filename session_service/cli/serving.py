@@ -10,6 +10,7 @@ import typer
 from session_service.app import settings as configuration
 from session_service.app.parent import Parent
 from session_service.app.part import use_json
+from session_service.app.refused import ConfigurationRefused
 from session_service.base import log
 
 ServeConfig = Annotated[
@@ -38,7 +39,7 @@ def flags_of(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise configuration.ConfigurationRefused(
+            raise ConfigurationRefused(
                 f"--set takes NAME=VALUE, such as hold.hold_s=600, not {pair}"
             )
         flags[name] = value

@@ -15,7 +15,7 @@ Fact = str | int | float | bool | None
 class Answer(BaseModel):
     """Base of everything that we send."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
 
 class ProblemOut(Answer):

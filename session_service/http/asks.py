@@ -38,7 +38,7 @@ State = Literal["starting", "active", "held", "closing", "closed"]
 class Ask(BaseModel):
     """Base of everything that is sent to us."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Nothing(Ask):

@@ -6,6 +6,7 @@ one line.
 """
 
 import asyncio
+import functools
 import json
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -138,14 +139,20 @@ def _secure(settings: HttpSettings) -> Callable[[web.Request, web.StreamResponse
 
 
 def _add_documentation(app: web.Application, version: str) -> None:
-    described = json.dumps(openapi.document(ROUTES, version=version), sort_keys=True).encode()
-    page = openapi.page(ROUTES, version=version)
+    # Made when somebody asks: it needs every model, which takes longer than all the rest of the start.
+    @functools.cache
+    def described() -> bytes:
+        return json.dumps(openapi.document(ROUTES, version=version), sort_keys=True).encode()
+
+    @functools.cache
+    def page() -> str:
+        return openapi.page(ROUTES, version=version)
 
     async def document(_: web.Request) -> web.Response:
-        return web.Response(body=described, content_type="application/json")
+        return web.Response(body=await asyncio.to_thread(described), content_type="application/json")
 
     async def readable(_: web.Request) -> web.Response:
-        return web.Response(text=page, content_type="text/html")
+        return web.Response(text=await asyncio.to_thread(page), content_type="text/html")
 
     async def style(_: web.Request) -> web.Response:
         return web.Response(text=openapi.STYLE, content_type="text/css")

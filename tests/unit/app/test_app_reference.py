@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from session_service.app import reference, settings
+from session_service.app.refused import ConfigurationRefused
 
 DOCS = Path(__file__).parents[3] / "docs"
 SETTINGS_MOST = 60
@@ -28,13 +29,13 @@ def test_every_setting_says_who_would_change_it_and_there_are_few() -> None:
 
 
 def test_an_unknown_setting_is_refused_with_its_name() -> None:
-    with pytest.raises(settings.ConfigurationRefused, match=r"listen\.prt"):
+    with pytest.raises(ConfigurationRefused, match=r"listen\.prt"):
         settings.load(flags={"listen.prt": 1})
 
 
 def test_an_unknown_environment_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SESSION_SERVICE_HOLDS__HOLD_S", "10")
-    with pytest.raises(settings.ConfigurationRefused, match="SESSION_SERVICE_HOLDS__HOLD_S"):
+    with pytest.raises(ConfigurationRefused, match="SESSION_SERVICE_HOLDS__HOLD_S"):
         settings.load()
 
 
@@ -50,10 +51,10 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(
 
 
 def test_an_address_for_everybody_needs_tls_or_a_proxy() -> None:
-    with pytest.raises(settings.ConfigurationRefused, match="behind_proxy"):
+    with pytest.raises(ConfigurationRefused, match="behind_proxy"):
         settings.load(flags={"listen.host": "0.0.0.0"})
 
 
 def test_tls_needs_both_files() -> None:
-    with pytest.raises(settings.ConfigurationRefused, match="belong together"):
+    with pytest.raises(ConfigurationRefused, match="belong together"):
         settings.load(flags={"listen.tls_key": "/nowhere"})
