@@ -84,6 +84,7 @@ async def test_an_alarm_reaches_the_command(tmp_path: Path) -> None:
     await until(lambda: sink.exists() and sink.read_text().endswith("}"))
     told = json.loads(sink.read_text())
     assert (told["kind"], told["raised"], told["action"]) == ("close_stuck", True, "bring it back")
+    await until(lambda: len(notices) == 0)  # the command has ended, too
     await notices.close()
 
 
