@@ -21,15 +21,27 @@ from session_service.control.sessions import Live, OpenLink, Sessions
 from session_service.core import limits, refusals
 from session_service.core.changes import Rank, Unit, UseTicket
 from session_service.core.close_codes import Close
-from session_service.core.events import Event
-from session_service.core.records import AuditEntry, LossCause, State, Ticket
+from session_service.core.continuity import attempts
+from session_service.core.continuity.limits import SUBPROTOCOL
+from session_service.core.continuity.messages import Resume
+from session_service.core.continuity.proof import grant_key, session_secret
+from session_service.core.events import Event, Facts
+from session_service.core.records import AuditEntry, LossCause, Session, State, Ticket
 from session_service.core.refusals import Refusal
-from session_service.ports.streams import Attachment, LinkEnd, LinkOffer, LinkRefusal
+from session_service.ports.streams import Attachment, LinkEnd, LinkOffer, LinkRefusal, ResumeOffer
 
 
 def hash_of(token: str) -> bytes:
     """Return what is stored of a ticket; the token itself is never kept."""
     return hashlib.sha256(b"session-service ticket 1\n" + token.encode("utf-8", "replace")).digest()
+
+
+class Overtaken(Exception):
+    """Between its proof and its commit an attempt lost its right to attach."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.why)
+        self.refusal = refusal
 
 
 class LinkDesk:
@@ -50,6 +62,7 @@ class LinkDesk:
         self._sessions = sessions
         self._tasks = tasks
         self._log = get_logger()
+        self._secret = parts.resume_secret
         self._starting: dict[str, Live] = {}
         """Links that a starting session recorded and that were not answered yet."""
         self.open = False
@@ -140,7 +153,130 @@ class LinkDesk:
         self._displace(live)
         return await self._when_ready(live, offer, lost_at_ms)
 
-    def _link(self, live: Live, offer: LinkOffer) -> OpenLink:
+    # -- resume ---------------------------------------------------------------------------------------
+
+    async def resume(self, offer: ResumeOffer) -> Attachment | LinkRefusal:
+        """Check the proof, record the resume and attach; the answer comes after the commit."""
+        try:
+            answer = await self._resume(offer)
+        except RegistryUnavailable:
+            answer = refusals.RETRY_RESUME
+        if isinstance(answer, Refusal):
+            self._log.info("link.refused", link_id=offer.link_id, code=int(answer.code), why=answer.why)
+            return _wire(answer)
+        return answer
+
+    async def _resume(self, offer: ResumeOffer) -> Attachment | Refusal:
+        attempt = offer.attempt
+        if not attempts.is_proved(self._resume_secret(), attempt, offer.challenge):
+            return attempts.NOT_FOUND
+        if not self.open:
+            return refusals.RETRY_RESUME
+        try:
+            live = await self._sessions.get(attempt.session_id)
+        except NotFound:
+            return await self._not_here(attempt)
+        record = live.record
+        refusal = live.order.admit(
+            attempt, grant=record.grant, cause=record.grant_cause, by=record.device_label
+        )
+        if refusal is not None:
+            await self._audit_refused(record, refusal)
+            return refusal
+        if record.state is State.STARTING:
+            return refusals.RETRY_RESUME
+        return await self._back(live, offer)
+
+    async def _back(self, live: Live, offer: ResumeOffer) -> Attachment | Refusal:
+        """Record that the client is back, unless a newer attempt or another device was quicker."""
+        lost_at_ms = live.record.lost_at_ms
+        link = self._link(live, offer)
+
+        def facts(record: Session) -> Facts:
+            refusal = live.order.still(
+                offer.attempt, grant=record.grant, cause=record.grant_cause, by=record.device_label
+            )
+            if refusal is not None:
+                raise Overtaken(refusal)
+            return self._node.facts(
+                actor=f"user:{record.user_id}",
+                link_id=LinkId(offer.link_id),
+                device_id=record.device_id,
+                device_label=record.device_label,
+            )
+
+        try:
+            await self._sessions.move(live, Event.CLIENT_RESUMED, facts, rank=Rank.RESUME)
+        except Overtaken as overtaken:
+            self._forget_link(live, link)
+            return overtaken.refusal
+        except (TransitionRefused, NotFound):
+            self._forget_link(live, link)
+            return await self._refusal(live.record.id) or refusals.RETRY_RESUME
+        except Conflict:
+            self._forget_link(live, link)
+            self._look_now()
+            return refusals.RETRY_RESUME
+        except BaseException:
+            # Unknown whether it is recorded: the link is refused, and the reconciler records its loss.
+            self._forget_link(live, link)
+            raise
+        link.recorded = True
+        self._displace(live)
+        return await self._when_ready(live, offer, lost_at_ms)
+
+    async def _not_here(self, attempt: Resume) -> Refusal:
+        """A proved attempt on a session that is closed, or another node's."""
+        record = await self._parts.registry.session(SessionId(attempt.session_id))
+        if record is None:
+            return attempts.NOT_FOUND
+        old = attempts.Order().admit(
+            attempt, grant=record.grant, cause=record.grant_cause, by=record.device_label
+        )
+        return old or await self._refusal(record.id) or refusals.RETRY_RESUME
+
+    async def _audit_refused(self, record: Session, refusal: Refusal) -> None:
+        """A proved attempt that may not attach is a late one, or a copy: somebody may want to know."""
+        entry = AuditEntry(
+            kind="link.resume_refused",
+            actor=f"user:{record.user_id}",
+            at_ms=self._parts.clock.wall_ms(),
+            session_id=record.id,
+            workspace_id=record.workspace_id,
+            user_id=record.user_id,
+            facts=(("why", refusal.why),),
+        )
+        await self._parts.registry.commit(Unit(audit=(entry,)))
+
+    def _resume_secret(self) -> bytes:
+        self._secret = self._secret or self._parts.ids.secret()
+        return self._secret
+
+    def leave(self, session_id: str, link_id: str) -> None:
+        """The user ended the session over its control link."""
+        live = self._sessions.find(session_id)
+        if live is not None and live.record.link_id == link_id:
+            self._tasks.spawn(self._end(live, link_id), name=f"leave-{link_id}")
+
+    async def _end(self, live: Live, link_id: str) -> None:
+        pause = Pause(self._parts.ids)
+        while live.record.state is not State.CLOSED:
+            try:
+                await self._sessions.move(
+                    live,
+                    Event.USER_END,
+                    lambda record: self._node.facts(actor=f"user:{record.user_id}", reason="by its page"),
+                )
+            except (TransitionRefused, NotFound):
+                return
+            except (RegistryUnavailable, Conflict):
+                await pause.wait()
+            else:
+                return
+
+    # -- parts of both --------------------------------------------------------------------------------
+
+    def _link(self, live: Live, offer: LinkOffer | ResumeOffer) -> OpenLink:
         link = OpenLink(
             id=offer.link_id,
             since_ms=self._parts.clock.wall_ms(),
@@ -200,7 +336,9 @@ class LinkDesk:
             return None
         return live
 
-    async def _when_ready(self, live: Live, offer: LinkOffer, lost_at_ms: int | None) -> Attachment | Refusal:
+    async def _when_ready(
+        self, live: Live, offer: LinkOffer | ResumeOffer, lost_at_ms: int | None
+    ) -> Attachment | Refusal:
         """A starting session answers once it is ready; a link that was displaced meanwhile is told so."""
         link = live.links.get(offer.link_id)
         self._starting.pop(offer.link_id, None)
@@ -220,7 +358,7 @@ class LinkDesk:
                 link.seen_mono_ms = self._parts.clock.monotonic_ms()
         record = live.record
         if record.state is State.ACTIVE and record.link_id == offer.link_id and live.handle is not None:
-            return self._attachment(live, mode="control", lost_at_ms=lost_at_ms)
+            return self._attachment(live, mode="control", lost_at_ms=lost_at_ms, key=self._key(record, offer))
         live.links.pop(offer.link_id, None)
         refusal = refusals.by_state(record, saved_as_of_ms=live.lease.saved_as_of_ms)
         if refusal is not None:
@@ -229,7 +367,15 @@ class LinkDesk:
             return replace(refusals.in_use(record), code=Close.TAKEN, why="taken")
         return refusals.RETRY_NEW_TICKET
 
-    def _attachment(self, live: Live, *, mode: str, lost_at_ms: int | None) -> Attachment:
+    def _key(self, record: Session, offer: LinkOffer | ResumeOffer) -> bytes | None:
+        """The key of the current grant, for a new stream; one that is resumed has it already."""
+        if not isinstance(offer, LinkOffer) or offer.subprotocol != SUBPROTOCOL:
+            return None
+        return grant_key(session_secret(self._resume_secret(), record.id), record.id, record.grant)
+
+    def _attachment(
+        self, live: Live, *, mode: str, lost_at_ms: int | None, key: bytes | None = None
+    ) -> Attachment:
         assert live.handle is not None
         gap_s = (self._parts.clock.wall_ms() - lost_at_ms) / 1000 if lost_at_ms is not None else None
         return Attachment(
@@ -241,6 +387,8 @@ class LinkDesk:
             hold_s=live.record.hold_s,
             device_label=live.record.device_label,
             gap_s=max(0.0, gap_s) if gap_s is not None else None,
+            grant=live.record.grant if key is not None else 0,
+            key=key,
         )
 
     async def wait_starting(self, offer: LinkOffer) -> str:

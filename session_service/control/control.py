@@ -336,19 +336,24 @@ class Control:
         live.links.clear()
         for link_id in links:
             self._parts.streams.close_link(record.id, link_id, code=Close.LOGIN, why="login")
-        if record.state is not State.ACTIVE:
-            return record
-        try:
-            done = await self._sessions.move(
-                live,
-                Event.CLIENT_DROPPED,
-                lambda now: self._node.facts(
-                    link_id=now.link_id, cause=LossCause.UNKNOWN, actor=str(actor), reason=reason
-                ),
-            )
-        except TransitionRefused:
-            return live.record
-        return done.session
+        # A loss may be recorded in between; its key is void all the same.
+        for event in (Event.CLIENT_DROPPED, Event.KEYS_REVOKED):
+            try:
+                done = await self._sessions.move(
+                    live,
+                    event,
+                    lambda now: self._node.facts(
+                        link_id=now.link_id,
+                        cause=LossCause.UNKNOWN,
+                        revoked=True,
+                        actor=str(actor),
+                        reason=reason,
+                    ),
+                )
+            except TransitionRefused:
+                continue
+            return done.session
+        return live.record
 
     async def extend(
         self, session_id: SessionId, *, seconds: float, actor: Actor, reason: str = ""

@@ -5,7 +5,7 @@ Not a container: `app` builds it once, top to bottom. On a deterministic loop a 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from session_service.core.policy import DEFAULT, Policy
 from session_service.ports.checkpoints import Checkpoints
@@ -77,3 +77,7 @@ class Parts:
     streams: StreamsPlace
     policy: Policy = DEFAULT
     admission: Admission = Admission()
+    resume_secret: bytes = field(default=b"", repr=False)
+    """What the keys of resumable streams are derived from; empty: one of this run, so that a restart asks
+    every page for a new ticket.
+    """

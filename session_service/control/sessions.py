@@ -30,6 +30,7 @@ from session_service.core.changes import (
     Unit,
     Write,
 )
+from session_service.core.continuity.attempts import Order
 from session_service.core.events import DURABLE_EFFECTS, Effect, Event, Facts
 from session_service.core.lifecycle import Step, step
 from session_service.core.records import EffectRecord, Lease, Session, State
@@ -79,6 +80,8 @@ class Live:
     user_name: str
     handle: Handle | None = None
     links: dict[str, OpenLink] = field(default_factory=dict)
+    order: Order = field(default_factory=Order)
+    """The newest attempt to resume; after a restart any number is new, freshness is the challenge."""
     progress: Progress | None = None
     trouble: Trouble = field(default_factory=Trouble)
     pending: PendingLook | None = None

@@ -20,6 +20,7 @@ class Event(StrEnum):
     CLIENT_ATTACHED = "client_attached"
     CLIENT_RESUMED = "client_resumed"
     CLIENT_DROPPED = "client_dropped"
+    KEYS_REVOKED = "keys_revoked"
     HOLD_EXPIRED = "hold_expired"
     HOLD_CHANGED = "hold_changed"
     IDLE_LIMIT = "idle_limit"
@@ -105,6 +106,8 @@ class Facts:
     device_id: DeviceId | None = None
     device_label: str = ""
     cause: LossCause | None = None
+    revoked: bool = False
+    """Its user may come back after signing in only: no key that is out there attaches any more."""
     delta_ms: int = 0
     takeover_allowed: bool = True
     limit_reached: bool = False

@@ -23,6 +23,9 @@ from session_service.core.records import (
 SHORTEN_LEFT_MS_MIN = 60_000
 """A running hold is never shortened below what is consumed plus this (5.5)."""
 
+GRANT_STEP = 65_536
+"""Added to a grant after a roll-back of the registry: more than were ever given since its last copy."""
+
 Fields = dict[str, Any]
 
 
@@ -34,6 +37,7 @@ class Change(StrEnum):
     READY = "ready"
     RESUMED = "resumed"
     LOSS = "loss"
+    REVOKED = "revoked"
     LOSS_NEVER_ATTACHED = "loss_never_attached"
     HOLD_LENGTH = "hold_length"
     START_AGAIN = "start_again"
@@ -117,7 +121,12 @@ def _loss_with(cause: LossCause, session: Session, facts: Facts) -> Fields:
 
 
 def _loss(session: Session, event: Event, facts: Facts) -> Fields:
-    return _loss_with(facts.cause or LossCause.UNKNOWN, session, facts)
+    fields = _loss_with(facts.cause or LossCause.UNKNOWN, session, facts)
+    return fields | _revoked(session, event, facts) if facts.revoked else fields
+
+
+def _revoked(session: Session, event: Event, facts: Facts) -> Fields:
+    return {"grant": session.grant + 1, "grant_cause": "login"}
 
 
 def _loss_never_attached(session: Session, event: Event, facts: Facts) -> Fields:
@@ -269,15 +278,24 @@ def _epoch(session: Session, event: Event, facts: Facts) -> Fields:
 def _settled_loss(session: Session, event: Event, facts: Facts) -> Fields:
     """A registry that may have lost anything costs nobody a minute: a full hold, also out of closing."""
     cause = session.loss_cause or LossCause.SERVER_RESTART
-    return _loss_with(cause, session, facts) | _out_of_closing() | {"grant_cause": "login"}
+    return _loss_with(cause, session, facts) | _out_of_closing() | _older_keys_void(session)
 
 
 def _settled_link(session: Session, event: Event, facts: Facts) -> Fields:
     return (
         {"loss_epoch": session.loss_epoch + 1, "hold": None}
         | _out_of_closing()
+        | _older_keys_void(session)
         | _link(session, event, facts)
     )
+
+
+def _older_keys_void(session: Session) -> Fields:
+    """A registry that was rolled back may name a grant whose key was void already: none of them attaches.
+
+    Source: gateway.md 9.2 ("Registry rolled back").
+    """
+    return {"grant": session.grant + GRANT_STEP, "grant_cause": "login"}
 
 
 def _out_of_closing() -> Fields:
@@ -298,6 +316,7 @@ CHANGES: Mapping[Change, Callable[[Session, Event, Facts], Fields]] = {
     Change.READY: _ready,
     Change.RESUMED: _resumed,
     Change.LOSS: _loss,
+    Change.REVOKED: _revoked,
     Change.LOSS_NEVER_ATTACHED: _loss_never_attached,
     Change.HOLD_LENGTH: _hold_length,
     Change.START_AGAIN: _start_again,
@@ -323,7 +342,8 @@ WORDS: Mapping[Change, str] = {
     Change.GRANT: "attached: grant + 1",
     Change.READY: "start_from",
     Change.RESUMED: "hold and loss cleared",
-    Change.LOSS: "loss_epoch + 1, cause, hold (4.2), link_id null",
+    Change.LOSS: "loss_epoch + 1, cause, hold (4.2), link_id null; revoked: grant + 1",
+    Change.REVOKED: "grant + 1, grant_cause login",
     Change.LOSS_NEVER_ATTACHED: "as a loss, cause never_attached",
     Change.HOLD_LENGTH: "hold_left_ms (5.5); without a hold hold_s",
     Change.START_AGAIN: "start_attempts + 1",
@@ -340,6 +360,6 @@ WORDS: Mapping[Change, str] = {
     Change.CLOSED_REUSED: "outcome reused; the new session keeps lease and fence",
     Change.CARRIED: "fence + 1, node, hold carried (4.4)",
     Change.EPOCH: "registry_epoch",
-    Change.SETTLED_LOSS: "loss_epoch + 1, full hold",
-    Change.SETTLED_LINK: "loss_epoch + 1, link_id",
+    Change.SETTLED_LOSS: "loss_epoch + 1, full hold, grant + 65,536",
+    Change.SETTLED_LINK: "loss_epoch + 1, link_id, grant + 65,536",
 }

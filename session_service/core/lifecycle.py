@@ -12,7 +12,7 @@ from typing import Any
 from session_service.base.errors import TransitionRefused
 from session_service.base.ids import NodeId, PolicyId, SessionId, UserId, WorkspaceId
 from session_service.core.events import Effect, Event, Facts
-from session_service.core.fields import CHANGES, Change
+from session_service.core.fields import CHANGES, GRANT_STEP, Change
 from session_service.core.guards import GUARDS, Guard
 from session_service.core.records import AuditEntry, LossCause, Outcome, Session, State
 
@@ -89,6 +89,7 @@ TRANSITIONS: Mapping[tuple[State | None, Event], tuple[Rule, ...]] = {
     # held
     (S.HELD, E.CLIENT_RESUMED): (_RETURN,),
     (S.HELD, E.CLIENT_ATTACHED): (_RETURN,),
+    (S.HELD, E.KEYS_REVOKED): (Rule(S.HELD, (), G.ALWAYS, (C.REVOKED,)),),
     (S.HELD, E.HOLD_CHANGED): (Rule(S.HELD, (F.ARM_HOLD, F.WARN), G.ALWAYS, (C.HOLD_LENGTH,)),),
     (S.HELD, E.HOLD_EXPIRED): (
         Rule(S.CLOSING, (F.END_ACCESS, F.CLOSE), G.HOLD_OVER, (C.CLOSE_BEGUN,), True),
@@ -262,6 +263,7 @@ def adopted(
         node_id=node_id,
         hold_s=hold_s,
         created_at_ms=facts.at_ms,
+        grant=GRANT_STEP,
         grant_cause="login",
     )
     if running:

@@ -31,6 +31,7 @@ USED_TICKET = Refusal(code=Close.PROOF_USED, why="proof_used", next="click")
 OLD_TICKET = Refusal(code=Close.PROOF_USED, why="proof_used", next="click")
 NOT_IN_PATH = Refusal(code=Close.NOT_FOUND, why="not_found", next="login")
 RETRY_NEW_TICKET = Refusal(code=Close.RETRY, why="retry", next="open", retry_ms=RETRY_MS)
+RETRY_RESUME = Refusal(code=Close.RETRY, why="retry", next="resume", retry_ms=RETRY_MS)
 STARTING = Refusal(code=Close.RETRY, why="starting", next="open", retry_ms=RETRY_MS)
 
 

@@ -13,9 +13,10 @@ from http import HTTPStatus
 from typing import Final, cast
 
 from session_service.gateway.address import client_address
-from session_service.gateway.handshake import Refusal, is_ours, read_upgrade, refuse
+from session_service.gateway.handshake import RESUMABLE, Refusal, is_ours, read_upgrade, refuse
 from session_service.gateway.hub import Hub
 from session_service.gateway.link import Link
+from session_service.gateway.resumable_link import ResumableLink
 
 _HEAD_END: Final = b"\r\n\r\n"
 _RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
@@ -102,7 +103,8 @@ class Front(asyncio.Protocol):
             self._refuse(refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Not now; try again soon.", "Retry-After: 2"))
             return
         self._forget()
-        link = Link(hub, answer, self._address(answer.forwarded))
+        kind = ResumableLink if answer.subprotocol == RESUMABLE else Link
+        link = kind(hub, answer, self._address(answer.forwarded))
         self._transport.set_protocol(link)
         link.begin(self._transport, self._head[end:])
 

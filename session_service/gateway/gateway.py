@@ -20,6 +20,7 @@ from session_service.gateway.front import Front
 from session_service.gateway.hub import Hub
 from session_service.gateway.limits import GatewayLimits
 from session_service.gateway.liveness import Ticker
+from session_service.gateway.rings import Rings, share_of_memory
 from session_service.gateway.stats import GatewayStats
 from session_service.ports.clock import Ids
 from session_service.ports.streams import Attachments
@@ -65,6 +66,10 @@ class Gateway:
             ticker=Ticker(look_s=limits.look_s, stall_s=limits.stall_s, stats=stats),
             tasks=Tasks(self._task_failed),
             log=structlog.get_logger(),
+            rings=Rings(
+                bytes_max=limits.rings_bytes_max or share_of_memory(limits.rings_share),
+                quiet_s=limits.ack_quiet_s,
+            ),
         )
         self._servers: list[asyncio.Server] = []
 
@@ -109,6 +114,9 @@ class Gateway:
             links_ended=dict(hub.stats.links_ended),
             refusals=dict(hub.stats.refusals),
             first_frames=list(hub.stats.first_frames),
+            resumes=dict(hub.stats.resumes),
+            unacknowledged_bytes=hub.rings.bytes_held,
+            streams_detached=hub.rings.detached,
             bytes_down=hub.stats.bytes_down + sum(down for down, _ in carried),
             bytes_up=hub.stats.bytes_up + sum(up for _, up in carried),
             links_open=sum(len(known) for known in hub.sessions.values()),
@@ -128,6 +136,9 @@ class Gateway:
             link.close_link(Close.RESTART, "server_restart", f"{low_ms} {high_ms}")
         for socket in tuple(hub.waiting):
             socket.reset()
+        for stream in tuple(hub.streams.values()):
+            stream.end()
+        hub.soon.stop()
         # Whoever is being attached now is told, too; its task ends by itself once control has answered.
         await hub.tasks.wait(hub.limits.close_s)
         if hub.connections:

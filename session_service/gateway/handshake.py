@@ -18,7 +18,10 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+from session_service.core.continuity.limits import SUBPROTOCOL
+
 BINARY: Final = "binary"
+RESUMABLE: Final = SUBPROTOCOL
 TARGET: Final = re.compile(r"/s/([a-z0-9]{1,16})/(?:ws|t/([A-Za-z0-9_-]{16,128}))")
 """The page's address, and the one with a ticket for stock clients; nothing else below `/s/` exists."""
 USER_AGENT_CHARACTERS_MAX: Final = 256
@@ -86,6 +89,8 @@ def read_upgrade(head: bytes, *, origins: Collection[str], shard: str) -> Upgrad
     target = TARGET.fullmatch(request.path.partition("?")[0])
     if target is None or target[1] != shard:
         return refuse(HTTPStatus.NOT_FOUND, "There is no desktop at this address.")
+    if target[2] is not None and parser.subprotocol == RESUMABLE:
+        return refuse(HTTPStatus.BAD_REQUEST, "A ticket in the path opens a stock client's link only.")
     parser.send_response(response)
     return Upgrade(
         shard=target[1],
@@ -114,9 +119,16 @@ def refuse(status: int, text: str, *headers: str) -> Refusal:
 
 
 def _select(_parser: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-    """Agree on `binary`. None offered means the same, and none is echoed, as noVNC expects it."""
+    """Agree on `binary`, or on `continuity.v1` where it is offered alone: a middlebox that takes it out of a
+    list must not downgrade a link in silence. None offered means `binary`, and none is echoed, as noVNC
+    expects it.
+    """
     if not offered:
         return None
+    if RESUMABLE in offered:
+        if len(offered) == 1:
+            return Subprotocol(RESUMABLE)
+        raise NegotiationError("continuity.v1 is offered alone")
     if BINARY in offered:
         return Subprotocol(BINARY)
     raise NegotiationError("no subprotocol in common")

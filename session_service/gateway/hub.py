@@ -7,15 +7,20 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from session_service.base.aio import Tasks
 from session_service.gateway.address import Networks
 from session_service.gateway.limits import GatewayLimits
 from session_service.gateway.liveness import Ticker
+from session_service.gateway.rings import Rings
+from session_service.gateway.soon import Soon
 from session_service.gateway.stats import GatewayStats
 from session_service.ports.clock import Ids
 from session_service.ports.streams import Attachments
+
+if TYPE_CHECKING:
+    from session_service.gateway.resumable_stream import ResumableStream
 
 
 class Waiting(Protocol):
@@ -53,6 +58,10 @@ class Hub:
     ticker: Ticker
     tasks: Tasks
     log: Any
+    rings: Rings
+    soon: Soon = field(default_factory=Soon)
+    streams: "dict[str, ResumableStream]" = field(default_factory=dict)
+    """The resumable stream of a session, attached or not."""
     is_closing: bool = False
     waiting: OrderedDict[Waiting, None] = field(default_factory=OrderedDict)
     """Oldest first."""
@@ -82,6 +91,12 @@ class Hub:
             self.stats.waiting_reset += 1
             oldest.reset()
         self.waiting[socket] = None
+
+    def end_stream(self, session_id: str) -> None:
+        """Nobody may come back to a session's stream any more; unknown is done."""
+        stream = self.streams.get(session_id)
+        if stream is not None:
+            stream.end()
 
     def add_link(self, session_id: str, link_id: str) -> None:
         """A link leads to a session from now on."""

@@ -66,6 +66,16 @@ class GatewayLimits:
     """Between looks at a session that is starting."""
     wait_s: float = 10.0
     """At most this long between two `wait` messages: they keep proxies from closing the socket."""
+    release_s: float = 2.0
+    """After a resumable link is lost, until keys and buttons that are down are let go of."""
+    detached_s: float = 60.0
+    """Beyond its hold, until a stream that nobody came back to is given up; a resume is a resync then."""
+    rings_share: float = 0.25
+    """Of the machine's memory, for what all streams together could replay."""
+    rings_bytes_max: int = 0
+    """The same in bytes; 0 = by the share. Beyond it the oldest detached stream gives up its replay."""
+    ack_quiet_s: float = 30.0
+    """Without an acknowledgement: an attached client may lose its replay, too. Its link goes on."""
     restart_jitter_ms: tuple[int, int] = (0, 3000)
     """Told to clients when the service stops, so that they do not all come back in one moment."""
     backlog: int = 4096

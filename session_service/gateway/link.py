@@ -1,9 +1,9 @@
 """One websocket: from its 101 to its end. Frames in and out, liveness, refusals, the canonical report of
 its end.
 
-Not the stream: what it carries is a `BinaryStream`, so that a stream can once outlive its link. No
-coroutine and no timer per link: the loop calls it when bytes came, the ticker looks at it, and one short
-task asks control for its desktop.
+Not the stream: what it carries is a `BinaryStream`, which ends with it; `resumable_link.py` carries one that
+outlives it. No coroutine and no timer per link: the loop calls it when bytes came, the ticker looks at it,
+and one short task asks control for its desktop.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from session_service.core import websocket
-from session_service.core.close_codes import Close
+from session_service.core.close_codes import Close, Next
 from session_service.core.records import LossCause
 from session_service.core.rfb import RfbError
 from session_service.core.websocket import Decoder, FrameError, close_frame, frame_head
@@ -23,7 +23,7 @@ from session_service.gateway import answers
 from session_service.gateway.first_message import read_open
 from session_service.gateway.handshake import Upgrade, refuse
 from session_service.gateway.hub import Hub
-from session_service.gateway.stream import BinaryStream
+from session_service.gateway.stream import BinaryStream, CarriedStream
 from session_service.ports.streams import Attachment, LinkEnd, LinkOffer, LinkRefusal
 
 try:
@@ -95,7 +95,7 @@ class Link(asyncio.Protocol):
             message_bytes_max=hub.limits.message_bytes_max,
             text_bytes_max=hub.limits.text_bytes_max,
         )
-        self._stream: BinaryStream | None = None
+        self._stream: CarriedStream | None = None
         self._attachment: Attachment | None = None
         self._early = b""
         self._full = self._read_paused = False
@@ -131,7 +131,7 @@ class Link(asyncio.Protocol):
         self._hub.enter(self)
         self._hub.ticker.add(self)
         if self.phase is Phase.FIRST:
-            transport.write(self._upgrade.accepted)
+            transport.write(self._greeting())
             self._hub.wait_for_first(self)
         else:
             self._ask()
@@ -229,11 +229,11 @@ class Link(asyncio.Protocol):
 
     # What the stream calls.
 
-    def carry(self, data: bytes) -> None:
+    def carry(self, data: bytes | memoryview) -> None:
         """Send bytes of the desktop as one message; a large one is not copied for the sake of its head."""
         head = frame_head(websocket.BINARY, len(data))
         if self._joins or len(data) <= JOINED_BYTES_MAX:
-            self._transport.write(head + data)
+            self._transport.write(b"".join((head, data)))
         else:
             self._transport.writelines((head, data))
 
@@ -244,7 +244,7 @@ class Link(asyncio.Protocol):
         if self.phase is Phase.UPGRADING:
             self._transport.write(self._upgrade.accepted)
         else:
-            self._transport.write(answers.opened(attachment))
+            self._transport.write(self._answer(attachment))
         self.phase = Phase.OPEN
         if self._full and self._stream is not None:
             self._stream.pause()
@@ -285,7 +285,20 @@ class Link(asyncio.Protocol):
             if not self._transport.is_closing():
                 self._transport.resume_reading()
 
+    def _greeting(self) -> bytes:
+        """What follows a request that is let in."""
+        return self._upgrade.accepted
+
+    def _answer(self, attachment: Attachment) -> bytes:
+        """What is said when the desktop's socket is open, before its first byte."""
+        return answers.opened(attachment)
+
     # What the opening task and control call.
+
+    @property
+    def retry_step(self) -> Next:
+        """What a client does after a failure of ours: its ticket is used up."""
+        return Next.OPEN
 
     def is_over(self) -> bool:
         """True when nobody is there to be opened for any more."""
@@ -301,7 +314,7 @@ class Link(asyncio.Protocol):
         """Bytes carried down and up so far."""
         return (0, 0) if self._stream is None else (self._stream.bytes_down, self._stream.bytes_up)
 
-    def attached(self, attachment: Attachment) -> BinaryStream | None:
+    def attached(self, attachment: Attachment) -> CarriedStream | None:
         """Control has committed: report the end at once if it came first, else return the stream to be
         opened.
         """
@@ -310,10 +323,17 @@ class Link(asyncio.Protocol):
             self._report()
             return None
         self._hub.add_link(attachment.session_id, self.link_id)
-        self._stream = BinaryStream(
+        made = self._make_stream(attachment)
+        self._stream = self._stream if made is None else made
+        return made
+
+    def _make_stream(self, attachment: Attachment) -> CarriedStream | None:
+        """Return the stream whose leg is to be opened; None when one goes on that is open already."""
+        if attachment.mode == "control":
+            self._hub.end_stream(attachment.session_id)  # no key of an older link leads to it any more
+        return BinaryStream(
             carrier=self, view_only=attachment.mode != "control", stats=self._hub.stats, time=self._time
         )
-        return self._stream
 
     def tell_wait(self, why: str, percent: int | None) -> None:
         """Say that the session is starting; stock clients are told nothing, their 101 just takes longer."""
@@ -391,7 +411,7 @@ class Link(asyncio.Protocol):
         else:
             self._take_control(opcode, payload)
 
-    def _pass(self, stream: BinaryStream, payload: bytes) -> None:
+    def _pass(self, stream: CarriedStream, payload: bytes) -> None:
         try:
             stream.up(payload)
         except RfbError as error:
@@ -424,17 +444,23 @@ class Link(asyncio.Protocol):
 
     def _take_control(self, opcode: int, payload: bytes) -> None:
         """Answer a ping; while nothing can be written only the last one is kept."""
+        if self._is_flooded() or opcode != websocket.PING:
+            return
+        if self._full:
+            self._pong_due = payload
+        else:
+            self._transport.write(frame_head(websocket.PONG, len(payload)) + payload)
+
+    def _is_flooded(self) -> bool:
+        """Count a message that moves nothing; say whether that was one too many, and end the link then."""
         limits = self._hub.limits
         if self._seen_at - self._controls_at > limits.controls_s:
             self._controls_at, self._controls = self._seen_at, 0
         self._controls += 1
-        if self._controls > limits.controls_max:
-            self.end(LossCause.UNKNOWN, Close.TOO_MANY)
-        elif opcode == websocket.PING:
-            if self._full:
-                self._pong_due = payload
-            else:
-                self._transport.write(frame_head(websocket.PONG, len(payload)) + payload)
+        if self._controls <= limits.controls_max:
+            return False
+        self.end(LossCause.UNKNOWN, Close.TOO_MANY)
+        return True
 
     def _ask(self) -> None:
         """Ask control, in the one task of this link's life."""
@@ -469,11 +495,16 @@ class Link(asyncio.Protocol):
         self._hub.waiting.pop(self, None)
         if self._read_paused:
             self.stream_ready()
-        if self._stream is not None and self._stream.end():
-            self._hub.stats.keys_released += 1
-            self._hub.log.info("keys.released", session_id=self.session_id, link_id=self.link_id)
+        if self._stream is not None:
+            self._let_go(self._stream)
         if self._attachment is not None:
             self._report()
+
+    def _let_go(self, stream: CarriedStream) -> None:
+        """This link carries it no more; without a ring it ends, and what is down is released first."""
+        if stream.end():
+            self._hub.stats.keys_released += 1
+            self._hub.log.info("keys.released", session_id=self.session_id, link_id=self.link_id)
 
     def _report(self) -> None:
         """Count, and tell control, which writes the one canonical line of the link."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from session_service.core.close_codes import Close, Next
 from session_service.gateway.hub import Hub
 from session_service.gateway.leg import DesktopLeg, DesktopSocketRefused, open_desktop_socket
-from session_service.ports.streams import Attachment, LinkOffer, LinkRefusal
+from session_service.ports.streams import Attachment, LinkOffer, LinkRefusal, ResumeOffer
 
 if TYPE_CHECKING:
     from session_service.gateway.link import Link
@@ -33,6 +33,26 @@ async def open_link(hub: Hub, link: "Link", offer: LinkOffer) -> None:
         hub.log.exception("task.failed", task="open-link", link_id=offer.link_id, error=type(error).__name__)
         link.refuse(_retry(Next.OPEN))
         return
+    finally:
+        if link.is_over() and not link.session_id:
+            hub.links.pop(offer.link_id, None)
+    if isinstance(answer, LinkRefusal):
+        hub.links.pop(offer.link_id, None)
+        link.refuse(answer)
+        return
+    await _open_leg(hub, link, answer)
+
+
+async def resume_link(hub: Hub, link: "Link", offer: ResumeOffer) -> None:
+    """Let control check the proof and attach; then the stream goes on, or a new leg is connected."""
+    try:
+        answer = await hub.attachments.resume(offer)
+    except Exception as error:
+        # The edge of this task: control failed in a way it has no words for. The proof is not used up.
+        hub.log.exception(
+            "task.failed", task="resume-link", link_id=offer.link_id, error=type(error).__name__
+        )
+        answer = _retry(Next.RESUME)
     finally:
         if link.is_over() and not link.session_id:
             hub.links.pop(offer.link_id, None)
@@ -74,7 +94,7 @@ async def _open_leg(hub: Hub, link: "Link", attachment: Attachment) -> None:
             reason=str(error) if refused else type(error).__name__,
         )
         hub.attachments.leg_lost(attachment.session_id, link.link_id)
-        link.refuse(_retry(Next.OPEN))
+        link.refuse(_retry(link.retry_step))
         return
     if link.is_over():
         connected.close()

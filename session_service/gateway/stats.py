@@ -10,6 +10,7 @@ from typing import Final
 from session_service.core.close_codes import Close
 from session_service.core.records import LossCause
 
+RESUMES: Final = ("replay", "resync")
 CAUSES: Final = tuple(cause.value for cause in LossCause)
 REFUSALS: Final = (
     400,
@@ -43,6 +44,13 @@ class GatewayStats:
     first_frames: list[int] = field(default_factory=lambda: [0] * (len(FIRST_FRAME_BOUNDS_S) + 1))
     first_frame_sum_s: float = 0.0
     loop_stall_longest_s: float = 0.0
+    resumes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RESUMES, 0))
+    """Accepted resumes by outcome."""
+    unacknowledged_bytes: int = 0
+    streams_detached: int = 0
+    """Resumable streams that no link carries now."""
+    rings_dropped: int = 0
+    """Streams that gave up what they could replay, because all rings together were too large."""
     links_open: int = 0
     waiting: int = 0
 

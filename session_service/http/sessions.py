@@ -279,7 +279,7 @@ async def cut_links(
     for view in await exchange.services.control.views(user_id=user_id):
         record = view.session
         if (
-            record.state is not State.ACTIVE
+            record.state not in (State.ACTIVE, State.HELD)
             or device_id not in {None, record.device_id}
             or (but_device_id is not None and record.device_id == but_device_id)
         ):

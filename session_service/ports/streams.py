@@ -10,6 +10,8 @@ from typing import Protocol
 
 import msgspec
 
+from session_service.core.continuity.messages import Resume
+
 
 class LinkOffer(msgspec.Struct, frozen=True, kw_only=True):
     """A socket that wants a desktop. `mode` stands in the ticket, not here."""
@@ -22,6 +24,17 @@ class LinkOffer(msgspec.Struct, frozen=True, kw_only=True):
     user_agent: str = ""
     in_path: bool = False
     """True when the ticket came in the path (stock clients); allowed by policy only."""
+
+
+class ResumeOffer(msgspec.Struct, frozen=True, kw_only=True):
+    """A socket whose client has the key of a grant and wants its stream back (`continuity.v1`)."""
+
+    link_id: str
+    attempt: Resume
+    challenge: str
+    """What this socket was told to sign."""
+    address: str
+    user_agent: str = ""
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +50,12 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     device_label: str
     gap_s: float | None = None
     """Seconds since the loss that this attachment ended, for "You are back after ..."."""
+    grant: int = 0
+    key: bytes | None = None
+    """The key of that grant, for `opened` on a resumable control link; else None. Never logged."""
+
+    def __repr__(self) -> str:
+        return f"Attachment(session_id={self.session_id!r}, mode={self.mode!r}, grant={self.grant})"
 
 
 class LinkRefusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +89,18 @@ class Attachments(Protocol):
     async def attach(self, offer: LinkOffer) -> Attachment | LinkRefusal:
         """Use the ticket up and attach; the answer comes after the commit. An older control link is
         closed by `Streams.close_link`.
+        """
+        ...
+
+    async def resume(self, offer: ResumeOffer) -> Attachment | LinkRefusal:
+        """Check the proof and attach; the answer comes after the commit. The older link is closed by
+        `Streams.close_link` before it; where the stream stands is to be read after it, not before.
+        """
+        ...
+
+    def leave(self, session_id: str, link_id: str) -> None:
+        """The user ended the session over its control link. Never blocks; anybody else's word changes
+        nothing.
         """
         ...
 

@@ -10,7 +10,17 @@ import secrets
 from dataclasses import dataclass, field
 
 from session_service.core.close_codes import Close, Next
-from session_service.ports.streams import Attachment, LinkEnd, LinkOffer, LinkRefusal, Streams
+from session_service.core.continuity.attempts import NOT_FOUND, Order, is_proved
+from session_service.core.continuity.proof import grant_key, session_secret
+from session_service.core.refusals import Refusal
+from session_service.ports.streams import (
+    Attachment,
+    LinkEnd,
+    LinkOffer,
+    LinkRefusal,
+    ResumeOffer,
+    Streams,
+)
 from tests.fakes.until import until
 
 
@@ -24,6 +34,8 @@ class FakeSession:
     progress: list[str] = field(default_factory=list)
     """Words that `wait_starting` gives, one per call, before the session is ready."""
     link_id: str = ""
+    grant: int = 0
+    order: Order = field(default_factory=Order)
 
 
 class FakeControl:
@@ -38,6 +50,9 @@ class FakeControl:
         self.attached: dict[str, str] = {}
         self.ends: list[LinkEnd] = []
         self.legs_lost: list[tuple[str, str]] = []
+        self.secret = secrets.token_bytes(32)
+        self.resumes: list[ResumeOffer] = []
+        self.left: list[tuple[str, str]] = []
         self.refusal: LinkRefusal | None = None
         self.failure: Exception | None = None
         self.gate = asyncio.Event()
@@ -71,20 +86,55 @@ class FakeControl:
             return LinkRefusal(code=code, why=why, next=Next.CLICK)
         self.used.add(offer.ticket)
         session = self.sessions[session_id]
+        key = None
         if session.mode == "control":
-            older, session.link_id = session.link_id, offer.link_id
-            if older and self.streams is not None:
-                self.streams.close_link(session_id, older, code=Close.TAKEN, why="taken", by="Other device")
-        self.attached[offer.link_id] = session_id
+            session.grant += 1
+            self._displace(session_id, session, offer.link_id)
+            if offer.subprotocol == "continuity.v1":
+                key = grant_key(session_secret(self.secret, session_id), session_id, session.grant)
+        return self._attachment(session_id, session, offer.link_id, key)
+
+    async def resume(self, offer: ResumeOffer) -> Attachment | LinkRefusal:
+        self.resumes.append(offer)
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        if self.refusal is not None:
+            return self.refusal
+        attempt = offer.attempt
+        session = self.sessions.get(attempt.session_id)
+        if session is None or not is_proved(self.secret, attempt, offer.challenge):
+            return _wire(NOT_FOUND)
+        refusal = session.order.admit(attempt, grant=session.grant, cause="open", by="Other device")
+        if refusal is not None:
+            return _wire(refusal)
+        self._displace(attempt.session_id, session, offer.link_id)
+        return self._attachment(attempt.session_id, session, offer.link_id, None)
+
+    def _displace(self, session_id: str, session: FakeSession, link_id: str) -> None:
+        older, session.link_id = session.link_id, link_id
+        if older and self.streams is not None:
+            self.streams.close_link(session_id, older, code=Close.TAKEN, why="taken", by="Other device")
+
+    def _attachment(
+        self, session_id: str, session: FakeSession, link_id: str, key: bytes | None
+    ) -> Attachment:
+        self.attached[link_id] = session_id
         return Attachment(
             session_id=session_id,
-            generation=len(self.offers),
+            generation=len(self.offers) + len(self.resumes),
             mode=session.mode,
             socket=session.socket,
             uid=session.uid,
             hold_s=1800.0,
             device_label="Test",
+            grant=session.grant,
+            key=key,
         )
+
+    def leave(self, session_id: str, link_id: str) -> None:
+        assert self.attached.get(link_id) == session_id
+        self.left.append((session_id, link_id))
 
     async def wait_starting(self, offer: LinkOffer) -> str:
         session = self.sessions.get(self.tickets.get(offer.ticket, ""))
@@ -106,6 +156,10 @@ class FakeControl:
         """Wait until `number` + 1 links have ended; return that end."""
         await until(lambda: len(self.ends) > number, limit_s)
         return self.ends[number]
+
+
+def _wire(refusal: Refusal) -> LinkRefusal:
+    return LinkRefusal(code=int(refusal.code), why=refusal.why, next=str(refusal.next), by=refusal.by)
 
 
 class FakeIds:

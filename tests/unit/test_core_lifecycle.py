@@ -118,6 +118,7 @@ ROWS: list[tuple[Session, Event, dict[str, Any], State, set[Effect]]] = [
     (session(State.HELD), Event.CLIENT_RESUMED, LINK, State.ACTIVE, {Effect.THAW, Effect.OPEN_STREAM}),
     (session(State.HELD), Event.CLIENT_ATTACHED, LINK, State.ACTIVE, {Effect.THAW, Effect.OPEN_STREAM}),
     (session(State.HELD), Event.HOLD_EXPIRED, OVER, State.CLOSING, {Effect.END_ACCESS, Effect.CLOSE}),
+    (session(State.HELD), Event.KEYS_REVOKED, {}, State.HELD, set()),
     (session(State.HELD), Event.HOLD_CHANGED, {"delta_ms": 1}, State.HELD, {Effect.ARM_HOLD}),
     (
         session(State.HELD),
@@ -358,6 +359,15 @@ def test_only_an_open_raises_the_grant() -> None:
     held = session(State.HELD, grant=4)
     assert step(held, Event.CLIENT_RESUMED, facts(**LINK)).session.grant == 4
     assert step(held, Event.CLIENT_ATTACHED, facts(**LINK)).session.grant == 5
+
+
+def test_revoked_keys_are_void_whether_a_link_was_there_or_not() -> None:
+    active, held = session(State.ACTIVE, grant=4, link_id=LINK["link_id"]), session(State.HELD, grant=4)
+    dropped = step(active, Event.CLIENT_DROPPED, facts(**LINK, revoked=True)).session
+    revoked = step(held, Event.KEYS_REVOKED, facts(revoked=True)).session
+    assert (dropped.grant, dropped.grant_cause) == (revoked.grant, revoked.grant_cause) == (5, "login")
+    lost = step(active, Event.CLIENT_DROPPED, facts(**LINK)).session
+    assert (lost.grant, lost.grant_cause) == (4, active.grant_cause)
 
 
 def test_another_node_forgets_consumption_and_never_compares_counters() -> None:

@@ -148,6 +148,11 @@ class ServerLink:
         """Anything that the client can see was sent."""
         self._said_at = now
 
+    @property
+    def due_at(self) -> float | None:
+        """When an acknowledgement is due; None when everything is acknowledged."""
+        return self._due_at
+
     def next_deadline(self) -> float:
         """When `tick` has something to say at the latest, if nothing happens until then."""
         beat = self._said_at + BEAT_S

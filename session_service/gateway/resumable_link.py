@@ -1,0 +1,233 @@
+"""One websocket of `continuity.v1`: a link whose stream outlives it.
+
+Not the protocol's state: that is `core/continuity/`. This is its shell: `hello` with the 101, `open` or
+`resume` as the first message, acknowledgements and signs of life in time, and the words before a goodbye.
+
+Source: docs/protocol.md.
+"""
+
+import msgspec
+
+from session_service.core import websocket
+from session_service.core.close_codes import Close, Next
+from session_service.core.continuity import serving
+from session_service.core.continuity.limits import MESSAGE_BYTES_MAX, SUBPROTOCOL
+from session_service.core.continuity.messages import Ack, Beat, Bye, Open, Resume, read_client, read_first
+from session_service.core.continuity.proof import CHALLENGE_BYTES, LEG_BYTES, encode
+from session_service.core.continuity.ring import Piece, messages_of
+from session_service.core.continuity.serving import ServerLink
+from session_service.core.records import LossCause
+from session_service.core.websocket import FrameError, frame_head
+from session_service.gateway import answers
+from session_service.gateway.first_message import audience
+from session_service.gateway.handshake import Upgrade
+from session_service.gateway.hub import Hub
+from session_service.gateway.link import Link, Phase
+from session_service.gateway.resumable_stream import ResumableStream
+from session_service.gateway.stream import CarriedStream
+from session_service.ports.streams import Attachment, ResumeOffer
+
+
+class ResumableLink(Link):
+    """The protocol of a connection that agreed on `continuity.v1`."""
+
+    __slots__ = ("_attempt", "_bytes_down", "_bytes_up", "_challenge", "_owed", "_resumable", "_was")
+
+    def __init__(self, hub: Hub, upgrade: Upgrade, address: str) -> None:
+        super().__init__(hub, upgrade, address)
+        self._challenge = hub.ids.secret()[:CHALLENGE_BYTES]
+        self._attempt: Resume | None = None
+        self._resumable: ResumableStream | None = None
+        self._owed = ServerLink(received=0, now=self._began_at)
+        self._was: int | None = None
+        self._bytes_down = self._bytes_up = 0
+
+    # Opening and resuming.
+
+    def _greeting(self) -> bytes:
+        return super()._greeting() + _text(serving.hello(self._challenge))
+
+    @property
+    def retry_step(self) -> Next:
+        """A proof is not used up by a failure of ours; a ticket is."""
+        return Next.OPEN if self._attempt is None else Next.RESUME
+
+    def _take_text(self, payload: bytes) -> None:
+        try:
+            if self.phase is Phase.FIRST:
+                self._take_first(read_first(websocket.decode_text(payload)))
+            elif self.phase is Phase.OPEN and self._resumable is not None:
+                self._take_message(self._resumable, websocket.decode_text(payload))
+            else:
+                raise FrameError(Close.BAD_MESSAGE, "a message before the answer")
+        except FrameError as error:
+            self._broke(error.code, error.detail)
+
+    def _take_first(self, message: Open | Resume) -> None:
+        if message.aud not in {audience(origin) for origin in self._hub.origins()}:
+            raise FrameError(Close.BAD_MESSAGE, "aud is not one of public_origins")
+        self.phase = Phase.OPENING
+        if isinstance(message, Open):
+            self._offer = msgspec.structs.replace(self._offer, ticket=message.ticket, subprotocol=SUBPROTOCOL)
+            self._ask()
+            return
+        from session_service.gateway.opening import resume_link
+
+        self._attempt = message
+        offer = ResumeOffer(
+            link_id=self.link_id,
+            attempt=message,
+            challenge=encode(self._challenge),
+            address=self._offer.address,
+            user_agent=self._offer.user_agent,
+        )
+        self._hub.waiting.pop(self, None)
+        self._hub.links[self.link_id] = self
+        self._hub.tasks.spawn(resume_link(self._hub, self, offer), name=f"resume-link-{self.link_id}")
+
+    def _make_stream(self, attachment: Attachment) -> CarriedStream | None:
+        """Go on with the stream that is there (and return None: nothing is to be opened), or make one."""
+        hub, attempt = self._hub, self._attempt
+        old = hub.streams.get(attachment.session_id) if attachment.mode == "control" else None
+        if attempt is not None and old is not None:
+            if old.can_replay(attempt):
+                self._replay(old, attempt, attachment)
+                return None
+            self._was = old.core.received if old.core.leg == attempt.leg else None
+        if old is not None:
+            old.end()
+        stream = ResumableStream(
+            hub,
+            session_id=attachment.session_id,
+            name=encode(hub.ids.secret()[:LEG_BYTES]),
+            carrier=self,
+            view_only=attachment.mode != "control",
+            hold_s=attachment.hold_s,
+        )
+        if attachment.mode == "control":
+            hub.streams[attachment.session_id] = stream
+        self._resumable = stream
+        return stream
+
+    def _replay(self, stream: ResumableStream, attempt: Resume, attachment: Attachment) -> None:
+        # The older link is read no more: where the stream stands now is where it goes on.
+        standing = stream.core.standing()
+        self._stream = self._resumable = stream
+        self._owed = ServerLink(received=standing.taken, now=self._time())
+        self.phase = Phase.OPEN
+        self._transport.write(_text(serving.replayed(attempt, standing, gap_s=attachment.gap_s)))
+        stream.replay(self, attempt)
+        self._hub.stats.resumes["replay"] += 1
+        self._log_resumed(attachment, "replay")
+
+    def _answer(self, attachment: Attachment) -> bytes:
+        """A new stream begins: the answer to `open`, or a resync."""
+        assert self._resumable is not None
+        self._owed = ServerLink(received=0, now=self._time())
+        leg = self._resumable.core.leg
+        if self._attempt is None:
+            return _text(
+                serving.opened(
+                    session_id=attachment.session_id,
+                    leg=leg,
+                    mode=attachment.mode,
+                    grant=attachment.grant,
+                    key=attachment.key,
+                    hold_s=attachment.hold_s,
+                    gap_s=attachment.gap_s,
+                )
+            )
+        self._hub.stats.resumes["resync"] += 1
+        self._log_resumed(attachment, "resync")
+        return _text(serving.resynced(self._attempt, leg=leg, was=self._was, gap_s=attachment.gap_s))
+
+    def _log_resumed(self, attachment: Attachment, how: str) -> None:
+        self._hub.log.info(
+            "link.resumed",
+            session_id=attachment.session_id,
+            link_id=self.link_id,
+            how=how,
+            gap_s=attachment.gap_s,
+        )
+
+    # Carrying.
+
+    def carry(self, data: Piece) -> None:
+        self._bytes_down += len(data)
+        self._owed.said(self._time())
+        for piece in messages_of(data, MESSAGE_BYTES_MAX):
+            super().carry(piece)
+
+    def _pass(self, stream: CarriedStream, payload: bytes) -> None:
+        super()._pass(stream, payload)
+        if self.phase is not Phase.OPEN or self._resumable is None:
+            return
+        self._bytes_up += len(payload)
+        said = self._owed.received(self._resumable.core.received, self._seen_at)
+        if said is not None:
+            self._say(said)
+        else:
+            self._hub.soon.add(self)
+
+    def _take_message(self, stream: ResumableStream, text: str) -> None:
+        message = read_client(text)
+        if not serving.moves(message, stream.core.ring.acked) and self._is_flooded():
+            return
+        if isinstance(message, Ack):
+            stream.acknowledge(message.offset)
+        elif isinstance(message, Beat):
+            self._say(self._owed.acknowledge(stream.core.received, self._seen_at))
+        elif isinstance(message, Bye):
+            if message.end and self._attachment is not None and self._attachment.mode == "control":
+                self._hub.attachments.leave(self.session_id, self.link_id)
+            self.end(LossCause.TAB_CLOSED, Close.NORMAL)
+
+    def pay(self) -> None:
+        """Acknowledge what is due, or say where the stream stands after a silence."""
+        stream = self._resumable
+        if self.phase is not Phase.OPEN or stream is None or self._full:
+            return
+        core = stream.core
+        # What is owed may be a moment younger than the shared timer: it is paid early, never late.
+        said = self._owed.tick(
+            max(self._time(), self._owed.due_at or 0.0), received=core.received, sent=core.ring.end
+        )
+        if said is not None:
+            self._say(said)
+
+    def look(self, now: float, excused: float) -> bool:
+        self.pay()
+        return super().look(now, excused)
+
+    @property
+    def payload_bytes(self) -> tuple[int, int]:
+        """Bytes that this link carried; its stream may have had others before."""
+        return self._bytes_down, self._bytes_up
+
+    # Ending.
+
+    def _let_go(self, stream: CarriedStream) -> None:
+        attachment = self._attachment
+        if self._resumable is None or attachment is None or attachment.mode != "control":
+            super()._let_go(stream)
+        else:
+            self._resumable.detach(self)
+
+    def close_link(self, code: int, why: str, by: str) -> None:
+        """Say why before the close frame: proxies turn codes into 1006, and a code alone is not believed."""
+        if self.phase is Phase.OPEN:
+            if code == Close.TAKEN:
+                self._say(serving.taken(by))
+            elif code == Close.RESTART:
+                self._say(serving.drain(self._hub.limits.restart_jitter_ms))
+            else:
+                self._transport.write(answers.no(answers.refusal(code, why, by)))
+        super().close_link(code, why, by)
+
+    def _say(self, text: str) -> None:
+        self._transport.write(_text(text))
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    return frame_head(websocket.TEXT, len(data)) + data
