@@ -61,7 +61,12 @@ class Notices:
 
     async def _run(self, body: bytes) -> None:
         process = await asyncio.create_subprocess_exec(*self._settings.command, stdin=asyncio.subprocess.PIPE)
-        await process.communicate(body)
+        try:
+            await process.communicate(body)
+        finally:
+            if process.returncode is None:  # its time is over, or we end
+                process.kill()
+                await process.wait()
         if process.returncode:
             raise OSError(f"the alarm command ended with status {process.returncode}")
 

@@ -31,6 +31,7 @@ HOMES: dict[str, tuple[str, ...]] = {
 # (module, called name): why it destroys nothing that belongs to a user.
 DESTROYING: dict[tuple[str, str], str] = {
     ("session_service/app/folders.py", "unlink"): "a draft of a key file of our own",
+    ("session_service/app/notices.py", "kill"): "an alarm command of ours that does not end in its time",
     ("session_service/app/parent.py", "unlink"): "the parent's own note of its pid",
     (
         "session_service/app/parent.py",
