@@ -88,6 +88,18 @@ async def test_an_alarm_reaches_the_command(tmp_path: Path) -> None:
     await notices.close()
 
 
+async def test_an_alarm_command_that_hangs_is_ended_with_us(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    script = (
+        f"import os, pathlib as p, time; p.Path({str(note)!r}).write_text(str(os.getpid())); time.sleep(3600)"
+    )
+    notices = Notices(Alarms(command=(sys.executable, "-c", script)))
+    notices.changed(ALARM, raised=True)
+    await until(lambda: note.exists() and note.read_text())
+    await notices.close()
+    assert start_time(int(note.read_text())) is None
+
+
 async def test_an_alarm_reaches_the_webhook_and_a_dead_one_harms_nothing() -> None:
     heard: list[dict[str, object]] = []
 
