@@ -15,6 +15,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import io
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -113,7 +114,8 @@ class S3Store:
                 await self._client.put_object(
                     Bucket=self._place.bucket,
                     Key=self._prefix + name,
-                    Body=data,
+                    # aiohttp takes bytes that may change for a mistake; this copy lives as long as the PUT.
+                    Body=data if isinstance(data, bytes) else io.BytesIO(data),
                     ContentMD5=digest,
                     IfNoneMatch="*",
                 )
