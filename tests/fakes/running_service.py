@@ -216,7 +216,7 @@ class RunningService:
                 self._remove()
 
     def _remove(self) -> None:
-        """Leave nothing on the machine: processes that carry our folder's name, then the folder."""
+        """Leave nothing on the machine: the parts, what is left of desktops, then the folder."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
@@ -225,11 +225,23 @@ class RunningService:
             if any(ours + b"/" in argument for argument in arguments):
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
+        for pid in self._left_of_desktops():
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
         for name in (self.state_folder, self.state_folder / "homes"):
             with contextlib.suppress(OSError):
                 name.chmod(0o700)
         shutil.rmtree(self.state_folder, ignore_errors=True)
         self.log_file.unlink(missing_ok=True)
+
+    def _left_of_desktops(self) -> Iterator[int]:
+        """Tell the processes of desktops that still run: the very ones that their state files name."""
+        for file in self.state_folder.glob("desktops/*/state.json"):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                noted = json.loads(file.read_text())
+                for pid, started in [*noted["furniture"], *noted["helpers"]]:
+                    if _start_time(pid) == started:
+                        yield int(pid)
 
 
 @contextlib.asynccontextmanager
@@ -243,6 +255,15 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _start_time(pid: int) -> int | None:
+    """Return field 22 of /proc/PID/stat, None when there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(text.rpartition(")")[2].split()[19])
 
 
 def _processes() -> Iterator[tuple[int, list[bytes]]]:
