@@ -140,7 +140,9 @@ class _Service:
             streams=self.streams,
             policy=policy_of(self.settings),
             admission=Admission(
-                room=lambda: room.check(self.settings.room, self.layout.root), accepting=self.probe.accepting
+                room=lambda: room.check(self.settings.room, self.layout.root),
+                accepting=self.probe.accepting,
+                disk=lambda: (room.disk_free_mb(self.layout.root), self.settings.room.disk_free_mb_min),
             ),
             resume_secret=resume_secret(self.layout.registry),
         )
@@ -243,6 +245,7 @@ class _Service:
         path = self.layout.api_socket
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
+        self.layout.address.write_text(self.origins.first + "\n")
         await web.UnixSite(self.runner, str(path)).start()
         path.chmod(0o600)
 

@@ -29,6 +29,7 @@ ACTIONS = {
     "lease": "A session's lease did not agree with its record; it was restored.",
     "unsettled": "The registry was restored and this session is not settled yet; nothing of it is ended.",
     "saved_age": "Files of a running desktop were not saved for minutes though the store answers.",
+    "disk_low": "Free space on the state folder's disk, or end the named desktops with save.",
     "task": "A part of control failed; it is started again. Report the error.",
 }
 

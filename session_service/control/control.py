@@ -33,6 +33,7 @@ from session_service.control.returning import Returner
 from session_service.control.runners import Runners
 from session_service.control.saving import Saver
 from session_service.control.sessions import Live, Sessions
+from session_service.control.space import SpaceGuard
 from session_service.control.starts import Starter, Wishes
 from session_service.control.watch import Watch
 from session_service.core import limits
@@ -117,6 +118,7 @@ class Control:
         self._returner = Returner(
             parts=parts, node=self._node, sessions=self._sessions, runners=self._runners
         )
+        self._space = SpaceGuard(parts=parts, sessions=self._sessions, alarms=self._alarms)
         self._reconciler = Reconciler(
             parts=parts,
             node=self._node,
@@ -124,6 +126,7 @@ class Control:
             runners=self._runners,
             desk=self._desk,
             alarms=self._alarms,
+            space=self._space,
         )
         self.attachments: Attachments = self._desk
         parts.desktops.on_exit(self._desktop_exited)
@@ -154,6 +157,7 @@ class Control:
         async with asyncio.TaskGroup() as loops:
             loops.create_task(self._reconciler.run(), name="reconcile")
             loops.create_task(self._holds.run(), name="holds")
+            loops.create_task(self._space.run(), name="space")
             for number in range(self._saver.loops):
                 loops.create_task(self._saver.run(), name=f"saver-{number}")
 

@@ -29,6 +29,11 @@ def _room_for_all() -> None:
     """Admit everybody; `app` gives a check of memory and disk that raises NoRoom."""
 
 
+def _disk_for_all() -> tuple[int, int]:
+    """Nothing needs to stay free; `app` gives what is free in the state folder, and what must stay so."""
+    return 0, 0
+
+
 def _always() -> bool:
     return True
 
@@ -36,11 +41,12 @@ def _always() -> bool:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
     """What `app` knows about the machine: `room` raises NoRoom, `accepting` says whether users could reach us
-    now.
+    now, `disk` returns the MiB that are free where homes lie and those that must stay free.
     """
 
     room: Callable[[], None] = _room_for_all
     accepting: Callable[[], bool] = _always
+    disk: Callable[[], tuple[int, int]] = _disk_for_all
 
 
 class StreamsPlace:

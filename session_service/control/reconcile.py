@@ -29,6 +29,7 @@ from session_service.control.node import Node
 from session_service.control.parts import Parts
 from session_service.control.runners import Runners
 from session_service.control.sessions import Live, Sessions
+from session_service.control.space import SpaceGuard
 from session_service.core import limits
 from session_service.core.changes import EffectDone, EpochIs, PutDesktop, PutLease, PutSession, Unit
 from session_service.core.events import Effect, Event, Found
@@ -58,6 +59,7 @@ class Reconciler:
     runners: Runners
     desk: LinkDesk
     alarms: Alarms
+    space: SpaceGuard
     first: bool = True
     """True until the first look is done: links of the last life are gone with it."""
     surveyed_epoch: int = 0
@@ -200,7 +202,7 @@ class Reconciler:
             await self._absent(live)
         elif found.presence is Presence.PROCESSES_ENDED:
             await self.died(live, "")
-        elif found.frozen:
+        elif found.frozen and not self.space.keeps(live):
             self.runners.thaw(live)
         self._old_link(live)
 

@@ -154,6 +154,7 @@ class Saver:
     async def _record(self, live: Live, result: CheckpointResult) -> None:
         # The scan began at saved_as_of: everything older is in it, so at that moment nothing was pending.
         live.saved_mono_ms = self._parts.clock.monotonic_ms()
+        live.home_bytes = result.info.bytes
         live.pending = PendingLook(files=0, bytes=0, looked_at_ms=result.saved_as_of_ms)
         if live.record.state not in SAVED_STATES:
             return

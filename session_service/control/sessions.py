@@ -92,6 +92,10 @@ class Live:
     """True while somebody else changes the record of a session whose runner was stopped."""
     saving: asyncio.Lock = field(default_factory=asyncio.Lock)
     save_due_mono_ms: int = 0
+    home_bytes: int | None = None
+    """The size of the home when it was restored, then in its last checkpoint."""
+    crowded: bool = False
+    """Its applications are frozen because the disk is nearly full (control/space.py)."""
     saved_mono_ms: int | None = None
     """When a complete checkpoint was verified last, or this life began to look after the session."""
     woken: asyncio.Event = field(default_factory=asyncio.Event)

@@ -302,6 +302,7 @@ class Starter:
                 owner=owner,
                 progress=seen,
             )
+        live.home_bytes = report.bytes
         get_logger().info("restore.done", session_id=live.record.id, seq=report.seq, entries=report.entries)
         return report.home, start_from
 

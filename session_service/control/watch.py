@@ -11,6 +11,7 @@ from session_service.base.errors import TooManyAttempts
 from session_service.control.node import Node
 from session_service.control.parts import Parts
 from session_service.control.sessions import Live, Sessions
+from session_service.control.space import STOPPED
 from session_service.core import limits
 from session_service.core.availability import remaining_ms
 from session_service.core.events import Effect
@@ -91,11 +92,11 @@ class Watch:
             progress_stage=live.progress.stage if live.progress is not None else "",
             progress_done=live.progress.done if live.progress is not None else 0,
             progress_total=live.progress.total if live.progress is not None else None,
-            step_error=live.trouble.error,
+            step_error=live.trouble.error or (STOPPED if live.crowded else ""),
             step_since_ms=live.trouble.since_ms,
             step_attempts=live.trouble.attempts,
             network=live.handle.network if live.handle is not None else "",
-            limits_missing=live.limits_missing,
+            limits_missing=(*live.limits_missing, *(("space",) if live.crowded else ())),
         )
 
     async def closed(self, record: Session) -> SessionView:

@@ -53,7 +53,7 @@ class Life:
                 checkpoints=self._port(world.repository, "checkpoints"),
                 streams=place,
                 policy=world.policy,
-                admission=Admission(accepting=lambda: world.accepting),
+                admission=Admission(accepting=lambda: world.accepting, disk=lambda: world.disk),
             ),
             node=NodeFacts(id=world.node_id, boot_id=world.machine.boot_id, address="here"),
         )
@@ -143,6 +143,8 @@ class World:
         self.policy = policy if policy is not None else Policy(hold_s=30.0)
         self.node_id = self.ids.ulid()
         self.accepting = True
+        self.disk = (0, 0)
+        """MiB that are free, and that must stay so."""
         self.slow = False
         self.crash_at: int | None = None
         self.steps = 0
