@@ -18,12 +18,14 @@ PACK_PREFIX: Final = "p/"
 KEY_PREFIX: Final = "k/"
 HISTORY_PREFIX: Final = "l/"
 SIDE_PREFIX: Final = "b/"
+GUARD_PREFIX: Final = "g/"
 INDEX_PREFIX: Final = "x/"
 RECEIPT_PREFIX: Final = "r/"
 
 _LOG_ENTRY: Final = re.compile(r"c/([0-9]{16})\Z")
 _PACK: Final = re.compile(r"p/(0|[1-9][0-9]{0,15})-([0-9a-f]{32})\Z")
 _HISTORY: Final = re.compile(r"l/([1-9][0-9]{0,15})-([0-9a-f]{16})\Z")
+_GUARD: Final = re.compile(r"g/([0-9]{8})\Z")
 _SIDE: Final = re.compile(r"b/([1-9][0-9]{0,15})-([1-9][0-9]{0,8})\Z")
 _EPOCH_SLOT: Final = re.compile(r"k/([1-9][0-9]{0,8})-([mkr])([0-9a-f]{16})\Z")
 _TENANT_SLOT: Final = re.compile(r"k/([0-9a-f]{16})-([mkr])([0-9a-f]{16})\Z")
@@ -84,6 +86,23 @@ def history_to(name: str) -> int:
     match = _HISTORY.match(name)
     if match is None:
         raise Malformed(rule="history name", object=name)
+    return int(match[1])
+
+
+def fold_guard(number: int) -> str:
+    """Return the name of the guard of the log's fold `number` (1 and up): while it is not there, that fold
+    has not happened, and no number of the log behind the fold before it was ever freed.
+    """
+    name = f"g/{number:08d}"
+    guard_number(name)
+    return name
+
+
+def guard_number(name: str) -> int:
+    """Return the number of a fold's guard."""
+    match = _GUARD.match(name)
+    if match is None or int(match[1]) == 0:
+        raise Malformed(rule="guard name", object=name)
     return int(match[1])
 
 

@@ -217,6 +217,8 @@ def _refuse_unknown(name: str) -> None:
             names.log_entry_seq(name)
         elif name.startswith(names.HISTORY_PREFIX):
             names.history_to(name)
+        elif name.startswith(names.GUARD_PREFIX):
+            names.guard_number(name)
         elif name.startswith(names.SIDE_PREFIX):
             names.side_parts(name)
         else:

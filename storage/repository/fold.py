@@ -17,6 +17,7 @@ from typing import Final
 
 from storage.errors import CollectRefused, ObjectDamaged, StoreUnavailable
 from storage.format import names
+from storage.format.encoding import encode
 from storage.format.entries import PackRef, Retire
 from storage.format.envelope import open_head
 from storage.format.frame import make_frame
@@ -83,6 +84,7 @@ class Folder:
         Raises:
             CommitContended: the log grew meanwhile; what was uploaded is orphaned, and nothing was decided.
         """
+        await self._raise_guard(len(state.histories) + 1)
         leaving = [one for one in state.index.containers.values() if _leaves(state, one)]
         refs, moved_bytes = await self._move(state, leaving, marks)
         name = names.history(state.seq, self._fresh(8))
@@ -93,6 +95,16 @@ class Folder:
         entries = state.seq - state.folded_to
         await collector.place(listing, fields, tuple(refs) if nil else ())
         return Folded(entries=entries, moved_bytes=moved_bytes, packs=len(refs))
+
+    async def _raise_guard(self, number: int) -> None:
+        """Tell everybody who does not know this fold yet to read the chain before he believes an entry.
+
+        It stands before the R and for ever. One that was left by a fold that never came costs reading only.
+        """
+        name = names.fold_guard(number)
+        await settle_create(self._place, name, encode(["CKPT", 1, number]))
+        if await self._place.head(name) is None:
+            raise CollectRefused(what="the guard of the fold is not there", object=name)
 
     async def _move(
         self, state: LogState, leaving: Sequence[Container], marks: Marks

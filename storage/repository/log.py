@@ -76,6 +76,8 @@ class Placed:
 
     row: Row
     raw: bytes
+    next_fold: int
+    """Number of the first fold that the plan did not know of."""
 
 
 class CommitLog:
@@ -156,7 +158,9 @@ class CommitLog:
                 raise
             self._unsettled = None
             if ours:
-                return Placed(row=self._take_in(state.seq + 1, raw, tables, sides), raw=raw)
+                next_fold = len(state.histories) + 1
+                row = self._take_in(state.seq + 1, raw, tables, sides)
+                return Placed(row=row, raw=raw, next_fold=next_fold)
         raise CommitContended(seq=self.state.seq)
 
     async def entry_bytes(self, seq: int) -> bytes:
@@ -168,13 +172,19 @@ class CommitLog:
         name = names.log_entry(row.seq - 1) if row.seq > 1 else names.CONFIG
         return await self._place.head(name) is not None
 
+    async def fold_began(self, number: int) -> bool:
+        """Return whether the log's fold `number` may have happened, so that numbers may have been freed."""
+        return await self._place.head(names.fold_guard(number)) is not None
+
     async def row_stands(self, row: Row) -> bool:
-        """Return whether a row that was read before is in the chain now: by its predecessor, or by the fold
-        that has it in its history.
+        """Return whether a row that was read before is in the chain now. False says only that the log must be
+        read again to know.
         """
-        if row.seq <= self.state.folded_to + 1 and self.state.fold_at:
-            return await self._place.head(names.log_entry(self.state.fold_at)) is not None
-        return await self.predecessor_stands(row)
+        if await self.fold_began(len(self.state.histories) + 1):
+            return False
+        at = row.seq - 1 if row.seq > self.state.folded_to + 1 else self.state.fold_at
+        name = names.log_entry(at) if at else names.CONFIG
+        return await self._place.head(name) is not None
 
     async def _settle(self) -> None:
         if self._unsettled is not None:

@@ -142,8 +142,9 @@ class Verifier:
         self._reader = reader
 
     async def placed(self, placed: Placed) -> None:
-        """Read a placed entry back and look at its predecessor; both must stand, in this order. If not, the
-        entry must be found in the chain, read from its newest end (rule 6).
+        """Read a placed entry back, and look at its predecessor and whether a fold began that its plan
+        did not know of. If anything is not as it was, the entry must be found in the chain, read from its
+        newest end (rule 6; docs/design/0007-retention-and-gc.md, "The guard of a fold").
 
         Raises:
             CommitContended: the place belonged to a part of the log that was folded; plan again.
@@ -154,7 +155,7 @@ class Verifier:
         except ObjectNotFound:
             found = None
         stands = await self._log.predecessor_stands(row)
-        if found == placed.raw and stands:
+        if found == placed.raw and stands and not await self._log.fold_began(placed.next_fold):
             return
         self._log.forget()
         state = await self._log.refresh()
@@ -165,7 +166,7 @@ class Verifier:
             return
         if stands and found is None:
             raise ObjectDamaged(seq=row.seq, what="entry is gone after its create")
-        if stands and state.folded_to < row.seq:
+        if stands and state.folded_to < row.seq and found != placed.raw:
             raise ObjectDamaged(seq=row.seq, what="entry reads back otherwise")
         raise CommitContended(seq=row.seq, what="entry is not in the chain")
 
@@ -183,10 +184,11 @@ class Verifier:
         try:
             return await self._prove(self._log, state, seq, hash_)
         except (ObjectDamaged, ChainBroken):
-            cold = self._log.another()
-            return await self._prove(cold, await cold.refresh(), seq, hash_)
+            return await self._prove(None, await self._log.another().refresh(), seq, hash_)
 
-    async def _prove(self, log: CommitLog, state: LogState, seq: int, hash_: bytes) -> VerifiedCheckpoint:
+    async def _prove(
+        self, log: CommitLog | None, state: LogState, seq: int, hash_: bytes
+    ) -> VerifiedCheckpoint:
         row = state.row(seq)
         side = state.sides.get(seq)
         if side is not None and side.row is not None:
@@ -200,7 +202,7 @@ class Verifier:
             await self.check_content(state.index, entry, needed)
         for container in needed.values():
             await self.check_container(container)
-        if not await log.row_stands(row):
+        if log is not None and not await log.row_stands(row):
             raise ChainBroken(what="predecessor is gone", seq=seq)
         return self._attest(row)
 

@@ -198,6 +198,61 @@ async def test_a_create_into_a_number_that_a_fold_freed_does_not_count(bucket, h
     assert "c/0000000000000003" not in objects(bucket, "c/")
 
 
+async def test_a_remnant_does_not_make_another_sleepers_entry_count(bucket, home, tmp_path):
+    """Two writers sleep before numbers 3 and 4; both are folded and freed. The first one's late entry 3 would
+    be a predecessor for the second one's entry 4, if only predecessors were looked at.
+    """
+    first, second = node_of(bucket, tmp_path, "first"), node_of(bucket, tmp_path, "second")
+    busy = node_of(bucket, tmp_path, "busy").open()
+    homes = {}
+    for name in ("first", "second", "busy"):
+        homes[name] = tmp_path / f"home of {name}"
+        homes[name].mkdir()
+        write(homes[name], a=name)
+    fence = await take(busy)
+    await save(busy, home, fence)
+    first.store.plan(Fault.SLOW, on="create", name=".*/c/.*")
+    one = asyncio.ensure_future(save(first.open(), homes["first"], fence))
+    await until(lambda: first.store.waiting)
+    await save(busy, homes["busy"], fence)
+    second.store.plan(Fault.SLOW, on="create", name=".*/c/.*")
+    two = asyncio.ensure_future(save(second.open(), homes["second"], fence))
+    await until(lambda: second.store.waiting)
+    for number in range(4):
+        write(homes["busy"], a=f"text {number}")
+        await save(busy, homes["busy"], fence)
+    for _ in range(2):
+        await tidy(busy)
+    first.store.gate.set()
+    with pytest.raises(storage.CommitContended):
+        await one
+    assert "c/0000000000000003" in objects(bucket, "c/")
+    second.store.gate.set()
+    with pytest.raises(storage.CommitContended):
+        await two
+    assert "c/0000000000000004" in objects(bucket, "c/")
+
+
+async def test_a_guard_without_its_fold_costs_reading_only(bucket, home, tmp_path):
+    node = node_of(bucket, tmp_path, "node")
+    opened = node.open()
+    fence = await take(opened)
+    for number in range(5):
+        write(home, a=f"text {number}")
+        await save(opened, home, fence)
+    node.store.plan(Fault.UNAVAILABLE, on="create", name=".*/l/.*", times=99)
+    with pytest.raises(storage.StoreUnavailable):
+        await tidy(opened)
+    node.store.heal()
+    assert objects(bucket, "g/") == ["g/00000001"]
+    write(home, a="after")
+    info = await save(opened, home, fence)
+    assert (await opened.prove(REF, seq=info.seq, hash=info.hash)).seq == info.seq
+    report = await tidy(opened)
+    assert report.folded_entries > 5
+    assert objects(bucket, "g/") == ["g/00000001"]
+
+
 async def test_orphans_of_an_older_fence_go_and_those_of_the_owner_stay(bucket, home, tmp_path, no_fold):
     node = node_of(bucket, tmp_path, "node")
     opened = node.open()
