@@ -92,6 +92,11 @@ class Layout:
         return self.run / "service" / "api.sock"
 
     @property
+    def address(self) -> Path:
+        """The address that people open, as text, while the service runs; for the CLI."""
+        return self.api_socket.with_name("address")
+
+    @property
     def seal_key(self) -> Path:
         """32 random bytes of this start, readable by host and worker only."""
         return self.run / "seal.key"

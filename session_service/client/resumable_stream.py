@@ -114,15 +114,19 @@ class ResumableStream:
     async def events(self) -> AsyncIterator[Event]:
         """Yield bytes of the desktop and what happened to the stream, in order. Raises StreamEnded."""
         while True:
-            while self._events:
-                event = self._events.popleft()
-                if isinstance(event, bytes):
-                    self._waiting_bytes -= len(event)
-                    self._tell()
-                yield event
+            yield await self.next_event()
+
+    async def next_event(self) -> Event:
+        """Return the next of `events`; a cancelled wait loses none. Raises StreamEnded."""
+        while not self._events:
             if self._error is not None:
                 raise self._error
             await self._change()
+        event = self._events.popleft()
+        if isinstance(event, bytes):
+            self._waiting_bytes -= len(event)
+            self._tell()
+        return event
 
     async def write(self, data: bytes, *, number: int | None = None) -> None:
         """Send bytes; waits while the link is gone or the ring is full.

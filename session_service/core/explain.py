@@ -16,6 +16,7 @@ WORDS: Mapping[str, str] = {
     "session.client_attached": "A client attached ($device).",
     "session.client_resumed": "A client came back ($device).",
     "session.client_dropped": "The client was lost: $cause. The hold began.",
+    "session.keys_revoked": "Whoever comes back has to sign in again.",
     "session.hold_expired": "Nobody came back in time; closing began.",
     "session.hold_changed": "The hold was changed by $delta_s s.",
     "session.idle_limit": "Nobody used it for the time the policy names; closing began.",

@@ -1,4 +1,5 @@
-"""A small RFB 3.8 client over a unix socket for tests: types keys, moves the pointer, takes a whole picture.
+"""A small RFB 3.8 client over a unix socket (or a local port) for tests: types keys, moves the
+pointer, takes a whole picture.
 
 Not a viewer: Raw and CopyRect only, one reader at a time, no resize. It is a real client of a real Xvnc.
 """
@@ -37,15 +38,20 @@ class Picture:
 
 
 class RfbClient:
-    """`async with RfbClient(path) as client: ...`"""
+    """`async with RfbClient(path) as client: ...`; a number is a port of this machine."""
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str | int) -> None:
+        self._port = path if isinstance(path, int) else 0
         self._path = str(path)
         self.width = self.height = 0
         self.name = ""
 
     async def __aenter__(self) -> "RfbClient":
-        self._reader, self._writer = await asyncio.open_unix_connection(self._path, limit=1 << 22)
+        if self._port:
+            opened = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 22)
+        else:
+            opened = await asyncio.open_unix_connection(self._path, limit=1 << 22)
+        self._reader, self._writer = opened
         async with asyncio.timeout(20):
             version = await self._reader.readexactly(12)
             assert version == b"RFB 003.008\n", version
