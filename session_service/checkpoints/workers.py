@@ -18,6 +18,8 @@ from typing import Any, Final
 from session_service.base import rpc
 from session_service.checkpoints import messages
 from session_service.ports.checkpoints import (
+    BEGUN,
+    QUEUED,
     CheckpointInfo,
     CheckpointResult,
     FolderEntry,
@@ -119,7 +121,12 @@ class Workers:
         answer: type[Any],
         progress: Callable[[Progress], None] | None = None,
     ) -> Any:
+        # Who waits for us may limit the time without progress; the time in the queue is not this call's.
+        if progress is not None:
+            progress(Progress(stage=QUEUED, done=0, total=None, unit=""))
         async with self._homes.worker(order, workspace) as client:
+            if progress is not None:
+                progress(Progress(stage=BEGUN, done=0, total=None, unit=""))
             return await client.call(method, params, answer, event=Progress, on_event=progress)
 
     async def take_over(

@@ -25,6 +25,7 @@ from session_service.control.alarms import Alarms
 from session_service.control.node import Node
 from session_service.control.parts import Parts
 from session_service.control.pause import Pause
+from session_service.control.progress import while_moving
 from session_service.control.receipts import closed_facts, receipt_body
 from session_service.control.saving import position_of, saved
 from session_service.control.sessions import Live, Sessions
@@ -37,6 +38,8 @@ from session_service.core.records import CloseStep, HookState, Receipt, State
 from session_service.ports.checkpoints import CheckpointResult, Progress, SavePlan
 from session_service.ports.desktops import FreezeReceipt, Handle, ObservedDesktop, Presence
 
+SAVES = frozenset({StepName.SAVE_FIRST, StepName.SAVE_FINAL})
+"""They take as long as they move: a save that is cut off keeps nothing."""
 HOOKS = {
     "none": HookState.NONE,
     "done": HookState.DONE,
@@ -110,7 +113,7 @@ class Closer:
 
         timer = loop.call_later(pause_s, look, live.progress)
         try:
-            async with asyncio.timeout(limits.CLOSE_STEP_S_MAX):
+            async with asyncio.timeout(None if todo.name in SAVES else limits.CLOSE_STEP_S_MAX):
                 await self._do[todo.name](live)
         finally:
             timer.cancel()
@@ -193,7 +196,8 @@ class Closer:
         """
         final = False
         if launched:
-            head = await self.parts.checkpoints.head(live.workspace)
+            async with asyncio.timeout(limits.CALL_S_MAX):
+                head = await self.parts.checkpoints.head(live.workspace)
             newest = head.newest if head is not None else None
             final = newest is not None and newest.final and newest.fence == live.record.fence
         reason = "the desktop and its home are not on this machine" if launched else ""
@@ -238,8 +242,7 @@ class Closer:
         )
         async with live.saving:
             # A periodic checkpoint that is under way ends first: it is neither of the two.
-            async with asyncio.timeout(limits.CHECKPOINT_S_MAX):
-                result = await self.parts.checkpoints.save(plan, progress=seen)
+            result = await while_moving(lambda told: self.parts.checkpoints.save(plan, progress=told), seen)
         if self.alarms.clear("storage"):
             self.sessions.wake_all()
         self._judge(live, result)

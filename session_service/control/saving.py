@@ -18,6 +18,7 @@ from session_service.base.errors import (
 from session_service.base.log import get_logger
 from session_service.control.alarms import Alarms
 from session_service.control.parts import Parts
+from session_service.control.progress import while_moving
 from session_service.control.sessions import Live, Sessions
 from session_service.core import limits
 from session_service.core.events import Effect
@@ -134,8 +135,7 @@ class Saver:
                 reason=reason,
                 frozen=False,
             )
-            async with asyncio.timeout(limits.CHECKPOINT_S_MAX):
-                result = await self._parts.checkpoints.save(plan)
+            result = await while_moving(lambda told: self._parts.checkpoints.save(plan, progress=told))
             if self._alarms.clear("storage"):
                 self._sessions.wake_all()
             pause_s = max(self._parts.policy.checkpoint_target_s, limits.SAVE_SCAN_FACTOR * result.scan_s)

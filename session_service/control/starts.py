@@ -29,6 +29,7 @@ from session_service.control.alarms import Alarms
 from session_service.control.node import Node
 from session_service.control.parts import Parts
 from session_service.control.pause import Pause
+from session_service.control.progress import while_moving
 from session_service.control.sessions import Live, Sessions
 from session_service.core import chain, limits
 from session_service.core.changes import (
@@ -294,14 +295,16 @@ class Starter:
             live.progress = progress
             self.sessions.tell(live)
 
-        async with asyncio.timeout(limits.CHECKPOINT_S_MAX):
-            report = await self.parts.checkpoints.new_home(
+        report = await while_moving(
+            lambda told: self.parts.checkpoints.new_home(
                 live.workspace,
                 fence=live.record.fence,
                 seq=start_from.seq if start_from is not None else None,
                 owner=owner,
-                progress=seen,
-            )
+                progress=told,
+            ),
+            seen,
+        )
         live.home_bytes = report.bytes
         get_logger().info("restore.done", session_id=live.record.id, seq=report.seq, entries=report.entries)
         return report.home, start_from

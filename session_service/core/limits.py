@@ -44,7 +44,7 @@ ALARM_ATTEMPTS: Final = 2
 """So many failures in a row raise the alarm early; one hiccup does not."""
 
 CLOSE_STEP_S_MAX: Final = 14_400.0
-"""A step that takes longer than a checkpoint of the longest kind and one that it waits for is tried again."""
+"""A step that takes longer is tried again; not the two that save, which go on while they move."""
 HOME_CHANGES_ALARM: Final = 3
 """A home that differs so often from its last checkpoint, though nothing of the desktop is left, has a writer
 of its own.
@@ -62,8 +62,11 @@ SAVED_AGE_ALARM_S: Final = 300.0
 # Calls
 CALL_S_MAX: Final = 30.0
 """A call to another part that should answer at once."""
-CHECKPOINT_S_MAX: Final = 3_600.0
-"""One checkpoint or restore; a slow store makes progress, a dead one raises sooner."""
+PROGRESS_S_MAX: Final = 900.0
+"""A checkpoint or restore that tells of no progress for so long is given up and begun again: a pack of 16 MiB
+at 20 KB/s, the slowest line that counts as one. How long it takes in all has no limit: what is cut off keeps
+nothing, and a large home would never be saved.
+"""
 COMMIT_TRIES_MAX: Final = 8
 """A user's request reads the record again so often after a lost compare-and-set before it is told
 `conflict`.

@@ -7,7 +7,7 @@ between processes.
 """
 
 from collections.abc import AsyncIterator, Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -75,8 +75,17 @@ class CheckpointResult(msgspec.Struct, frozen=True, kw_only=True):
     total_s: float
 
 
+QUEUED: Final = "queued"
+"""The stage of work that waits for a free worker."""
+BEGUN: Final = "begun"
+"""The stage of work that has its worker, and has done nothing yet."""
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a call is; totals are None while unknown. stage: scan, upload, verify, restore, wait."""
+    """How far a call is; totals are None while unknown. stage: queued, begun, scan, upload, restore.
+
+    Told only when something was done since: who waits takes silence for a call that hangs.
+    """
 
     stage: str
     done: int

@@ -45,6 +45,8 @@ BATCHES_WAITING_MAX: Final = 6
 """Batches under way or waiting; each holds one descriptor per folder in it."""
 BATCH_FOLDERS: Final = 32
 PROGRESS_EVERY_ENTRIES: Final = 512
+PROGRESS_EVERY_PIECES: Final = 16
+"""Pieces of 4 MiB and small files that are read, of which nothing may be new."""
 SKIPPED_KINDS: Final = frozenset({Kind.SOCKET, Kind.CHAR, Kind.BLOCK})
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -157,6 +159,7 @@ class Gather:
         self._waiting: set[Future[None]] = set()
         self._met = 0
         self._read_files = 0
+        self._pieces = 0
 
     def run(self, root_fd: int) -> Gathered:
         """Scan the home beneath an open folder, in a thread of its own.
@@ -346,7 +349,7 @@ class Gather:
             item.facts,
             sink=content,
             repair_rights=True,
-            stop=self._stop.is_set,
+            stop=self._reads_on,
             pause=lambda seconds: not self._stop.wait(seconds),
         )
         if outcome.gone:
@@ -370,6 +373,13 @@ class Gather:
             self._find(item.path, int(outcome.grade), outcome.error or 0)
         with self._lock:
             self._read_files += 1
+
+    def _reads_on(self) -> bool:
+        """Return whether to stop; called at every piece that is read, by any thread."""
+        self._pieces += 1  # a count that two threads lose between them only delays a word
+        if self._pieces % PROGRESS_EVERY_PIECES == 0:
+            self._progress(Progress(stage="scan", done=self._met, unit="entries"))
+        return self._stop.is_set()
 
     def _assemble(self, start_ns: int, started: float) -> Gathered:
         """Write the nodes from the deepest folder up."""

@@ -125,7 +125,7 @@ async def prepare(
 ) -> Prepared:
     """Scan a home and store what is new in packs, or hold it for the entry if it is little."""
     stop = Stop()
-    uploads = PackUploads(place, keys, fresh=fresh, stop=stop)
+    uploads = PackUploads(place, keys, fresh=fresh, stop=stop, progress=progress)
     chunks = NewChunks(keys, fence=plan.fence, fresh=fresh, stored=state.index.knows, packs=uploads)
 
     def scan() -> tuple[Gathered, list[PlannedSegment], Report, tuple[int, int]]:

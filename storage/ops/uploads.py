@@ -10,12 +10,14 @@ first copy of the same PUT (a connection that was given up) can no longer write 
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from storage.errors import ObjectDamaged, StoreUnavailable
 from storage.format.entries import PackRef
 from storage.format.keys import EpochKeys
 from storage.format.limits import MIB
+from storage.ops.values import Progress
 from storage.repository.packer import PACK_BYTES, Fresh, SealedPack, rename_pack
 from storage.repository.prefixed import Prefixed
 from storage.repository.settle import settle_create
@@ -32,11 +34,21 @@ NAME_TRIES_MAX: Final = 8
 class PackUploads:
     """Takes packs from scanning threads and gets them into the store, read back."""
 
-    def __init__(self, place: Prefixed, keys: EpochKeys, *, fresh: Fresh, stop: Stop) -> None:
+    def __init__(
+        self,
+        place: Prefixed,
+        keys: EpochKeys,
+        *,
+        fresh: Fresh,
+        stop: Stop,
+        progress: Callable[[Progress], None],
+    ) -> None:
         self._place = place
         self._keys = keys
         self._fresh = fresh
         self._stop = stop
+        self._progress = progress
+        self._moved_bytes = 0
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[SealedPack | None] = asyncio.Queue()
         self._free = threading.Semaphore(PACK_BUFFERS)
@@ -78,10 +90,15 @@ class PackUploads:
     async def _store(self, sealed: SealedPack) -> PackRef:
         for _ in range(NAME_TRIES_MAX):
             if await settle_create(self._place, sealed.name, sealed.pack.raw):
+                self._moved(len(sealed.pack.raw))
                 await self._read_back(sealed)
                 return sealed.ref
             sealed = rename_pack(self._keys, sealed, fresh=self._fresh)
         raise StoreUnavailable(what="every drawn pack name is taken", name=sealed.name)
+
+    def _moved(self, count: int) -> None:
+        self._moved_bytes += count
+        self._progress(Progress(stage="upload", done=self._moved_bytes, unit="bytes"))
 
     async def _read_back(self, sealed: SealedPack) -> None:
         """Fetch a pack and compare it; one byte more than it has is asked for, so that none is left over."""
@@ -95,3 +112,4 @@ class PackUploads:
             if len(piece) < READ_BACK_BYTES:
                 return
             at += len(piece)
+            self._moved(len(piece))

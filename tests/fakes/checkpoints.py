@@ -53,6 +53,8 @@ class Repository:
         self.hang = False
         self.scan_s = 0.01
         self.upload_s = 0.0
+        self.steady = False
+        """A slow upload tells of its progress every minute; else it is silent."""
         self.saves: list[str] = []
         self.restored: list[tuple[str, int, frozenset[int]]] = []
         machine.saved_in = self.content_of
@@ -153,7 +155,12 @@ class Repository:
         content, unreadable = frozenset(home.writes), sorted(home.unreadable)
         if progress is not None:
             progress(Progress(stage="scan", done=len(content), total=None))
-        await asyncio.sleep(self.upload_s)
+        if self.steady and progress is not None:
+            for minute in range(round(self.upload_s / 60)):
+                await asyncio.sleep(60)
+                progress(Progress(stage="upload", done=minute, total=None))
+        else:
+            await asyncio.sleep(self.upload_s)
         await self._reach(f"upload {plan.reason}")
         if self._fence(workspace_id) > plan.fence:
             raise FenceMoved()
