@@ -240,7 +240,12 @@ class Worker:
             return RestoreReport(home=str(home), seq=None, entries=0, bytes=0)
         draft = homes.draft_of(home)
         report = await (await self._open()).restore(
-            _ref(ask.workspace), seq=ask.seq, into=draft, owner=ask.owner, progress=_Emitter(call)
+            _ref(ask.workspace),
+            seq=ask.seq,
+            into=draft,
+            owner=ask.owner,
+            becomes_home=True,
+            progress=_Emitter(call),
         )
         await asyncio.to_thread(homes.publish, draft, home, ask.owner)
         return translate.restored(str(home), report, time.monotonic() - began)

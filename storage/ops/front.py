@@ -387,23 +387,34 @@ class Storage:
         seq: int,
         into: Path,
         owner: tuple[int, int] | None = None,
+        becomes_home: bool = False,
         progress: Tell | None = None,
     ) -> RestoreReport:
         """Restore a checkpoint into a folder that does not exist or is empty.
 
         If this raises, the folder is partial and the caller drops it.
+
+        Args:
+            becomes_home: the next checkpoints of this workspace will be taken of this folder, which nobody
+                else has touched when this returns; it may be renamed. Then they need not read it first.
         """
         workspace = await self._known.required(ref)
         state = await self._refreshed(workspace)
+        row = _countable(state, seq)
         restore = Restore(
             reader=workspace.reader,
             index=state.index,
-            row=_countable(state, seq),
+            row=row,
             threads=self._threads,
             owner=owner,
-            progress=progress if progress is not None else ignore_progress,
+            progress=self._told(progress),
+            becomes_home=becomes_home,
         )
-        return await restore.run(into)
+        report = await restore.run(into)
+        if restore.cache is not None:
+            async with workspace.lock:
+                await workspace.remember(restore.cache, row)
+        return report
 
     async def put_receipt(self, ref: WorkspaceRef, session: str, body: bytes) -> bytes:
         """Store the signed receipt of a session and read it back; return BLAKE3-256 of the body."""

@@ -1,16 +1,19 @@
 """Restores a checkpoint into a fresh folder.
 
 The plan comes first: every entry of the tree, counted against what the checkpoint announced. Then folders,
-links and empty files; then files up to 1 MiB, which are almost all of a home; then the rest. Within a tier
-files are read in the order their bytes lie, in batches: while one is written the next is fetched. Every chunk
-is checked against its id before it is written. What cannot be made (sockets, devices, unreadable entries,
-unknown types) is reported.
+links and empty files; then what a desktop reads when it starts (configuration and profiles); then all other
+files up to 1 MiB, which are almost all of a home; then the rest. `lanes.py` writes the files. What cannot be
+made (sockets, devices, unreadable entries, unknown types) is reported.
+
+A restore that makes the home of a desktop leaves what it knows to the stat cache: files that it wrote itself
+and looked at through the descriptor it wrote them with need not be read again by the first checkpoint.
 
 Source: storage.md 4.6.
 """
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,53 +25,38 @@ from storage.format.extras import Extras, GradeTag
 from storage.format.keys import BoxKind
 from storage.format.limits import MIB
 from storage.format.tree import Entry
+from storage.ops.lanes import File, Lanes
+from storage.ops.stat_cache import VOUCHED_NS, Remembered, StatCache, facts_of
 from storage.ops.values import BadPath, Progress, RestoreReport
 from storage.repository.index import ChunkIndex
 from storage.repository.reader import Reader
 from storage.repository.state import Row
 from storage.repository.threads import Stop, Threads
-from storage.repository.together import first_failure
 from storage.repository.verify import walk_tree
-from storage.scan.entry import Attributes, ExtractReport, FileWriter, Kind, RestoreFacts, RestorePolicy
+from storage.scan.entry import Attributes, ExtractReport, Kind, RestoreFacts, RestorePolicy, StatFacts
 from storage.scan.extract import Extractor, require_space
+from storage.scan.settled import keeps_fine_times
 
 SMALL_FILE_BYTES: Final = 1 * MIB
-BATCH_BYTES: Final = 8 * MIB
-"""Fetched while the batch before is written; two of them are in memory."""
+PROFILE_FILE_BYTES: Final = 32 * MIB
+"""Databases of profiles up to this come with the first files."""
+PROFILE_SUFFIXES: Final = (b".sqlite", b".db")
+LATER_FOLDERS: Final = (b".cache/",)
+TICK_WAIT_S: Final = 0.002
+TICKS_MAX: Final = 50
 NAMED_MAX: Final = 1_000
-
-Ref = tuple[bytes, int]
-
-
-@dataclass(slots=True)
-class _File:
-    """A file to be written, with its chunks and where its data goes."""
-
-    path: bytes
-    facts: RestoreFacts
-    refs: list[Ref]
-    order: tuple[str, int]
-    """Container and segment of its first chunk: files are read as they lie."""
-
-
-@dataclass(slots=True)
-class _Piece:
-    """Some neighbouring chunks of one file."""
-
-    file: _File
-    refs: list[Ref]
-    start: int
-    """Of the data written before; bytes without holes."""
-    first: bool
-    last: bool
-    chunks: list[bytes] = field(default_factory=list)
+PROGRESS_EVERY_ENTRIES: Final = 512
+CLOCK_REALTIME_COARSE: Final = 5
+"""The clock that the kernel stamps files with; Python has no name for it."""
 
 
 @dataclass(slots=True)
 class _Plan:
     made: list[tuple[bytes, Entry, RestoreFacts]] = field(default_factory=list)
     """Folders, links, fifos and empty files, in the order of the tree."""
-    files: list[_File] = field(default_factory=list)
+    files: list[File] = field(default_factory=list)
+    entries: dict[bytes, Entry] = field(default_factory=dict)
+    """All of them, for the stat cache; empty unless one is wanted."""
     links: list[tuple[bytes, bytes]] = field(default_factory=list)
     not_made: list[BadPath] = field(default_factory=list)
     differences: list[BadPath] = field(default_factory=list)
@@ -87,6 +75,7 @@ class Restore:
         threads: Threads,
         owner: tuple[int, int] | None,
         progress: Callable[[Progress], None],
+        becomes_home: bool = False,
     ) -> None:
         assert row.checkpoint is not None
         self._reader = reader
@@ -98,7 +87,10 @@ class Restore:
         self._progress = progress
         self._stop = Stop()
         self._written = 0
-        self._open: FileWriter | None = None
+        self._met = 0
+        self._becomes_home = becomes_home
+        self.cache: StatCache | None = None
+        """What the first checkpoint of this home need not read; made by `run` where it is certain."""
 
     async def run(self, into: Path) -> RestoreReport:
         """Make everything below `into`, which must be an empty folder or not exist.
@@ -114,13 +106,12 @@ class Restore:
                 bytes_needed=self._checkpoint.totals.size,
                 entries_needed=self._checkpoint.totals.entries,
             )
-            extractor = Extractor(root_fd, self._policy())
+            extractor = Extractor(root_fd, self._policy(), remember=self._becomes_home)
             await self._threads.run(self._stop, self._make_frames, extractor, plan)
-            small = [file for file in plan.files if file.facts.size <= SMALL_FILE_BYTES]
-            large = [file for file in plan.files if file.facts.size > SMALL_FILE_BYTES]
-            for tier in (small, large):
-                await self._write_tier(extractor, sorted(tier, key=lambda file: file.order))
+            await self._write_files(extractor, plan)
             report = await self._threads.run(self._stop, self._finish, extractor, plan)
+            if self._becomes_home:
+                self.cache = await self._remembered(os.fstat(root_fd).st_dev, extractor.made, plan)
         finally:
             if extractor is not None:
                 extractor.close()
@@ -148,6 +139,9 @@ class Restore:
         root = self._checkpoint.root
         plan.made.append((b"", root, _facts(root, tree.entry_extras(root), None)))
         async for path, entry in walk_tree(self._reader, self._index, self._row):
+            self._met_one()
+            if self._becomes_home:
+                plan.entries[path] = entry
             await self._plan_entry(plan, path, entry)
         return plan
 
@@ -180,11 +174,12 @@ class Restore:
             return
         place = self._index.place(BoxKind.DATA, refs[0][0])
         order = (place.container.name, place.segment)
-        plan.files.append(_File(path, facts, refs, order))
+        plan.files.append(File(path, facts, refs, order))
 
     def _make_frames(self, extractor: Extractor, plan: _Plan) -> None:
         for path, entry, facts in plan.made:
             self._stop.check()
+            self._met_one()
             if entry.type == Kind.FOLDER:
                 extractor.folder(path, facts)
             elif entry.type == Kind.SYMLINK:
@@ -195,62 +190,79 @@ class Restore:
             else:
                 extractor.file(path, facts).close()
 
-    async def _write_tier(self, extractor: Extractor, files: list[_File]) -> None:
-        """Write files while the next batch is fetched."""
-        batches = _batches(files)
-        fetched: list[_Piece] = []
-        for batch in [*batches, []]:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._fetch(batch), name="fetch-batch")
-                    await self._threads.run(self._stop, self._write, extractor, fetched)
-            except BaseExceptionGroup as failed:
-                raise first_failure(failed) from failed
-            fetched = batch
-            self._progress(
-                Progress(
-                    stage="restore",
-                    done=self._written,
-                    total=self._checkpoint.totals.size,
-                    unit="bytes",
-                )
-            )
+    async def _write_files(self, extractor: Extractor, plan: _Plan) -> None:
+        """Write tier by tier, and say when a desktop could start."""
+        lanes = Lanes(
+            extractor, self._reader, self._index, self._threads, self._stop, written=self._count_written
+        )
+        tiers: tuple[list[File], list[File], list[File]] = ([], [], [])
+        for file in plan.files:
+            tiers[_tier(file)].append(file)
+        plan.files = []
+        await lanes.write(tiers[0], whole=False)
+        self._progress(Progress(stage="usable", done=self._written, total=None, unit="bytes"))
+        await lanes.write(tiers[1], whole=False)
+        await lanes.write(tiers[2], whole=True)
 
-    async def _fetch(self, batch: list[_Piece]) -> None:
-        places = [self._index.place(BoxKind.DATA, chunk_id) for piece in batch for chunk_id, _ in piece.refs]
-        wanted = {
-            (place.container.name, place.segment): (
-                place.container,
-                place.container.segments[place.segment],
-            )
-            for place in places
-        }
-        await self._reader.prefetch(wanted.values())
-        for piece in batch:
-            for chunk_id, length in piece.refs:
-                chunk = await self._reader.chunk(self._index, BoxKind.DATA, chunk_id)
-                assert len(chunk) == length, "the index has the lengths of the tables"
-                piece.chunks.append(chunk)
+    def _count_written(self, count: int) -> None:
+        self._written += count  # a count that two threads lose between them only makes a bar shorter
+        self._tell()
 
-    def _write(self, extractor: Extractor, batch: list[_Piece]) -> None:
-        for piece in batch:
-            self._stop.check()
-            if piece.first:
-                self._open = extractor.file(piece.file.path, piece.file.facts)
-            assert self._open is not None, "a file's first piece comes first"
-            data = b"".join(piece.chunks)
-            piece.chunks.clear()
-            for offset, part in _at_extents(piece.file.facts, piece.start, data):
-                self._open.write(offset, part)
-            self._written += len(data)
-            if piece.last:
-                self._open.close()
-                self._open = None
+    def _met_one(self) -> None:
+        self._met += 1
+        if self._met % PROGRESS_EVERY_ENTRIES == 0:
+            self._tell()
+
+    def _tell(self) -> None:
+        total = self._checkpoint.totals.size
+        self._progress(Progress(stage="restore", done=self._written, total=total, unit="bytes"))
 
     def _finish(self, extractor: Extractor, plan: _Plan) -> ExtractReport:
         for path, first in plan.links:
             extractor.hardlink(path, first)
         return extractor.finish()
+
+    async def _remembered(self, device: int, made: dict[bytes, StatFacts], plan: _Plan) -> StatCache | None:
+        """Return a stat cache of the files that were written, or None where it would prove nothing.
+
+        Whoever gets this home may write at once. That such a write moves ctime must be certain: the file
+        system is one that keeps fine times, and its clock has gone on since the last file was made.
+        """
+        newest_ns = max((facts.ctime_ns for facts in made.values()), default=0)
+        coarse = all(facts.ctime_ns % 1_000_000_000 == 0 for facts in made.values())
+        if coarse or not keeps_fine_times(device) or not await _clock_is_past(newest_ns):
+            return None
+        root = Remembered(None, self._checkpoint.root)
+        cache = StatCache(seq=self._row.seq, hash_=self._row.hash, device=device, root=root)
+        folders: dict[bytes, list[Remembered]] = {b"": []}
+        for path, entry in plan.entries.items():
+            found = made.get(path)
+            facts, read_ns = (None, 0) if found is None else (facts_of(found), VOUCHED_NS)
+            folders[path[: -len(entry.name) - 1]].append(Remembered(facts, entry, read_ns))
+            if entry.type == Kind.FOLDER:
+                folders[path] = []
+        for path, items in folders.items():
+            cache.put(path, items)
+        return cache
+
+
+async def _clock_is_past(newest_ns: int) -> bool:
+    """Wait until a write would get a later time than `newest_ns`: a tick of the kernel's clock, some ms."""
+    for _ in range(TICKS_MAX):
+        if time.clock_gettime_ns(CLOCK_REALTIME_COARSE) > newest_ns:
+            return True
+        await asyncio.sleep(TICK_WAIT_S)
+    return False
+
+
+def _tier(file: File) -> int:
+    """Return 0 for what a desktop reads when it starts, 1 for other small files, 2 for large ones."""
+    small = file.facts.size <= SMALL_FILE_BYTES
+    hidden = file.path.startswith(b".") and not file.path.startswith(LATER_FOLDERS)
+    profile = file.path.endswith(PROFILE_SUFFIXES) and file.facts.size <= PROFILE_FILE_BYTES
+    if hidden and (small or profile):
+        return 0
+    return 1 if small else 2
 
 
 def _empty_folder(into: Path) -> int:
@@ -308,39 +320,3 @@ def _facts(entry: Entry, extras: Extras, extents: tuple[tuple[int, int], ...] | 
             inode_flags=extras.inode_flags,
         ),
     )
-
-
-def _batches(files: list[_File]) -> list[list[_Piece]]:
-    """Cut files into batches of about 8 MiB; a large file is cut into several pieces."""
-    batches: list[list[_Piece]] = []
-    size = BATCH_BYTES
-    for file in files:
-        at = start = 0
-        while at < len(file.refs):
-            if size >= BATCH_BYTES:
-                batches.append([])
-                size = 0
-            first = at
-            taken = 0
-            while at < len(file.refs) and size + taken < BATCH_BYTES:
-                taken += file.refs[at][1]
-                at += 1
-            piece = _Piece(file, file.refs[first:at], start, first == 0, at == len(file.refs))
-            batches[-1].append(piece)
-            start += taken
-            size += taken
-    return batches
-
-
-def _at_extents(facts: RestoreFacts, start: int, data: bytes) -> list[tuple[int, bytes]]:
-    """Return (file offset, bytes) of data that begins `start` bytes into the file's data."""
-    if facts.extents is None:
-        return [(start, data)]
-    parts: list[tuple[int, bytes]] = []
-    before = 0
-    for offset, length in facts.extents:
-        low, high = max(start, before), min(start + len(data), before + length)
-        if low < high:
-            parts.append((offset + low - before, data[low - start : high - start]))
-        before += length
-    return parts

@@ -26,6 +26,10 @@ from storage.repository.cache import CacheFile
 from storage.scan.entry import StatFacts
 
 RACY_NS: Final = 2_000_000_000
+VOUCHED_NS: Final = (1 << 63) - 1
+"""As the time of reading: our own restore wrote the file before anybody else could reach it, looked at it
+through the same descriptor, and waited until the file system's clock had gone on. Any later store moves its
+times, the first one through a new memory map too, so its unchanged times prove it at any distance."""
 
 Facts = tuple[int, int, int, int, int, int, int]
 """size, mtime_ns, ctime_ns, inode, mode, uid, gid"""

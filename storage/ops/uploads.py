@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from storage.errors import ObjectDamaged, StoreUnavailable
+from storage.errors import CommitContended, ObjectDamaged, ObjectNotFound, StoreUnavailable
 from storage.format.entries import PackRef
 from storage.format.keys import EpochKeys
 from storage.format.limits import MIB
@@ -105,11 +105,16 @@ class PackUploads:
         raw = sealed.pack.raw
         at = 0
         while at <= len(raw):
-            piece = await self._place.get(sealed.name, start=at, length=READ_BACK_BYTES)
+            try:
+                piece = await self._place.get(sealed.name, start=at, length=READ_BACK_BYTES)
+            except ObjectNotFound as exc:
+                raise CommitContended(
+                    what="a pack was given up early", object=sealed.name
+                ) from exc
             whole = len(piece) == min(READ_BACK_BYTES, len(raw) - at)
             if not whole or not raw.startswith(piece, at):
                 raise ObjectDamaged(object=sealed.name, what="pack reads back otherwise")
+            self._moved(len(piece))
             if len(piece) < READ_BACK_BYTES:
                 return
             at += len(piece)
-            self._moved(len(piece))

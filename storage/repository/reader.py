@@ -8,12 +8,14 @@ Source: storage.md 4.6.
 """
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from storage.errors import Malformed, ObjectDamaged, ObjectNotFound
 from storage.format import lists, tree
 from storage.format.extras import Extent, unpack_extents
+from storage.format.frame import Buffer
 from storage.format.header import OpenHeader, open_header
 from storage.format.keys import BoxKind, EpochKeys
 from storage.format.limits import EXTENTS_INLINE_MAX, HEADER_BYTES, MIB
@@ -25,7 +27,7 @@ from storage.repository.slots import RepositoryKeys
 from storage.repository.threads import Threads
 from storage.repository.together import together
 
-CACHE_BYTES: Final = 48 * MIB
+CACHE_BYTES: Final = 16 * MIB
 """Opened segments kept; neighbours of a chunk are usually wanted next."""
 RANGE_BYTES_MAX: Final = 4 * MIB
 """Neighbouring segments are read with one request up to this."""
@@ -34,6 +36,25 @@ HEADERS_MAX: Final = 1_024
 
 Chunks = dict[int, bytes]
 """Chunks of one segment by their first raw byte."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedRun:
+    """Neighbouring segments of one container as they were fetched: not opened, not believed."""
+
+    keys: EpochKeys
+    header: OpenHeader
+    container: Container
+    run: Sequence[Segment]
+    raw: bytes
+
+    def opened(self) -> "Iterator[tuple[Segment, Buffer]]":
+        """Open one segment after the other: CPU work, for a thread."""
+        view = memoryview(self.raw)
+        first = self.run[0].offset
+        for segment in self.run:
+            at = segment.offset - first
+            yield segment, open_segment(self.keys, self.header, segment, view[at : at + segment.sealed_bytes])
 
 
 class SegmentCache:
@@ -92,27 +113,24 @@ class Reader:
             raise Malformed(rule="chunk length", object=place.container.name)
         return chunk
 
-    async def prefetch(self, wanted: Iterable[tuple[Container, Segment]]) -> None:
-        """Read segments that are not in the cache, neighbours with one request."""
-        todo: dict[str, tuple[Container, list[Segment]]] = {}
+    async def fetch(self, wanted: Iterable[tuple[Container, Segment]]) -> list[SealedRun]:
+        """Fetch segments, each once, neighbours with one request."""
+        todo: dict[str, tuple[Container, dict[int, Segment]]] = {}
         for container, segment in wanted:
-            if self._cache.get((self._place.prefix, container.name, segment.index)) is None:
-                segments = todo.setdefault(container.name, (container, []))[1]
-                if segment not in segments:
-                    segments.append(segment)
-        runs = [
-            self._read_and_keep(container, run)
+            todo.setdefault(container.name, (container, {}))[1][segment.index] = segment
+        calls = [
+            self.fetch_run(container, run)
             for container, segments in todo.values()
-            for run in _runs(sorted(segments, key=lambda item: item.index))
+            for run in _runs([segments[index] for index in sorted(segments)])
         ]
-        await together(runs, at_once=READS_AT_ONCE)
-
-    async def _read_and_keep(self, container: Container, run: Sequence[Segment]) -> None:
-        for index, chunks in (await self.read_run(container, run)).items():
-            self._cache.keep((self._place.prefix, container.name, index), chunks)
+        return await together(calls, at_once=READS_AT_ONCE)
 
     async def read_run(self, container: Container, run: Sequence[Segment]) -> dict[int, Chunks]:
         """Read neighbouring segments of one container and open them."""
+        return await self._threads.quick(_open_run, await self.fetch_run(container, run))
+
+    async def fetch_run(self, container: Container, run: Sequence[Segment]) -> SealedRun:
+        """Fetch neighbouring segments of one container."""
         keys, header = await self._header(container)
         start = container.area_start + run[0].offset
         length = run[-1].offset + run[-1].sealed_bytes - run[0].offset
@@ -122,7 +140,7 @@ class Reader:
             raise ObjectDamaged(object=container.name, what="missing") from exc
         if len(raw) != length:
             raise ObjectDamaged(object=container.name, what="cut short")
-        return await self._threads.quick(_open_run, keys, header, run, raw)
+        return SealedRun(keys=keys, header=header, container=container, run=run, raw=raw)
 
     async def _header(self, container: Container) -> tuple[EpochKeys, OpenHeader]:
         known = self._headers.get(container.name)
@@ -208,14 +226,11 @@ def _runs(segments: Sequence[Segment]) -> Iterable[list[Segment]]:
         yield run
 
 
-def _open_run(keys: EpochKeys, header: OpenHeader, run: Sequence[Segment], raw: bytes) -> dict[int, Chunks]:
+def _open_run(sealed: SealedRun) -> dict[int, Chunks]:
     found: dict[int, Chunks] = {}
-    view = memoryview(raw)
-    for segment in run:
-        at = segment.offset - run[0].offset
+    for segment, opened in sealed.opened():
         chunks: Chunks = {}
         start = 0
-        opened = open_segment(keys, header, segment, view[at : at + segment.sealed_bytes])
         for chunk in cut_chunks(segment, opened):
             chunks[start] = chunk
             start += len(chunk)

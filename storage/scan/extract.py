@@ -22,9 +22,9 @@ from hashlib import blake2b
 from storage.errors import DescriptorsExhausted, HostileTree, TargetFailed, TargetFull, TargetNotEmpty
 from storage.scan.attributes import FLAG_NOCOW
 from storage.scan.dress import Wardrobe, set_nocow
-from storage.scan.entry import ExtractReport, RestoreFacts, RestorePolicy
+from storage.scan.entry import ExtractReport, RestoreFacts, RestorePolicy, StatFacts
 from storage.scan.rights import HANDLE, READ_FOLDER
-from storage.scan.walk import PATH_BYTES_MAX
+from storage.scan.walk import PATH_BYTES_MAX, facts_of
 
 FOLDERS_OPEN_MAX = 64
 DIFFERENCES_MAX = 10_000
@@ -60,8 +60,12 @@ class _Folder:
 class Extractor:
     """An `EntryExtractor`. Close it, also after an error: it holds descriptors."""
 
-    def __init__(self, root_fd: int, policy: RestorePolicy) -> None:
-        """Take an open, empty folder, which stays the caller's to close."""
+    def __init__(self, root_fd: int, policy: RestorePolicy, *, remember: bool = False) -> None:
+        """Take an open, empty folder, which stays the caller's to close.
+
+        Args:
+            remember: keep in `made` how each file looked through the descriptor it was written with.
+        """
         with os.scandir(root_fd) as entries:
             if next(entries, None) is not None:
                 raise TargetNotEmpty()
@@ -79,6 +83,9 @@ class Extractor:
         self._entries = 0
         self._bytes = 0
         self._differences: list[tuple[bytes, str]] = []
+        self._remember = remember
+        self.made: dict[bytes, StatFacts] = {}
+        """Files, links and fifos that are exactly what they were to become; without those of link groups."""
 
     def folder(self, path: bytes, facts: RestoreFacts) -> None:
         """Make a folder; for `b""` note what the root shall become."""
@@ -137,6 +144,7 @@ class Extractor:
                 found = os.fstat(handle)
                 if not stat.S_ISREG(found.st_mode) or found.st_ino not in self._files:
                     raise HostileTree(path=path, rule="hard link to something not restored here")
+                self.made.pop(first, None)  # its ctime moves now
                 parent_fd, leaf = self._place(path)
                 source = f"/proc/self/fd/{handle}"
                 self._make(path, leaf, lambda name: os.link(source, name, dst_dir_fd=parent_fd))
@@ -167,11 +175,13 @@ class Extractor:
             while self._open:
                 os.close(self._open.popitem()[1])
 
-    def written(self, writer: "OpenFile", left_off: list[str]) -> None:
+    def written(self, writer: "OpenFile", left_off: list[str], found: os.stat_result | None = None) -> None:
         """Called by a writer that is done."""
         with self._lock:
             self._writers.discard(writer)
             self._differs(writer.path, left_off)
+            if found is not None:
+                self._note_made(writer.path, left_off, found)
 
     def dress(self, fd: int, facts: RestoreFacts) -> list[str]:
         """Called by a writer: the rules of this restore, for one file."""
@@ -183,9 +193,15 @@ class Extractor:
             found = os.fstat(handle)
             if stat.S_IFMT(found.st_mode) != kind or found.st_uid != os.geteuid():
                 raise HostileTree(path=path, rule="the entry was replaced during the restore")
-            self._differs(path, self._wardrobe.dress(handle, facts, handle=True))
+            left_off = self._wardrobe.dress(handle, facts, handle=True)
+            self._differs(path, left_off)
+            self._note_made(path, left_off, os.fstat(handle))
         finally:
             os.close(handle)
+
+    def _note_made(self, path: bytes, left_off: list[str], found: os.stat_result) -> None:
+        if self._remember and not left_off and path not in self._renamed:
+            self.made[path] = facts_of(found)
 
     def _place(self, path: bytes, *, new: bool = True) -> tuple[int, bytes]:
         """Return the folder that `path` lies in, open, and the name in it; check the path and the counts."""
@@ -256,7 +272,7 @@ class OpenFile:
         self._facts = facts
         self._end = 0
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write at a place inside the file's size; pieces may come in any order."""
         assert self._fd >= 0, "written after close"
         end = offset + len(data)
@@ -279,12 +295,13 @@ class OpenFile:
                 if self._end < self._facts.size:
                     os.ftruncate(self._fd, self._facts.size)
                 left_off = self._extractor.dress(self._fd, self._facts)
+                found = os.fstat(self._fd)
         except BaseException:
             self.abandon()
             raise
         os.close(self._fd)
         self._fd = -1
-        self._extractor.written(self, left_off)
+        self._extractor.written(self, left_off, found)
 
     def abandon(self) -> None:
         """Let go of an unfinished file."""

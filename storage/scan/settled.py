@@ -16,6 +16,8 @@ SETTLED_NS_MIN: Final = 120_000_000_000
 WRITEBACK_FACTOR: Final = 4
 """Of the kernel's own settings: a busy disk is late."""
 IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
+FINE_TIMES: Final = frozenset({"ext4", "xfs", "btrfs", "tmpfs", "f2fs", "bcachefs"})
+"""Local file systems that stamp each change with the kernel's own clock, to its last tick."""
 _VM: Final = Path("/proc/sys/vm")
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 
@@ -35,6 +37,15 @@ def settled_after_ns(device: int, *, vm: Path = _VM, mounts: Path = _MOUNTS) -> 
     if pause_cs == 0 or kinds & IN_MEMORY:
         return None
     return max(SETTLED_NS_MIN, WRITEBACK_FACTOR * (expire_cs + pause_cs) * 10_000_000)
+
+
+def keeps_fine_times(device: int, *, mounts: Path = _MOUNTS) -> bool:
+    """Return whether every change of a file gets the time of the kernel's clock. Unknown is no."""
+    try:
+        kinds = set(_kinds_of(device, mounts.read_text("utf-8", "surrogateescape").splitlines()))
+    except (OSError, ValueError):
+        return False
+    return bool(kinds) and kinds <= FINE_TIMES
 
 
 def _kinds_of(device: int, lines: Iterable[str]) -> Iterable[str]:
