@@ -80,7 +80,8 @@ class Closer:
                 async with self.slots:
                     await self._watched(live, todo)
                 self._progress(live, pause)
-                if todo.name is StepName.WIPE and live.record.close_step is CloseStep.EXITING:
+                after_c2 = todo.name in (StepName.END, StepName.WIPE)
+                if after_c2 and live.record.close_step is CloseStep.EXITING:
                     changes += 1
                     self._home_changed(live, changes)
                     await changed.wait(live.woken)
@@ -338,14 +339,18 @@ class Closer:
         """End the processes, with the proof that the recorded checkpoint is in the log and verified."""
         handle, c2 = await self._handle(live), live.record.c2
         assert c2 is not None
-        proof = await self.parts.checkpoints.prove(
-            live.workspace,
-            session_id=handle.session_id,
-            fence=live.record.fence,
-            seq=c2.seq,
-            hash=c2.hash,
-            home=handle.home,
-        )
+        try:
+            proof = await self.parts.checkpoints.prove(
+                live.workspace,
+                session_id=handle.session_id,
+                fence=live.record.fence,
+                seq=c2.seq,
+                hash=c2.hash,
+                home=handle.home,
+            )
+        except NotFound:
+            await self._save_again(live, "the log does not hold it any more")
+            return
         if (await self._look(live)).presence is not Presence.ABSENT:
             # Also where a quick look finds nothing: only the host's end looks at every mark.
             async with asyncio.timeout(limits.CALL_S_MAX):
@@ -382,16 +387,16 @@ class Closer:
                 accepted=bool(live.record.accepted_paths),
             )
             if not look.same or look.proof is None:
-                live.asked = True
-                await self.sessions.move(
-                    live,
-                    Event.HOME_CHANGED,
-                    lambda _: self.node.facts(reason="; ".join(look.differences[:10])),
-                )
+                await self._save_again(live, "; ".join(look.differences[:10]))
                 return
             async with asyncio.timeout(limits.CALL_S_MAX):
                 await self.parts.desktops.wipe(handle, look.proof)
         await self.sessions.move(live, Event.STEP_DONE, lambda _: self.node.facts(step=CloseStep.WIPED))
+
+    async def _save_again(self, live: Live, why: str) -> None:
+        """Home and the recorded checkpoint differ, or the log lost it: nothing is ended or wiped on it."""
+        live.asked = True
+        await self.sessions.move(live, Event.HOME_CHANGED, lambda _: self.node.facts(reason=why))
 
     async def _receipt(self, live: Live) -> None:
         """Write the receipt once, read it back, and close in one transaction with the lease."""

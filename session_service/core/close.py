@@ -113,8 +113,11 @@ def next_step(session: Session, *, asked: bool) -> SagaStep:
 
 
 def must_ask(session: Session, *, asked: bool) -> bool:
-    """Say whether applications are still to be asked: nobody is there to be asked when the desktop died."""
-    return session.hook_state is not HookState.SKIPPED and not asked
+    """Say whether applications are still to be asked: nobody is there to be asked when the desktop died.
+
+    After `ending` was recorded once nothing is thawed, whatever was lost since.
+    """
+    return session.hook_state is not HookState.SKIPPED and session.c2 is None and not asked
 
 
 def may_run_hook(session: Session) -> bool:

@@ -26,7 +26,7 @@ WORDS: Mapping[str, str] = {
     "session.desktop_died": "The desktop's processes ended by themselves.",
     "session.desktop_absent": "Neither desktop nor home was on the machine.",
     "session.step_done": "A step of the close was done: $step.",
-    "session.home_changed": "The home had changed after the last checkpoint; it was saved again.",
+    "session.home_changed": "Home and last checkpoint differed, or the store lost it: it was saved again.",
     "session.desktop_reused": "Its user came back while it was being saved, and got the desktop back.",
     "session.returned": "The desktop went on from an earlier session.",
     "session.paths_accepted": "Files that cannot be read were accepted by name.",

@@ -202,9 +202,9 @@ def _step(session: Session, event: Event, facts: Facts) -> Fields:
 
 
 def _save_again(session: Session, event: Event, facts: Facts) -> Fields:
+    """Back to `exiting`; c2 stays, and says `ending` was reached: no thaw, nobody is given it back."""
     return {
         "close_step": CloseStep.EXITING,
-        "c2": None,
         "asked_at_ms": session.asked_at_ms or facts.at_ms,
         "hook_state": HookState.SKIPPED if session.hook_state is HookState.NONE else session.hook_state,
     }
@@ -351,7 +351,7 @@ WORDS: Mapping[Change, str] = {
     Change.CLOSE_OF_DEAD: "close_step exiting, asking skipped",
     Change.NOT_ASKED: "asking skipped",
     Change.STEP: "close_step, c1, c2, asked_at, hook_state",
-    Change.SAVE_AGAIN: "close_step exiting, c2 null",
+    Change.SAVE_AGAIN: "close_step exiting; c2 stays until the next one",
     Change.PATHS: "accepted_paths",
     Change.CLOSED_DONE: "outcome by cause, lease freed",
     Change.CLOSED_FAILED: "outcome start_failed, lease freed",

@@ -38,7 +38,7 @@ class Guard(StrEnum):
     STEP_FOLLOWS = "step_follows"
     STEP_LAST = "step_last"
     BEFORE_ENDING = "before_ending"
-    AT_ENDED = "at_ended"
+    AFTER_C2 = "after_c2"
     RETURNABLE = "returnable"
     RECEIVER_READY = "receiver_ready"
     NEWER_EPOCH = "newer_epoch"
@@ -153,13 +153,17 @@ def _before_ending(session: Session, facts: Facts) -> str:
     return "" if session.close_step in BEFORE_ENDING else "the point of no return is passed"
 
 
-def _at_ended(session: Session, facts: Facts) -> str:
-    return "" if session.close_step is CloseStep.ENDED else "only at `ended`"
+def _after_c2(session: Session, facts: Facts) -> str:
+    """Home and log are looked at before anything ends and again before the wipe; both looks may differ."""
+    return "" if session.close_step in (CloseStep.ENDING, CloseStep.ENDED) else "only at `ending` or `ended`"
 
 
 def _returnable(session: Session, facts: Facts) -> str:
     if facts.found is not Found.RUNNING:
         return "the desktop does not run any more"
+    if session.c2 is not None:
+        # A kill whose `ending` was answered may still finish late, though the store lost that checkpoint.
+        return "the point of no return was passed once"
     return _before_ending(session, facts)
 
 
@@ -199,7 +203,7 @@ GUARDS: Mapping[Guard, Callable[[Session, Facts], str]] = {
     Guard.STEP_FOLLOWS: _step_follows,
     Guard.STEP_LAST: _step_last,
     Guard.BEFORE_ENDING: _before_ending,
-    Guard.AT_ENDED: _at_ended,
+    Guard.AFTER_C2: _after_c2,
     Guard.RETURNABLE: _returnable,
     Guard.RECEIVER_READY: _receiver_ready,
     Guard.NEWER_EPOCH: _newer_epoch,
@@ -225,8 +229,8 @@ WORDS: Mapping[Guard, str] = {
     Guard.STEP_FOLLOWS: "the step follows; its evidence is given",
     Guard.STEP_LAST: "wiped, and the receipt was read back",
     Guard.BEFORE_ENDING: "before `ending`",
-    Guard.AT_ENDED: "at `ended`",
-    Guard.RETURNABLE: "before `ending`; the desktop runs",
+    Guard.AFTER_C2: "at `ending` or `ended`",
+    Guard.RETURNABLE: "before `ending`, and never there; the desktop runs",
     Guard.RECEIVER_READY: "receiver settled and up; both counters read",
     Guard.NEWER_EPOCH: "the registry has a newer epoch",
     Guard.SETTLED_ATTACHED: "newer epoch; desktop runs, link attached",

@@ -45,7 +45,7 @@ def by_state(session: Session, *, saved_as_of_ms: int | None) -> Refusal | None:
     if session.state in (State.STARTING, State.ACTIVE, State.HELD):
         return None
     if session.state is State.CLOSING:
-        if session.close_step in (CloseStep.ACCESS_ENDED, CloseStep.EXITING):
+        if session.close_step in (CloseStep.ACCESS_ENDED, CloseStep.EXITING) and session.c2 is None:
             return Refusal(
                 code=Close.SAVING,
                 why="hold_expired_saving",

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from session_service.base.errors import SessionError
 from session_service.core.actor import Actor
 from session_service.core.policy import Policy
-from session_service.core.records import State
+from session_service.core.records import CloseStep, Session, State
 from tests.sim.witness import Witness
 from tests.sim.world import Client, Life, World, ready
 
+LOSES_NEWEST = "loses_newest"
+"""The store loses a final checkpoint once the record names it; not one of all, whose seeds would shift."""
 ALL_FAULTS = frozenset(
     {
         "kill",
@@ -52,6 +54,7 @@ class Schedule:
     witness: Witness = field(init=False)
     dice: random.Random = field(init=False)
     backups: list[str] = field(init=False)
+    losses: int = field(init=False)
     frozen: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -61,6 +64,8 @@ class Schedule:
         self.world.slow = self.slow
         self.witness = Witness(self.world)
         self.backups = []
+        self.losses = 0
+        self.world.on_commit.append(self._lose)
         self.dice = random.Random(f"schedule-{self.seed}")
 
     def run(self) -> "Schedule":
@@ -204,6 +209,7 @@ class Schedule:
             "past_freezer": self._past_freezer,
             "unreadable": self._unreadable,
             "restore": self._backup,
+            LOSES_NEWEST: self._loses_newest,
         }
         able = sorted(self.faults & set(acts))
         while able:
@@ -223,6 +229,19 @@ class Schedule:
         except SessionError:
             return
         self.backups.append(path)
+
+    async def _loses_newest(self, life: Life) -> None:
+        self.losses = self.dice.choice((1, 1, 3))
+
+    def _lose(self, row: Session) -> None:
+        """Before anything is ended, or before the wipe: the record has just said so."""
+        if self.losses == 0 or row.close_step not in (CloseStep.ENDING, CloseStep.ENDED) or row.c2 is None:
+            return
+        newest = self.world.repository.logs[row.workspace_id][-1]
+        if newest.hash == row.c2.hash and self.dice.random() < 0.5:
+            self.losses -= 1
+            self.world.repository.lose_newest(row.workspace_id)
+            self.witness.count(f"lost at {row.close_step}")
 
     async def _store(self, life: Life) -> None:
         self.world.repository.down = True

@@ -4,7 +4,7 @@ all comes to rest.
 
 import pytest
 
-from tests.sim.schedule import ALL_FAULTS, Schedule
+from tests.sim.schedule import ALL_FAULTS, LOSES_NEWEST, Schedule
 
 COUNTS = {"fast": 4, "all": 60, "soak": 3_000}
 
@@ -57,6 +57,17 @@ def test_fewer_faults_break_nothing_either(faults: tuple[str, ...], lane: str) -
     """Some bugs hide behind other faults."""
     for seed in range(10_000, 10_000 + COUNTS[lane] // 4):
         assert not broken(seed, frozenset(faults))
+
+
+def test_a_store_that_loses_its_newest_checkpoint_ends_nothing_unsaved(lane: str) -> None:
+    """Lost once the record names it, before anything ended and before the wipe, with crashes between."""
+    seen: dict[str, int] = {}
+    for seed in range(20_000, 20_000 + max(8, COUNTS[lane] // 4)):
+        played = Schedule(seed, faults=frozenset({LOSES_NEWEST, "kill", "store"})).run()
+        assert not played.witness.all_violations(), (seed, played.witness.all_violations())
+        for what, count in played.witness.seen.items():
+            seen[what] = seen.get(what, 0) + count
+    assert {"lost at ending", "lost at ended"} <= set(seen), "a run in which nothing is lost proves nothing"
 
 
 def test_the_same_seed_gives_the_same_trace() -> None:

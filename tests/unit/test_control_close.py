@@ -216,26 +216,61 @@ def test_a_home_that_never_rests_is_saved_again_slowly_and_a_person_is_called() 
     play(world, act)
 
 
-def test_a_log_that_lost_the_last_checkpoint_ends_nothing_and_is_waited_for() -> None:
-    """Nothing ends without its proof; whoever brings the log back lets the close finish by itself."""
+def test_a_log_that_lost_the_last_checkpoint_ends_nothing_and_the_home_is_saved_again() -> None:
+    """The proof of a lost checkpoint never comes; the home is intact and frozen, and stays so meanwhile."""
     world = World()
 
     async def act(life: Life) -> None:
         page, session = await attached(life)
+        last = write(life, page)
         await life.control.end(session.id, actor=user(page))
         await until(lambda: world.row(session.id).close_step is CloseStep.ENDING, pause_s=0.001)
+        desktop = world.machine.desktop_of(page.workspace.id)
         lost = world.repository.logs[page.workspace.id].pop()
-        before = len(world.machine.calls)
-        await asyncio.sleep(300)
-        assert world.row(session.id).close_step is CloseStep.ENDING
-        assert world.machine.desktop_of(page.workspace.id) is not None
-        assert [one for one in life.control.alarms() if one.kind == "close"]
-        assert len(world.machine.calls) - before < 600, "it is asked with pauses"
-        world.repository.logs[page.workspace.id].append(lost)
+        world.machine.calls.clear()
+        world.repository.down = True
+        await asyncio.sleep(60)
+        world.repository.down = False
+        assert world.row(session.id).close_step in (CloseStep.ENDING, CloseStep.EXITING)
+        assert desktop.running
+        assert desktop.frozen
+        with pytest.raises(SessionError):
+            await life.control.reuse(session.id, user=page.user)
         await until(lambda: world.row(session.id).state is State.CLOSED, limit_s=120)
+        assert "thaw" not in world.machine.calls
+        kept = world.row(session.id).c2
+        assert kept is not None
+        assert kept.hash != lost.hash
+        assert last in world.repository.content_of(page.workspace.id, kept.seq, kept.hash)
+        assert life.control.alarms() == []
 
     world.slow = True
     play(world, act)
+
+
+def test_after_a_crash_a_close_that_saves_again_still_thaws_nothing() -> None:
+    """That `ending` was reached once is in the record: a kill that it allowed may finish late."""
+    world = World()
+    ids: list[str] = []
+
+    async def lose(life: Life) -> None:
+        page, session = await attached(life)
+        ids.append(session.id)
+        await life.control.end(session.id, actor=user(page))
+        await until(lambda: world.row(session.id).close_step is CloseStep.ENDING, pause_s=0.001)
+        world.repository.logs[page.workspace.id].pop()
+        await until(lambda: world.row(session.id).close_step is CloseStep.EXITING, pause_s=0.001)
+        life.kill()
+
+    async def rest(life: Life) -> None:
+        await until(lambda: world.row(ids[0]).state is State.CLOSED, limit_s=120)
+
+    world.slow = True
+    play(world, lose)
+    world.machine.calls.clear()
+    play(world, rest)
+    assert "thaw" not in world.machine.calls
+    assert "ask_close" not in world.machine.calls
 
 
 def test_a_start_whose_checkpoint_is_gone_fails_and_frees_its_workspace() -> None:

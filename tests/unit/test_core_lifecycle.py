@@ -164,6 +164,7 @@ ROWS: list[tuple[Session, Event, dict[str, Any], State, set[Effect]]] = [
     (closing(CloseStep.WIPED), Event.STEP_DONE, {"step": CloseStep.RECEIPTED}, State.CLOSED, set()),
     (closing(CloseStep.EXITING), Event.DESKTOP_DIED, {}, State.CLOSING, {Effect.NEXT_STEP}),
     (closing(CloseStep.ENDED), Event.HOME_CHANGED, {}, State.CLOSING, {Effect.SAVE_AGAIN}),
+    (closing(CloseStep.ENDING), Event.HOME_CHANGED, {}, State.CLOSING, {Effect.SAVE_AGAIN}),
     (closing(CloseStep.EXITING), Event.PATHS_ACCEPTED, {"paths": ("a",)}, State.CLOSING, {Effect.NEXT_STEP}),
     (closing(CloseStep.EXITING), Event.DESKTOP_REUSED, {"found": Found.RUNNING}, State.CLOSED, {Effect.THAW}),
     (
@@ -293,7 +294,9 @@ def test_a_closed_session_refuses_everything() -> None:
         (closing(CloseStep.EXITING), Event.DESKTOP_REUSED, {"found": Found.PROCESSES_ENDED}),
         (closing(CloseStep.ENDING), Event.DESKTOP_ABSENT, {"found": Found.ABSENT}),
         (closing(CloseStep.ENDING), Event.DESKTOP_DIED, {}),
-        (closing(CloseStep.ENDING), Event.HOME_CHANGED, {}),
+        (closing(CloseStep.EXITING), Event.HOME_CHANGED, {}),
+        (closing(CloseStep.WIPED), Event.HOME_CHANGED, {}),
+        (closing(CloseStep.EXITING, c2=C2), Event.DESKTOP_REUSED, {"found": Found.RUNNING}),
         (closing(CloseStep.ENDING), Event.PATHS_ACCEPTED, {"paths": ("a",)}),
     ],
 )
