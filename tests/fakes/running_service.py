@@ -131,6 +131,10 @@ class RunningService:
             await until(lambda: self._process is None or self._process.poll() is not None, STOP_S)
         self._process = None
 
+    def set(self, name: str, value: str) -> None:
+        """Change a setting for the next start."""
+        self._settings[name] = value
+
     async def restart(self) -> None:
         """Stop and start it; desktops and state stay."""
         await self.halt()
