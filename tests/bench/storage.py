@@ -1,0 +1,381 @@
+"""`./deploy/bench storage`: checkpoints of a seeded home against restic and borg, in one run.
+
+Every phase is a process of its own, ours as theirs, so the start of an interpreter is in our seconds. Tools
+take turns within a round, each with a fresh copy of the home, and medians of rounds are shown. The phases:
+first (whole home, empty store), no change, a day (about one per cent), a minute (about 100 kB), restore.
+Resident is the second of two checkpoints in one process: what a running service pays.
+
+Everything is in the page cache: a cold disk and a far store would change first checkpoint and restore. The
+restores are compared with what they came from, byte by byte and second by second.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.bench import report
+from tests.bench._storage_home import SeededHome
+from tests.fakes.s3_server import S3Server
+from tests.fakes.seaweedfs import seaweedfs
+
+HERE = Path(__file__).resolve().parent
+MEMORY_FOLDER = Path("/dev/shm")
+SETTLE_S = 2.2
+"""All three distrust files that are younger than their last run."""
+SEED = 1
+CHECKPOINTS = ("first", "no change", "resident", "a day", "a minute", "restore")
+GOALS_RESTIC = {
+    "first": 4.0,
+    "no change": 8.0,
+    "resident": 10.0,
+    "a day": 6.0,
+    "a minute": 9.0,
+    "restore": 3.5,
+}
+GOALS_BORG = {"first": 5.0, "no change": 15.0, "a day": 11.0, "a minute": 16.0, "restore": 7.0}
+GOALS_STORED_MB = {"a day": 9.0, "a minute": 0.1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one process took."""
+
+    wall_s: float
+    cpu_s: float
+    peak_mb: float
+    told: dict[str, float] = field(default_factory=dict)
+    stored_mb: float = 0.0
+    objects: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where one tool works in one round."""
+
+    folder: Path
+    server: S3Server | None = None
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+
+class Ours:
+    """This project, by the process that `_storage_phase.py` is."""
+
+    name = "ours"
+    phases = CHECKPOINTS
+
+    def command(self, phase: str, place: Place, number: int) -> Sequence[str]:
+        what = {"init": "birth", "restore": "restore"}.get(phase, "checkpoint")
+        url = f"file://{place.store}?create=true"
+        keys: list[str] = []
+        if place.server is not None:
+            url = place.server.url("bench", place.folder.name)
+            keys = ["--keys", str(keys_file(place))]
+        home = place.folder / "back" if phase == "restore" else place.home
+        resident = ["--resident"] if phase == "resident" else []
+        script = str(HERE / "_storage_phase.py")
+        where = ["--store", url, "--cache", str(place.folder / "cache"), "--home", str(home)]
+        return [sys.executable, "-P", script, what, *where, *keys, *resident]
+
+
+class Restic:
+    """restic with its own cache, encrypted as it always is."""
+
+    name = "restic"
+    phases = tuple(phase for phase in CHECKPOINTS if phase != "resident")
+
+    def command(self, phase: str, place: Place, number: int) -> Sequence[str]:
+        store = str(place.store)
+        if place.server is not None:
+            store = f"s3:{place.server.endpoint}/peer-{place.folder.name}"
+        base = ["restic", "-q", "-r", store, "--cache-dir", str(place.folder / "cache")]
+        if phase == "init":
+            return [*base, "init"]
+        if phase == "restore":
+            return [*base, "restore", "latest", "--target", str(place.folder / "back")]
+        return [*base, "backup", str(place.home)]
+
+
+class Borg:
+    """borg with its defaults, encrypted."""
+
+    name = "borg"
+    phases = tuple(phase for phase in CHECKPOINTS if phase != "resident")
+
+    def command(self, phase: str, place: Place, number: int) -> Sequence[str]:
+        if phase == "init":
+            return ["borg", "init", "-e", "repokey-blake2", str(place.store)]
+        if phase == "restore":
+            back = place.folder / "back"
+            back.mkdir()
+            return ["env", "-C", str(back), "borg", "extract", f"{place.store}::c{number - 1}"]
+        return ["borg", "create", f"{place.store}::c{number}", str(place.home)]
+
+
+Tool = Ours | Restic | Borg
+
+
+def keys_file(place: Place) -> Path:
+    """Return the file with the keys of the server."""
+    assert place.server is not None
+    path = place.folder / "keys"
+    path.write_text("".join(f"{name} = {value}\n" for name, value in place.server.keys.items()))
+    path.chmod(0o600)
+    return path
+
+
+def environment(place: Place) -> dict[str, str]:
+    """Return what the peers read; the word is no secret."""
+    keys = place.server.keys if place.server is not None else {}
+    base = str(place.folder / "borg")
+    return {
+        **os.environ,
+        **keys,
+        "RESTIC_PASSWORD": "bench",
+        "BORG_PASSPHRASE": "bench",
+        "BORG_BASE_DIR": base,
+    }
+
+
+def measure(command: Sequence[str], place: Place) -> Cost:
+    """Run one process to its end."""
+    began = time.perf_counter()
+    with open(place.folder / "words", "ab") as words:
+        process = subprocess.Popen(command, env=environment(place), stdout=subprocess.PIPE, stderr=words)
+    assert process.stdout is not None
+    told = process.stdout.read()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    process.stdout.close()
+    if process.returncode:
+        words_said = (place.folder / "words").read_text(errors="replace")[-2_000:]
+        raise RuntimeError(f"{command} ended with {process.returncode}: {words_said}")
+    return Cost(
+        wall_s=time.perf_counter() - began,
+        cpu_s=used.ru_utime + used.ru_stime,
+        peak_mb=used.ru_maxrss / 1024,
+        told=json.loads(told) if told.startswith(b"{") else {},
+    )
+
+
+def phases_of(tool: Tool, place: Place, pristine: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Cost]]:
+    """Take one tool through its phases on a fresh copy of the home."""
+    subprocess.run(["cp", "-a", str(pristine), str(place.home)], check=True)
+    measure(tool.command("init", place, 0), place)
+    number = 0
+    for phase in wanted:
+        if phase not in tool.phases:
+            continue
+        home = SeededHome(place.home, seed=SEED + len(phase))
+        if phase == "a day":
+            home.change_a_day()
+        elif phase == "a minute":
+            home.change_a_minute()
+        time.sleep(SETTLE_S)
+        before = size_of(place.store)
+        cost = measure(tool.command(phase, place, number), place)
+        after = size_of(place.store)
+        number += phase != "restore"
+        if phase == "resident":
+            cost = Cost(wall_s=cost.told["inside_s"], cpu_s=cost.cpu_s, peak_mb=cost.peak_mb)
+        if phase == "restore":
+            check_same(place)
+        yield (
+            phase,
+            Cost(
+                wall_s=cost.wall_s,
+                cpu_s=cost.cpu_s,
+                peak_mb=cost.peak_mb,
+                told=cost.told,
+                stored_mb=(after[0] - before[0]) / 1e6,
+                objects=after[1] - before[1],
+            ),
+        )
+
+
+def size_of(store: Path) -> tuple[int, int]:
+    """Return bytes and number of the files below a folder."""
+    found = [path.lstat().st_size for path in store.rglob("*") if path.is_file()] if store.is_dir() else []
+    return sum(found), len(found)
+
+
+def check_same(place: Place) -> None:
+    """Compare a restored home with the home; restic and borg put it below its whole path."""
+    back = place.folder / "back"
+    below = back / place.home.relative_to("/")
+    if picture(below if below.is_dir() else back) != picture(place.home):
+        raise RuntimeError(f"what was restored in {back} is not what was saved")
+
+
+def picture(root: Path) -> str:
+    """Return a digest of names, types, modes, times of files, and contents."""
+    made = hashlib.blake2b()
+    for path in sorted(root.rglob("*")):
+        found = path.lstat()
+        made.update(f"{path.relative_to(root)} {found.st_mode}".encode())
+        if path.is_symlink():
+            made.update(os.readlink(path).encode())
+        elif path.is_file():
+            made.update(str(found.st_mtime_ns).encode() + hashlib.blake2b(path.read_bytes()).digest())
+    return made.hexdigest()
+
+
+def copy_home(pristine: Path, folder: Path) -> Cost:
+    """What the file system itself takes: `cp -a`, one thread, no check."""
+    place = Place(folder=folder)
+    return measure(["cp", "-a", str(pristine), str(folder / "copy")], place)
+
+
+Found = dict[tuple[str, str], list[Cost]]
+
+
+def rounds_on(where: Path, pristine: Path, asked: argparse.Namespace, name: str) -> Found:
+    """Run every tool in turn, `rounds` times; the key is (tool, phase)."""
+    found: Found = {}
+    tools: tuple[Tool, ...] = (Ours(), Restic(), Borg())
+    for number in range(asked.rounds):
+        for tool in tools:
+            report.progress(
+                f"{name}, round {number + 1} of {asked.rounds}: {tool.name} (load {os.getloadavg()[0]:.1f})"
+            )
+            with tempfile.TemporaryDirectory(prefix=f"bench-{tool.name}-", dir=where) as folder:
+                for phase, cost in phases_of(tool, Place(folder=Path(folder)), pristine, CHECKPOINTS):
+                    found.setdefault((tool.name, phase), []).append(cost)
+        with tempfile.TemporaryDirectory(prefix="bench-copy-", dir=where) as folder:
+            found.setdefault(("cp -a", "restore"), []).append(copy_home(pristine, Path(folder)))
+    return found
+
+
+def first_on_seaweedfs(where: Path, pristine: Path, asked: argparse.Namespace) -> Found:
+    """The first checkpoint into a real S3 server on the same two cores."""
+    found: Found = {}
+    for number in range(asked.rounds):
+        for tool in (Ours(), Restic()):
+            report.progress(f"SeaweedFS, round {number + 1} of {asked.rounds}: {tool.name}")
+            with ExitStack() as stack:
+                folder = stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix=f"bench-{tool.name}-", dir=where)
+                )
+                server = seaweedfs(Path(folder) / "server")
+                server.start()
+                stack.callback(server.stop)
+                for phase, cost in phases_of(
+                    tool, Place(folder=Path(folder), server=server), pristine, ("first",)
+                ):
+                    found.setdefault((tool.name, phase), []).append(cost)
+    return found
+
+
+def middle(costs: list[Cost], what: str) -> float:
+    """Return the median of one property of costs."""
+    return round(statistics.median(getattr(cost, what) for cost in costs), 3)
+
+
+def rows_of(found: Found, name: str) -> list[report.Row]:
+    """Return the rows of one place."""
+    rows: list[report.Row] = []
+    for phase in CHECKPOINTS:
+        ours = found["ours", phase]
+        for peer, goals in (("restic", GOALS_RESTIC), ("borg", GOALS_BORG)):
+            theirs = found.get((peer, "no change" if phase == "resident" else phase))
+            if theirs is None or (peer == "borg" and phase == "resident"):
+                continue
+            rows.append(against(f"{name}: {phase}, s", ours, theirs, "wall_s", peer, goals.get(phase)))
+            rows.append(against(f"{name}: {phase}, CPU s", ours, theirs, "cpu_s", peer, None))
+            if phase in ("first", "a day", "a minute"):
+                rows.append(against(f"{name}: {phase}, MB stored", ours, theirs, "stored_mb", peer, None))
+                rows.append(against(f"{name}: {phase}, objects", ours, theirs, "objects", peer, None))
+        rows.append(value(f"{name}: {phase}, peak MB", middle(ours, "peak_mb"), 150.0))
+    for phase, goal in GOALS_STORED_MB.items():
+        rows.append(value(f"{name}: {phase}, MB stored", middle(found["ours", phase], "stored_mb"), goal))
+    rows.append(value(f"{name}: a minute, objects", middle(found["ours", "a minute"], "objects"), 1.0))
+    restored = found["ours", "restore"]
+    rows.append(against(f"{name}: restore, s", restored, found["cp -a", "restore"], "wall_s", "cp -a", 1.0))
+    usable = statistics.median(cost.told["usable_s"] for cost in restored)
+    rows.append(value(f"{name}: time to usable, s", round(usable, 3), 0.5))
+    return rows
+
+
+def against(
+    row: str, ours: list[Cost], theirs: list[Cost], what: str, peer: str, goal: float | None
+) -> report.Row:
+    """Return a row beside a peer; less is better in all of them."""
+    return report.Row(
+        row=row,
+        ours=middle(ours, what),
+        peer=VERSIONS[peer],
+        peer_value=middle(theirs, what),
+        goal=goal,
+        less_is_better=True,
+    )
+
+
+def value(row: str, ours: float, goal: float) -> report.Row:
+    """Return a row with a goal of our own."""
+    return report.Row(row=row, ours=ours, goal=goal, less_is_better=True)
+
+
+VERSIONS: dict[str, str] = {"cp -a": "cp -a"}
+
+
+def look_for_peers() -> None:
+    """Note the peers' versions, or end."""
+    for peer, asked in (("restic", "version"), ("borg", "--version")):
+        if shutil.which(peer) is None:
+            sys.exit(f"{peer} is missing: apt-get install restic borgbackup")
+        told = subprocess.run([peer, asked], capture_output=True, text=True, check=True).stdout.split()
+        VERSIONS[peer] = f"{peer} {told[1]}"
+
+
+def main() -> int:
+    made = report.parser("Checkpoints and restores of a seeded home.")
+    made.add_argument("--rounds", type=int, default=3)
+    made.add_argument("--scale", type=float, default=1.0, help="share of the full size, about 1 GiB")
+    made.add_argument("--places", default="tmpfs,disk,seaweedfs", help="some of tmpfs, disk, seaweedfs")
+    asked = made.parse_args()
+    look_for_peers()
+    rows: list[report.Row] = []
+    load = os.getloadavg()[0]
+    quick = MEMORY_FOLDER if os.access(MEMORY_FOLDER, os.W_OK) else Path(tempfile.gettempdir())
+    with tempfile.TemporaryDirectory(prefix="bench-home-", dir=quick) as folder:
+        pristine = Path(folder) / "home"
+        report.progress("making the home")
+        SeededHome(pristine, seed=SEED, scale=asked.scale).make()
+        size, files = size_of(pristine)
+        for name in asked.places.split(","):
+            where = Path(tempfile.gettempdir()) if name == "disk" else quick
+            if name == "seaweedfs":
+                found = first_on_seaweedfs(where, pristine, asked)
+                ours, theirs = found["ours", "first"], found["restic", "first"]
+                rows.append(against("SeaweedFS: first, s", ours, theirs, "wall_s", "restic", 3.0))
+                rows.append(against("SeaweedFS: first, CPU s", ours, theirs, "cpu_s", "restic", None))
+                rows.append(value("SeaweedFS: first, peak MB", middle(ours, "peak_mb"), 150.0))
+            else:
+                rows += rows_of(rounds_on(where, pristine, asked, name), name)
+    notes = (
+        f"home of {size / 1e6:.0f} MB in {files} files; medians of {asked.rounds} rounds, tools in turn",
+        f"load average when it began {load:.1f}, when it ended {os.getloadavg()[0]:.1f}; compare ratios only",
+        "each phase is a fresh process, its start included, but resident; MB and objects: what a phase added",
+    )
+    return report.report("storage", rows, as_json=asked.json, notes=notes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
