@@ -320,13 +320,30 @@ class LinkDesk:
             user_id=live.record.user_id,
             facts=(("mode", ticket.mode), ("device", ticket.device_label)),
         )
+        live.viewers[offer.link_id] = ticket.device_id
+        attached = False
         try:
             await self._parts.registry.commit(
                 Unit(writes=(UseTicket(hash=ticket.hash, now_ms=now_ms),), audit=(audit,))
             )
+            attached = offer.link_id in live.viewers
         except Conflict:
             return refusals.USED_TICKET
+        finally:
+            if not attached:
+                live.viewers.pop(offer.link_id, None)
+        if not attached:
+            # Its device was signed out, or every link was cut, while the ticket was used up.
+            return await self._refusal(live.record.id) or refusals.SIGNED_OUT
         return self._attachment(live, mode=ticket.mode, lost_at_ms=None)
+
+    def close_viewers(self, live: Live, device_ids: Callable[[DeviceId], bool]) -> int:
+        """Close the links that look on from some devices; return how many. The session is not touched."""
+        found = sorted(link_id for link_id, device_id in live.viewers.items() if device_ids(device_id))
+        for link_id in found:
+            del live.viewers[link_id]
+            self._parts.streams.close_link(live.record.id, link_id, code=Close.LOGIN, why="login")
+        return len(found)
 
     def _bound(self, link_id: str) -> Live | None:
         """Return the session that recorded this link while it was starting."""
@@ -459,6 +476,8 @@ class LinkDesk:
             bytes_up=end.bytes_up,
             seconds=round(end.seconds, 3),
         )
+        if live is not None:
+            live.viewers.pop(end.link_id, None)
         if live is None or live.links.pop(end.link_id, None) is None:
             return
         self._sessions.tell(live)

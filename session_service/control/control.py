@@ -336,8 +336,9 @@ class Control:
         """End every link of a session and hold it; its user may come back after signing in."""
         live = await self._open(session_id)
         record = live.record
-        links = sorted({*self._parts.streams.links(record.id), *live.links})
+        links = sorted({*self._parts.streams.links(record.id), *live.links, *live.viewers})
         live.links.clear()
+        live.viewers.clear()
         for link_id in links:
             self._parts.streams.close_link(record.id, link_id, code=Close.LOGIN, why="login")
         # A loss may be recorded in between; its key is void all the same.
@@ -358,6 +359,17 @@ class Control:
                 continue
             return done.session
         return live.record
+
+    async def close_viewers(
+        self, session_id: SessionId, *, device_id: str | None = None, but_device_id: str | None = None
+    ) -> int:
+        """Close the links that look on from one device, or from all but one; the session goes on."""
+        live = self._sessions.find(session_id)
+        if live is None:
+            return 0
+        return self._desk.close_viewers(
+            live, lambda device: device_id in (None, device) and device != but_device_id
+        )
 
     async def extend(
         self, session_id: SessionId, *, seconds: float, actor: Actor, reason: str = ""

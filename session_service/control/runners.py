@@ -110,8 +110,9 @@ class Runners:
 
     def _end_access(self, live: Live) -> None:
         session_id = live.record.id
-        open_links = sorted({*self._parts.streams.links(session_id), *live.links})
+        open_links = sorted({*self._parts.streams.links(session_id), *live.links, *live.viewers})
         live.links.clear()
+        live.viewers.clear()
         if not open_links:
             return
         refusal = refusals.by_state(live.record, saved_as_of_ms=live.lease.saved_as_of_ms)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from session_service.base.errors import Conflict, NotFound, RegistryUnavailable
-from session_service.base.ids import EffectId, SessionId
+from session_service.base.ids import DeviceId, EffectId, SessionId
 from session_service.base.log import get_logger
 from session_service.control.node import Node
 from session_service.control.parts import Parts
@@ -80,6 +80,8 @@ class Live:
     user_name: str
     handle: Handle | None = None
     links: dict[str, OpenLink] = field(default_factory=dict)
+    viewers: dict[str, DeviceId] = field(default_factory=dict)
+    """Links that look on, and whose device each is: signing that device out closes them."""
     order: Order = field(default_factory=Order)
     """The newest attempt to resume; after a restart any number is new, freshness is the challenge."""
     progress: Progress | None = None

@@ -28,6 +28,7 @@ class Refusal:
 
 UNKNOWN_TICKET = Refusal(code=Close.NOT_FOUND, why="not_found", next="login")
 USED_TICKET = Refusal(code=Close.PROOF_USED, why="proof_used", next="click")
+SIGNED_OUT = Refusal(code=Close.LOGIN, why="login", next="login")
 OLD_TICKET = Refusal(code=Close.PROOF_USED, why="proof_used", next="click")
 NOT_IN_PATH = Refusal(code=Close.NOT_FOUND, why="not_found", next="login")
 RETRY_NEW_TICKET = Refusal(code=Close.RETRY, why="retry", next="open", retry_ms=RETRY_MS)

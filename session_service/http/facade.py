@@ -52,6 +52,10 @@ class ControlFacade(Protocol):
 
     async def disconnect(self, session_id: SessionId, *, actor: Actor, reason: str = "") -> Session: ...
 
+    async def close_viewers(
+        self, session_id: SessionId, *, device_id: str | None = None, but_device_id: str | None = None
+    ) -> int: ...
+
     async def extend(
         self, session_id: SessionId, *, seconds: float, actor: Actor, reason: str = ""
     ) -> Session: ...

@@ -271,6 +271,7 @@ async def cut_links(
 ) -> None:
     """Cut the links of an account, or of one of its devices, or of all but one; the desktops are held.
 
+    A device that only looks on loses its own links; the session and its client go on.
     Called after the right was withdrawn, so that nothing can be opened again meanwhile. Control closes
     links before it writes; if it cannot write, the end of each link is recorded when the gateway reports
     it, so that failure is no reason to tell somebody that they are still signed in.
@@ -278,11 +279,14 @@ async def cut_links(
     actor = exchange.caller.actor(owner=user_id)
     for view in await exchange.services.control.views(user_id=user_id):
         record = view.session
-        if (
-            record.state not in (State.ACTIVE, State.HELD)
-            or device_id not in {None, record.device_id}
-            or (but_device_id is not None and record.device_id == but_device_id)
+        if record.state not in (State.ACTIVE, State.HELD):
+            continue
+        if device_id not in {None, record.device_id} or (
+            but_device_id is not None and record.device_id == but_device_id
         ):
+            await exchange.services.control.close_viewers(
+                record.id, device_id=device_id, but_device_id=but_device_id
+            )
             continue
         try:
             await exchange.services.control.disconnect(record.id, actor=actor, reason=reason)

@@ -50,6 +50,7 @@ class HttpControl:
         self.is_ready = True
         self.failure: Exception | None = None
         self.acts: list[tuple[str, str, Actor | None]] = []
+        self.viewers_closed: list[tuple[str, str | None, str | None]] = []
         self.open_alarms: list[Alarm] = []
         self._readers: list[asyncio.Queue[SessionView]] = []
 
@@ -139,6 +140,12 @@ class HttpControl:
             lost_at_ms=self._clock.wall_ms(),
             loss_epoch=record.loss_epoch + 1,
         )
+
+    async def close_viewers(
+        self, session_id: SessionId, *, device_id: str | None = None, but_device_id: str | None = None
+    ) -> int:
+        self.viewers_closed.append((session_id, device_id, but_device_id))
+        return 0
 
     async def extend(
         self, session_id: SessionId, *, seconds: float, actor: Actor, reason: str = ""

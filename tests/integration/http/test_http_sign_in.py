@@ -276,3 +276,17 @@ async def test_every_sign_in_and_refusal_is_in_the_audit_log(world: HttpWorld) -
     assert kinds == ["user.signed_in", "user.refused", "user.signed_out"]
     assert "wrong password" not in repr(records)
     assert dict(records[0].entry.facts)["address"] == "127.0.0.1"
+
+
+async def test_a_browser_that_only_looks_on_loses_the_picture_when_it_is_signed_out(world: HttpWorld) -> None:
+    """The session is another browser's; control is told which device's views to close."""
+    one, other = await world.signed_in("ada"), await world.signed_in("ada")
+    session_id = (await one.post("/api/v1/sessions")).body["id"]
+    assert (await one.post(f"/api/v1/sessions/{session_id}/tickets", {})).status == 201
+    await world.control.change(session_id, state=State.ACTIVE)
+    record = await world.registry.session(session_id)
+    assert (await other.post("/api/v1/sign-out")).status in (200, 204)
+    assert [act for act, *_ in world.control.acts if act == "disconnect"] == []
+    ((closed, device, _),) = world.control.viewers_closed
+    assert closed == session_id
+    assert device not in (None, record.device_id)
