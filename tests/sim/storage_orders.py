@@ -1,0 +1,189 @@
+"""Small worlds for the explorer: machines that save, take over, collect and fold one workspace.
+
+The code is the real one, from the front door down to the format; only its threads run inline and the store
+gives turns. Contents lie in packs where a world is about packs, in entries where it is about folds. What is
+checked at the end of each order is what the rules of 4.4 promise: whatever a machine was told is verified is
+in the log, opens to its last byte after all garbage was collected, and lower fences add nothing.
+"""
+
+import asyncio
+import functools
+import hashlib
+import itertools
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import storage
+from storage.errors import CollectRefused, CommitContended, CommitUncertain, FenceMoved, NoSuchCheckpoint
+from storage.ops import save, uploads
+from storage.ops.upkeep import Upkeep, UpkeepReport
+from storage.repository import collect, fold
+from storage.repository.packer import NewChunks
+from storage.repository.retention import Retention
+from tests.fakes.storage_rig import IMPATIENT, MASTER_KEY, PREFIX, REF, seeded
+from tests.sim.interleave import InlineThreads, Turns, TurnStore
+
+NO_CACHE = Path("/dev/null/none")
+KEEP_ONE = Retention(keep_last=1, hourly=0, daily=0, weekly=0, monthly=0, within_ms=0)
+LOST = (CommitContended, CommitUncertain, FenceMoved)
+
+
+def prepare(monkeypatch, homes: Path, *, in_packs: bool) -> None:
+    """Put the code into the small: inline threads, tiny packs, no pauses; make the homes A, B and C."""
+    monkeypatch.setattr("storage.ops.front.Threads", InlineThreads)
+    monkeypatch.setattr("storage.repository.settle.PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(uploads, "PACK_BYTES", 65_536)
+    monkeypatch.setattr(collect, "ENABLED", True)
+    monkeypatch.setattr(fold, "ENTRIES_MIN", 10**9)
+    if in_packs:
+        monkeypatch.setattr(save, "NewChunks", functools.partial(NewChunks, inline_bytes_max=0))
+    for name in "ABC":
+        (homes / name).mkdir()
+        (homes / name / "file").write_bytes(hashlib.sha256(name.encode()).digest() * 8)
+
+
+@dataclass(slots=True)
+class Bench:
+    """One run's machines and what they were told."""
+
+    objects: dict[str, bytes]
+    turns: Turns
+    homes: Path
+    seen: set[object] = field(default_factory=set)
+    told: list[storage.CheckpointInfo] = field(default_factory=list)
+    sides: list[storage.CheckpointInfo] = field(default_factory=list)
+    fences: list[int] = field(default_factory=list)
+
+    def machine(self, name: str) -> storage.Storage:
+        """Start a process."""
+        clock = itertools.count(1_700_000_000_000)
+        return storage.Storage(
+            TurnStore(self.objects, self.turns, name),
+            master_key=MASTER_KEY,
+            cache_folder=NO_CACHE,
+            fresh=seeded(name),
+            clock_ms=lambda: next(clock),
+            retry=IMPATIENT,
+        )
+
+    async def take(self, machine: storage.Storage, name: str) -> int:
+        """Take the workspace over; return the fence."""
+        head = await machine.take_over(REF, fence_at_least=1, node=name, session=name, registry_epoch=1)
+        self.fences.append(head.fence)
+        return head.fence
+
+    async def save(self, machine: storage.Storage, home: str, fence: int, *, tries: int = 2) -> None:
+        """Save a home, and once more if the first plan was too old; give up when fenced."""
+        for _ in range(tries):
+            try:
+                saved = await machine.checkpoint(
+                    REF, home=self.homes / home, fence=fence, session="s", reason="sim", final=True
+                )
+                self.told.append(saved.info)
+                return
+            except (CommitContended, CommitUncertain):
+                continue
+            except FenceMoved:
+                return
+
+    async def asleep(self, name: str, act: Coroutine[Any, Any, None], seq: int) -> Coroutine[Any, Any, None]:
+        """Begin an act of the machine `name` and let it go on until it is about to place entry `seq`."""
+        self.turns.held.add(name)
+        begun = asyncio.ensure_future(act)
+        await self.turns.until(name, "create", f"{PREFIX}c/{seq:016d}")
+
+        async def wake() -> None:
+            await begun
+
+        return wake()
+
+    async def save_beside(self, machine: storage.Storage, home: str, fence: int) -> None:
+        """Save a conflict checkpoint."""
+        try:
+            saved = await machine.checkpoint(
+                REF, home=self.homes / home, fence=fence, session="s", reason="sim", conflict=True
+            )
+            self.sides.append(saved.info)
+        except CommitContended:
+            pass
+
+    async def collect(self, machine: storage.Storage, *, runs: int) -> None:
+        """Collect garbage; a run that lost to a growing log is not planned again."""
+        workspace = await machine._known.required(REF)
+        for number in range(runs):
+            upkeep = Upkeep(
+                workspace, fresh=seeded(f"collect {number}"), clock_ms=lambda: 0, spare_fence=False
+            )
+            try:
+                await upkeep._collect(UpkeepReport(), ())
+            except (CommitContended, CollectRefused):
+                continue
+
+    async def check(self) -> None:
+        """Collect what is left to collect, and look whether the promises hold. Many orders end alike: each
+        end is looked at once.
+        """
+        end = (frozenset(self.objects.items()), tuple(self.told), tuple(self.sides), tuple(self.fences))
+        if end not in self.seen:
+            self.seen.add(end)
+            await self._check()
+
+    async def _check(self) -> None:
+        cleaner = self.machine("cleaner")
+        await self.collect(cleaner, runs=3)
+        workspace = await cleaner._known.required(REF)
+        last = Upkeep(workspace, fresh=seeded("last"), clock_ms=lambda: 0, spare_fence=False)
+        await last._collect(UpkeepReport(), ())
+        reader = self.machine("reader")
+        listed = {info.seq: info for info in await reader.list(REF)}
+        for info in self.told:
+            assert listed.get(info.seq) == info, f"told verified and not there: {info.seq}"
+        beside = {info.seq: info for info in await reader.conflicts(REF)}
+        for info in self.sides:
+            assert beside.get(info.seq) == info, f"told saved beside and not there: {info.seq}"
+        order = [(info.seq, info.fence) for info in listed.values()]
+        assert order == sorted(order), "a lower fence added something"
+        assert len(self.fences) == len(set(self.fences)), "two owners of one fence"
+        report = await reader.verify(REF, "full")
+        assert report.faults == (), report.faults
+
+
+async def _begun(homes: Path, saved: str, forget: str) -> dict[str, bytes]:
+    """Return the objects of a repository with these homes saved, some of them forgotten."""
+    bench = Bench({}, Turns(), homes)
+    machine = bench.machine("begin")
+    fence = await bench.take(machine, "begin")
+    for home in saved:
+        await bench.save(machine, home, fence)
+    seqs = [info.seq for info, home in zip(bench.told, saved, strict=True) if home in forget]
+    if seqs:
+        await machine.forget(REF, seqs=seqs, actor="sim", reason="sim")
+    return bench.objects
+
+
+def begun(homes: Path, saved: str, forget: str = "") -> dict[str, bytes]:
+    """Return the objects with which every run of a world begins."""
+    return asyncio.run(_begun(homes, saved, forget))
+
+
+Actors = dict[str, Coroutine[Any, Any, None]]
+Made = tuple[Actors, Callable[[], Awaitable[None]]]
+
+
+def world(
+    homes: Path, start: dict[str, bytes], actors: Callable[[Bench], Awaitable[Actors]]
+) -> Callable[[Turns], Awaitable[Made]]:
+    """Return a world for the explorer."""
+
+    seen: set[object] = set()
+
+    async def make(turns: Turns) -> Made:
+        bench = Bench(dict(start), turns, homes, seen)
+        return await actors(bench), bench.check
+
+    return make
+
+
+__all__ = ["LOST", "PREFIX", "Bench", "NoSuchCheckpoint", "begun", "prepare", "world"]
