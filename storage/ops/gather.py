@@ -21,9 +21,9 @@ from blake3 import blake3
 
 from storage.errors import Cancelled, HomeMissing
 from storage.format.extras import LINK_GROUP_BYTES, GradeTag
-from storage.format.keys import BoxKind
+from storage.format.keys import CHUNK_ID_BYTES, BoxKind
 from storage.format.limits import MIB
-from storage.format.table import read_chunk_refs
+from storage.format.table import CHUNK_BYTES
 from storage.format.tree import Entry, entry_extras
 from storage.ops import stat_cache
 from storage.ops.content import FileContent
@@ -270,7 +270,9 @@ class Gather:
         if entry_extras(known.entry).grade is not None:
             return False
         if isinstance(content, bytes):
-            return all(self._known(BoxKind.DATA, ref) for ref, _ in read_chunk_refs(content))
+            known_id, step = self._known, CHUNK_BYTES
+            ids = (content[at : at + CHUNK_ID_BYTES] for at in range(0, len(content), step))
+            return all(known_id(BoxKind.DATA, chunk_id) for chunk_id in ids)
         if content is None:
             return True
         return isinstance(content[0], bytes) and self._known(BoxKind.META, content[0])

@@ -26,7 +26,7 @@ from storage.repository.threads import Stop
 UPLOADERS: Final = 2
 PACK_BUFFERS: Final = 3
 """One is filled while two are on their way; 16 MiB each."""
-READ_BACK_BYTES: Final = 8 * MIB
+READ_BACK_BYTES: Final = 4 * MIB
 """Of one request; two of them are in memory."""
 NAME_TRIES_MAX: Final = 8
 

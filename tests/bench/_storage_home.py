@@ -1,7 +1,8 @@
 """A home folder made from a seed, and what a day and a minute change in it.
 
 Same seed, same names, bytes and times. At full size about 1 GiB in 19,000 files: sources, configuration, git
-objects, a browser cache, logs, photos, documents, mail, databases, a disk image, a video, an archive. Sizes and kinds are like those of real homes; nothing else about it is real.
+objects, a browser cache, logs, photos, documents, mail, databases, a disk image, a video, an archive. Sizes
+and kinds are like those of real homes; nothing else about it is real.
 """
 
 import os
@@ -58,7 +59,7 @@ class SeededHome:
             (links / f"link{number}").symlink_to(f"../../src/project{number % 12}")
 
     def change_a_day(self) -> None:
-        """About one per cent: logs grow, an image and a video change inside, a folder moves, sources change."""
+        """About one per cent: logs grow, an image and a video change, a folder moves, sources change."""
         draw = self._random
         for path in self._some(".local/state/log", 12):
             self._append(path, self._log(int(120_000 * self._scale) + 100))
@@ -146,14 +147,23 @@ class SeededHome:
 
     def _large_files(self) -> None:
         draw = self._random
-        mail = lambda: b"From - x\n" + self._text(3_000) + draw.randbytes(900)  # noqa: E731 - beside its use
-        image = lambda: draw.choice((bytes(MIB), draw.randbytes(MIB), self._text(65_536) * 8))  # noqa: E731
-        row = lambda: f"{draw.random():.6f},{self._word()},{draw.getrandbits(40):x}\n".encode() * 1  # noqa: E731
-        self._fill(".thunderbird/profile/Mail/Inbox", 50, mail)
-        self._fill("VMs/disk.img", 170, image)
+        self._fill(".thunderbird/profile/Mail/Inbox", 50, self._mail)
+        self._fill("VMs/disk.img", 170, self._piece_of_image)
         self._fill("Videos/talk.mp4", 115, lambda: draw.randbytes(MIB))
-        self._fill("Documents/data/export.csv", 70, lambda: b"".join(row() for _ in range(2_000)))
+        self._fill("Documents/data/export.csv", 70, self._table_rows)
         self._fill("Downloads/distribution.tar.xz", 55, lambda: draw.randbytes(MIB))
+
+    def _mail(self) -> bytes:
+        return b"From - x\n" + self._text(3_000) + self._random.randbytes(900)
+
+    def _piece_of_image(self) -> bytes:
+        kind = self._random.randrange(3)
+        return (bytes(MIB), self._random.randbytes(MIB), self._text(65_536) * 8)[kind]
+
+    def _table_rows(self) -> bytes:
+        draw = self._random
+        rows = (f"{draw.random():.6f},{self._word()},{draw.getrandbits(40):x}\n" for _ in range(2_000))
+        return "".join(rows).encode()
 
     def _fill(self, name: str, mib: int, piece: Callable[[], bytes]) -> None:
         size = self._count(mib * MIB)

@@ -28,6 +28,8 @@ from tests.fakes.running_service import RunningService
 
 READY_GOAL_MS = 200.0
 AGAIN_GOAL_MS = 1000.0
+SETTLE_S = 0.5
+"""Between two desktops: the kernel goes on taking the namespaces of the last one apart after its end."""
 
 
 def ms_since(began: float) -> float:
@@ -39,6 +41,7 @@ async def one_by_one(world: DesktopWorld, template: str, rounds: int) -> dict[st
     """Start, freeze, thaw and end desktops, one at a time; the first fills caches and does not count."""
     took: dict[str, list[float]] = {"ready": [], "alone": [], "freeze": [], "end": [], "memory": []}
     for number in range(rounds + 1):
+        await asyncio.sleep(SETTLE_S)
         alone = await display_alone()
         result = await world.provider.launch(await world.spec(template=template, network="isolated"))
         seen = await world.provider.observe(result.handle)

@@ -285,7 +285,7 @@ def first_on_seaweedfs(where: Path, pristine: Path, asked: argparse.Namespace) -
 
 def middle(costs: list[Cost], what: str) -> float:
     """Return the median of one property of costs."""
-    return round(statistics.median(getattr(cost, what) for cost in costs), 3)
+    return round(float(statistics.median(getattr(cost, what) for cost in costs)), 3)
 
 
 def rows_of(found: Found, name: str) -> list[report.Row]:
