@@ -1,8 +1,9 @@
 """Look at all processes of the machine and say which belong to a desktop, by five independent marks.
 
 Not the state file's word: a process belongs by descent from the sandbox, by control group, by uid (where we
-are root), by the session id in its environment, or by having the desktop's home mounted. One mark is enough
-(S22): what we fail to see we would neither freeze nor end.
+are root, and the number is not one that a container borrowed), by the session id in its environment, or by
+having the desktop's home mounted. One mark is enough (S22): what we fail to see we would neither freeze nor
+end.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from session_service.host import user_namespace
 from session_service.host.identity import ProcessFacts, boot_id, facts, is_alive, read
 from session_service.host.state_file import DesktopState
 
@@ -99,7 +101,8 @@ def members(state: DesktopState, table: Table, *, thorough: bool = False) -> dic
         found = table.descent((handle.pid, handle.start_time), (state.init_pid, state.init_start_time))
     found.update(table.of_groups(handle.session_id))
     if handle.uid != os.geteuid():
-        found.update(pid for pid in table.of_uid(handle.uid) if not _is_anothers(state, table.by_pid[pid]))
+        others = set(table.of_uid(handle.uid)) - found - ours
+        found.update(pid for pid in others if _is_ours_by_uid(state, table.by_pid[pid]))
     if thorough:
         others = table.by_pid.keys() - found - ours
         found.update(pid for pid in others if _bears_mark(state, pid))
@@ -126,18 +129,20 @@ def _process(pid: int) -> Process | None:
     return Process(facts=found, uid=uid, sessions=sessions)
 
 
-def _is_anothers(state: DesktopState, process: Process) -> bool:
-    """Say whether a process of the same uid bears the mark of another session.
+def _is_ours_by_uid(state: DesktopState, process: Process) -> bool:
+    """Say whether a process of the desktop's uid belongs to it, though neither born in it nor in its groups.
 
-    Another service on this machine may draw from the same numbers; its desktops are not ours to end.
+    Another service on this machine may draw from the same numbers, and a container of somebody may have
+    borrowed this one: what bears another session's mark is not ours to end, and in a user namespace that
+    another user made the uid alone says nothing (S23).
     """
     if process.sessions:
-        return state.handle.session_id not in process.sessions
+        return state.handle.session_id in process.sessions
     with contextlib.suppress(OSError):
         for entry in read(f"/proc/{process.facts.pid}/environ").split(b"\0"):
             if entry.startswith(f"{MARK}=".encode("ascii")):
-                return entry != f"{MARK}={state.handle.session_id}".encode("ascii")
-    return False
+                return entry == f"{MARK}={state.handle.session_id}".encode("ascii")
+    return user_namespace.made_by(process.facts.pid, state.handle.uid)
 
 
 def _bears_mark(state: DesktopState, pid: int) -> bool:

@@ -19,7 +19,10 @@ import msgspec
 from session_service.base import errors
 from session_service.host.state_file import sync_folder
 
-FIRST_UID: Final = 200_001
+FIRST_UID: Final = 2_100_000_001
+"""Numbers that nobody else gives: above those of /etc/subuid (from 100,000 or 524,288), systemd's containers
+(to 1,879,048,191) and of a directory's accounts as SSSD maps them (to 2,000,200,000), and below 2^31.
+"""
 POOL_SIZE: Final = 60_000
 
 
