@@ -1,7 +1,7 @@
 """The one secret that the keys of resumable streams are derived from: made at the first start, kept beside
 the registry.
 
-Not in the registry: who reads that, or a backup of it, can resume nothing (docs/design/0006). Without the
+Not in the registry: who reads that, or a backup of it, can resume nothing (docs/design/0007). Without the
 file a new one is made, and every page asks for a new link once.
 """
 

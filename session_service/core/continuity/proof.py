@@ -33,7 +33,7 @@ def decode(text: str) -> bytes:
 
 
 def session_secret(service_secret: bytes, session_id: str) -> bytes:
-    """Return the 32 secret bytes of a session, derived from those of the service (design note 0006)."""
+    """Return the 32 secret bytes of a session, derived from those of the service (design note 0007)."""
     assert len(service_secret) == SECRET_BYTES, len(service_secret)
     return _hmac(service_secret, f"session-service\nresume secret\n{session_id}")
 
