@@ -19,9 +19,9 @@ from typing import Final
 
 from storage.format.frame import Buffer
 from storage.format.keys import BoxKind
-from storage.format.limits import MIB
+from storage.format.limits import MIB, SEGMENT_RAW_BYTES_MAX
 from storage.repository.index import ChunkIndex, Place
-from storage.repository.reader import Reader, SealedRun
+from storage.repository.reader import CACHE_BYTES, Reader, SealedRun
 from storage.repository.threads import Stop, Threads
 from storage.repository.together import first_failure
 from storage.scan.entry import FileWriter, RestoreFacts
@@ -31,6 +31,15 @@ LANES: Final = 2
 BATCH_BYTES: Final = 4 * MIB
 OPENED_BYTES_MAX: Final = 8 * MIB
 """Opened segments that wait for the next batch of either lane."""
+
+RESTORE_BYTES_MAX: Final = (
+    LANES * (2 * (BATCH_BYTES + SEGMENT_RAW_BYTES_MAX) + BATCH_BYTES + SEGMENT_RAW_BYTES_MAX)
+    + OPENED_BYTES_MAX
+    + CACHE_BYTES
+)
+"""What a restore holds at once besides its plan: for each lane a fetched batch, the one being opened, and
+that one opened (each may overlap one more segment); opened segments; and the reader's cache of metadata.
+A test holds it to this."""
 
 SegmentKey = tuple[str, int]
 Opened = dict[SegmentKey, Buffer]

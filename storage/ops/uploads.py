@@ -16,12 +16,21 @@ from typing import Final
 from storage.errors import CommitContended, ObjectDamaged, ObjectNotFound, StoreUnavailable
 from storage.format.entries import PackRef
 from storage.format.keys import EpochKeys
-from storage.format.limits import MIB
+from storage.format.limits import INLINE_NEW_BYTES_MAX, MIB
+from storage.ops.content import READ_BUFFER_BYTES
 from storage.ops.values import Progress
-from storage.repository.packer import PACK_BYTES, Fresh, SealedPack, rename_pack
+from storage.repository.packer import (
+    META_HELD_BYTES_MAX,
+    PACK_BYTES,
+    SEGMENT_BUFFER_BYTES,
+    SEGMENT_BYTES,
+    Fresh,
+    SealedPack,
+    rename_pack,
+)
 from storage.repository.prefixed import Prefixed
 from storage.repository.settle import settle_create
-from storage.repository.threads import Stop
+from storage.repository.threads import READ_THREADS, Stop
 
 UPLOADERS: Final = 2
 PACK_BUFFERS: Final = 3
@@ -29,6 +38,16 @@ PACK_BUFFERS: Final = 3
 READ_BACK_BYTES: Final = 4 * MIB
 """Of one request; two of them are in memory."""
 NAME_TRIES_MAX: Final = 8
+SAVE_BYTES_MAX: Final = (
+    PACK_BUFFERS * PACK_BYTES
+    + UPLOADERS * READ_BACK_BYTES
+    + READ_THREADS * (READ_BUFFER_BYTES + 2 * SEGMENT_BUFFER_BYTES + 2 * SEGMENT_BYTES)
+    + INLINE_NEW_BYTES_MAX
+    + META_HELD_BYTES_MAX
+)
+"""What a checkpoint holds at once, whatever the size of a home, besides some 1 KB for each of its entries:
+packs, what is read back, and for each reading thread its buffer, the segment that it fills and the one that
+it compresses and checks, and then what waits for the entry or for the end. A test holds it to this."""
 
 
 class PackUploads:
