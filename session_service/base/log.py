@@ -85,6 +85,8 @@ EVENTS: Final = frozenset(
         "checkpoint.failed",
         "checkpoint.incomplete",
         "checkpoint.skipped",
+        "upkeep.finished",
+        "upkeep.failed",
         "restore.done",
         "restore.failed",
         "store.probed",

@@ -19,7 +19,7 @@ import storage
 from session_service.base import errors, log, rpc
 from session_service.base.ids import hex_to_ulid, ulid_to_hex
 from session_service.base.layout import Layout
-from session_service.checkpoints import homes, keyring, messages, translate
+from session_service.checkpoints import homes, keyring, messages, translate, upkeep
 from session_service.core import proof
 from session_service.ports.checkpoints import (
     CheckpointInfo,
@@ -148,10 +148,13 @@ class Worker:
         """Return every call by name, with storage's errors turned into ours."""
         names = (
             "take_over", "head", "save", "pending", "prove", "last_look", "new_home", "history", "folder",
-            "read", "archive", "restore_to", "upload", "put_receipt", "receipt", "verify", "status",
+            "read", "archive", "upload", "put_receipt", "receipt", "verify", "status",
             "workspaces",
         )  # fmt: skip
-        return {name: _translated(getattr(self, name)) for name in names}
+        mine = {name: getattr(self, name) for name in names}
+        tidying = upkeep.UpkeepCalls(self._open)
+        mine |= {name: getattr(tidying, name) for name in upkeep.CALLS}
+        return {name: _translated(method) for name, method in mine.items()}
 
     async def take_over(self, call: rpc.Call) -> LogHead:
         ask = call.params(messages.TakeOver)
@@ -171,7 +174,7 @@ class Worker:
 
     async def save(self, call: rpc.Call) -> CheckpointResult:
         plan = call.params(messages.Save).plan
-        home = homes.checked(self._layout, plan.home)
+        home = self._home(plan.workspace, plan.home, plan.fence)
         store = await self._open()
         result = await store.checkpoint(
             _ref(plan.workspace),
@@ -182,25 +185,26 @@ class Worker:
             frozen=plan.frozen,
             final=plan.final,
             first_of_close=plan.first_of_close,
+            conflict=plan.reason == "conflict",
             progress=_Emitter(call),
         )
         return translate.result(result)
 
     async def pending(self, call: rpc.Call) -> PendingLook:
         ask = call.params(messages.Pending)
-        home = homes.checked(self._layout, ask.home)
+        home = self._home(ask.workspace, ask.home)
         found = await (await self._open()).pending(_ref(ask.workspace), home=home)
         return PendingLook(files=found.files, bytes=found.bytes, looked_at_ms=wall_ms())
 
     async def prove(self, call: rpc.Call) -> EndProof:
         ask = call.params(messages.Look)
-        homes.checked(self._layout, ask.home)
+        self._home(ask.workspace, ask.home, ask.fence)
         await (await self._open()).prove(_ref(ask.workspace), seq=ask.seq, hash=ask.hash)
         return self._seal("verified", ask)
 
     async def last_look(self, call: rpc.Call) -> LastLook:
         ask = call.params(messages.Look)
-        home = homes.checked(self._layout, ask.home)
+        home = self._home(ask.workspace, ask.home, ask.fence)
         store = await self._open()
         try:
             found = await store.same_as(
@@ -212,6 +216,9 @@ class Worker:
         return LastLook(
             same=found.same, proof=self._seal("same", ask) if found.same else None, differences=words
         )
+
+    def _home(self, workspace: WorkspaceName, home: str, fence: int | None = None) -> Path:
+        return homes.checked(self._layout, home, workspace_id=workspace.workspace_id, fence=fence)
 
     def _seal(self, kind: str, ask: messages.Look) -> EndProof:
         key = self._layout.seal_key.read_bytes()
@@ -268,17 +275,9 @@ class Worker:
         store = await self._open()
         await _pass_on(call, store.archive(_ref(ask.workspace), seq=ask.seq, path=ask.path, kind="zip"))
 
-    async def restore_to(self, call: rpc.Call) -> RestoreReport:
-        ask = call.params(messages.RestoreTo)
-        began = time.monotonic()
-        report = await (await self._open()).restore(
-            _ref(ask.workspace), seq=ask.seq, into=Path(ask.into), owner=None, progress=_Emitter(call)
-        )
-        return translate.restored(ask.into, report, time.monotonic() - began)
-
     async def upload(self, call: rpc.Call) -> str:
         ask = call.params(messages.Upload)
-        home = homes.checked(self._layout, ask.home)
+        home = self._home(ask.workspace, ask.home)
         return await asyncio.to_thread(homes.put_upload, self._layout, home, ask.name, ask.source, ask.owner)
 
     async def put_receipt(self, call: rpc.Call) -> bytes:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from session_service.base import rpc
-from session_service.checkpoints import messages
+from session_service.checkpoints import messages, upkeep
 from session_service.ports.checkpoints import (
     BEGUN,
     QUEUED,
@@ -33,6 +33,7 @@ from session_service.ports.checkpoints import (
     WorkspaceName,
 )
 from session_service.ports.desktops import EndProof
+from session_service.ports.upkeep import Difference, Upkept
 
 URGENT: Final = 0
 """A close or a start waits for it."""
@@ -231,11 +232,6 @@ class Workers:
         params = messages.AtPath(workspace=workspace, seq=seq, path=path)
         return self._reader().stream("archive", params, bytes)
 
-    async def restore_to(self, workspace: WorkspaceName, *, seq: int, into: str) -> RestoreReport:
-        params = messages.RestoreTo(workspace=workspace, seq=seq, into=into)
-        report: RestoreReport = await self._home_call(SOON, workspace, "restore_to", params, RestoreReport)
-        return report
-
     async def upload(
         self,
         workspace: WorkspaceName,
@@ -263,6 +259,34 @@ class Workers:
     async def verify(self, workspace: WorkspaceName, *, level: str) -> list[str]:
         params = messages.Verify(workspace=workspace, level=level)
         return await self._reader().call("verify", params, list[str])
+
+    async def forget(self, workspace: WorkspaceName, *, seqs: list[int], actor: str, reason: str) -> None:
+        params = upkeep.Forget(workspace=workspace, seqs=seqs, actor=actor, reason=reason)
+        await self._home_call(SOON, workspace, "forget", params, type(None))
+
+    async def keep(self, workspace: WorkspaceName, *, seq: int, pin: bool, actor: str, reason: str) -> None:
+        params = upkeep.Keep(workspace=workspace, seq=seq, pin=pin, actor=actor, reason=reason)
+        await self._home_call(SOON, workspace, "keep", params, type(None))
+
+    async def collect(
+        self,
+        workspace: WorkspaceName,
+        *,
+        actor: str,
+        forget: bool,
+        witness: tuple[int, bytes] | None = None,
+    ) -> Upkept:
+        params = upkeep.Collect(workspace=workspace, actor=actor, forget=forget, witness=witness)
+        done: Upkept = await self._home_call(ROUTINE, workspace, "collect", params, Upkept)
+        return done
+
+    async def diff(self, workspace: WorkspaceName, *, before: int, after: int) -> Difference:
+        params = upkeep.Diff(workspace=workspace, before=before, after=after)
+        return await self._reader().call("diff", params, Difference)
+
+    async def conflicts(self, workspace: WorkspaceName) -> list[CheckpointInfo]:
+        params = upkeep.Named(workspace=workspace)
+        return await self._reader().call("conflicts", params, list[CheckpointInfo])
 
     async def status(self, *, probe: bool = False) -> StoreStatus:
         return await self._reader().call("status", messages.Status(probe=probe), StoreStatus)

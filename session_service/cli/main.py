@@ -38,14 +38,14 @@ def application_for(words: list[str]) -> typer.Typer:
 
 
 def _add_others(application: typer.Typer) -> None:
-    from session_service.cli import backup, checkpoints, connecting, demo, doctor, people, sessions, stopping
+    from session_service.cli import backup, connecting, demo, doctor, people, sessions, stopping, upkeep
 
     application.command("demo")(demo.demo)
     application.command("stop")(stopping.stop)
     application.command("connect")(connecting.connect)
     application.command("doctor")(doctor.doctor)
     application.add_typer(sessions.application, name="sessions")
-    application.add_typer(checkpoints.application, name="checkpoints")
+    application.add_typer(upkeep.application, name="checkpoints")
     application.add_typer(people.users, name="users")
     application.add_typer(people.tokens, name="tokens")
     application.add_typer(backup.application, name="backup")

@@ -218,6 +218,29 @@ class Api:
             "POST", path, models.Verification, body={"level": level}, limit_s=VERIFY_S
         )
 
+    async def forget(self, workspace_id: str, seqs: Sequence[int], *, reason: str = "") -> None:
+        """Forget checkpoints. Raises Conflict where one must stay; then none was forgotten."""
+        path = f"{API}/workspaces/{workspace_id}/checkpoints/forget"
+        body = {"checkpoints": list(seqs), "reason": reason}
+        await self._transport.ask("POST", path, type(None), body=body)
+
+    async def keep(self, workspace_id: str, seq: int, *, pin: bool, reason: str = "") -> None:
+        """Pin a checkpoint, or let the policy decide about it again."""
+        path = f"{API}/workspaces/{workspace_id}/checkpoints/{seq}/keep"
+        await self._transport.ask("POST", path, type(None), body={"pin": pin, "reason": reason})
+
+    async def diff(self, workspace_id: str, seq: int, *, against: int) -> models.Difference:
+        """Return what changed since an earlier checkpoint."""
+        path = f"{API}/workspaces/{workspace_id}/checkpoints/{seq}/diff"
+        return await self._transport.ask("GET", path, models.Difference, query={"against": str(against)})
+
+    async def collect(self, workspace_id: str, *, forget: bool = True) -> models.Collected:
+        """Forget by policy and free what nothing needs any more."""
+        path = f"{API}/workspaces/{workspace_id}/collect"
+        return await self._transport.ask(
+            "POST", path, models.Collected, body={"forget": forget}, limit_s=VERIFY_S
+        )
+
     async def verify_audit(self) -> models.AuditChain:
         """Recompute the audit chain. Raises AuditBroken."""
         return await self._transport.ask("GET", f"{API}/audit/verification", models.AuditChain)

@@ -148,6 +148,35 @@ class Verification(_Answer, frozen=True, kw_only=True):
     faults: list[str]
 
 
+class Collected(_Answer, frozen=True, kw_only=True):
+    """What a run of collecting did; what it gave up is deleted by the next one."""
+
+    forgotten: list[int]
+    deleted_objects: int
+    deleted_bytes: int
+    given_up_packs: int
+    given_up_bytes: int
+    orphans: int
+    folded_entries: int
+    refused: str
+
+
+class PathChange(_Answer, frozen=True, kw_only=True):
+    """One path that differs between two checkpoints. what: added, removed, changed."""
+
+    path: str
+    what: str
+    size_before: int | None
+    size_after: int | None
+
+
+class Difference(_Answer, frozen=True, kw_only=True):
+    """What changed from one checkpoint to another; `more`: not every path is named."""
+
+    changes: list[PathChange]
+    more: bool
+
+
 class AuditChain(_Answer, frozen=True, kw_only=True):
     """The audit chain as it was recomputed."""
 

@@ -35,6 +35,7 @@ from session_service.control.saving import Saver
 from session_service.control.sessions import Live, Sessions
 from session_service.control.space import SpaceGuard
 from session_service.control.starts import Starter, Wishes
+from session_service.control.upkeep import Upkeep
 from session_service.control.watch import Watch
 from session_service.core import limits
 from session_service.core.actor import Actor
@@ -118,6 +119,7 @@ class Control:
         self._returner = Returner(
             parts=parts, node=self._node, sessions=self._sessions, runners=self._runners
         )
+        self._upkeep = Upkeep(parts=parts, sessions=self._sessions)
         self._space = SpaceGuard(parts=parts, sessions=self._sessions, alarms=self._alarms)
         self._reconciler = Reconciler(
             parts=parts,
@@ -158,6 +160,7 @@ class Control:
             loops.create_task(self._reconciler.run(), name="reconcile")
             loops.create_task(self._holds.run(), name="holds")
             loops.create_task(self._space.run(), name="space")
+            loops.create_task(self._upkeep.run(), name="upkeep")
             for number in range(self._saver.loops):
                 loops.create_task(self._saver.run(), name=f"saver-{number}")
 

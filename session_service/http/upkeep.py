@@ -1,4 +1,4 @@
-"""What administrators check and copy: a workspace's repository, the audit chain, the registry itself.
+"""What administrators check, copy and tidy: a workspace's repository, the audit chain, the registry itself.
 
 Not a schedule. Long questions have limits of their own; each is in the audit log before it is answered.
 """
@@ -10,8 +10,9 @@ from aiohttp import web
 from pydantic import Field
 
 from session_service.base import errors
+from session_service.core.records import Workspace
 from session_service.http import answers, asks, audit, limits
-from session_service.http.routes import API, Access, Exchange, Route, workspace_id
+from session_service.http.routes import API, Access, Exchange, Reply, Route, workspace_id
 from session_service.http.serve import begin_stream
 from session_service.http.workspaces import workspace_name
 
@@ -35,6 +36,61 @@ class VerifyOut(answers.Answer):
     faults: list[str]
 
 
+class ForgetAsk(asks.Ask):
+    """Which checkpoints may go, and why."""
+
+    checkpoints: Annotated[list[int], Field(min_length=1, max_length=1_000)]
+    reason: asks.Reason = ""
+
+
+class KeepAsk(asks.Ask):
+    """Whether a checkpoint is pinned, and why."""
+
+    pin: bool = True
+    reason: asks.Reason = ""
+
+
+class CollectAsk(asks.Ask):
+    """Whether the retention policy forgets checkpoints first."""
+
+    forget: bool = True
+
+
+class CollectOut(answers.Answer):
+    """What a run did. What it gave up is deleted by the next one."""
+
+    forgotten: list[int]
+    deleted_objects: int
+    deleted_bytes: int
+    given_up_packs: int
+    given_up_bytes: int
+    orphans: int
+    folded_entries: int
+    refused: Annotated[str, Field(description="Why nothing was collected; empty if it was.")]
+
+
+class DiffAsk(asks.Ask):
+    """With which checkpoint to compare."""
+
+    against: Annotated[int, Field(ge=1, description="the earlier checkpoint's number")]
+
+
+class ChangeOut(answers.Answer):
+    """One path that differs."""
+
+    path: str
+    what: Annotated[str, Field(description="added, removed, changed")]
+    size_before: int | None
+    size_after: int | None
+
+
+class DiffOut(answers.Answer):
+    """What changed from one checkpoint to another."""
+
+    changes: list[ChangeOut]
+    more: Annotated[bool, Field(description="Not every path is named.")]
+
+
 class AuditOut(answers.Answer):
     """The chain as it was recomputed."""
 
@@ -44,9 +100,7 @@ class AuditOut(answers.Answer):
 async def verify_workspace(exchange: Exchange) -> VerifyOut:
     """Check a workspace's repository."""
     ask = exchange.body(VerifyAsk)
-    workspace = await exchange.services.registry.workspace(workspace_id(exchange))
-    if workspace is None:
-        raise errors.NotFound()
+    workspace = await _workspace(exchange)
     entry = audit.entry(exchange, "workspace.verified", workspace_id=workspace.id, level=ask.level)
     await audit.record(exchange, entry)
     try:
@@ -55,6 +109,100 @@ async def verify_workspace(exchange: Exchange) -> VerifyOut:
     except TimeoutError as exc:
         raise errors.StorageUnavailable("The check did not end in time.") from exc
     return VerifyOut(level=ask.level, faults=faults)
+
+
+async def forget_checkpoints(exchange: Exchange) -> Reply:
+    """Forget checkpoints by hand; space is freed by later runs of collect."""
+    ask = exchange.body(ForgetAsk)
+    workspace = await _workspace(exchange)
+    numbers = " ".join(str(seq) for seq in ask.checkpoints)
+    entry = audit.entry(
+        exchange,
+        "checkpoints.forgotten",
+        workspace_id=workspace.id,
+        checkpoints=numbers,
+        reason=ask.reason,
+    )
+    await audit.record(exchange, entry)
+    await exchange.services.checkpoints.forget(
+        workspace_name(workspace),
+        seqs=list(ask.checkpoints),
+        actor=str(exchange.caller.actor()),
+        reason=ask.reason or "by hand",
+    )
+    return Reply(body=None, status=204)
+
+
+async def keep_checkpoint(exchange: Exchange) -> Reply:
+    """Pin a checkpoint, or let the policy decide about it again."""
+    ask = exchange.body(KeepAsk)
+    workspace = await _workspace(exchange)
+    seq = int(exchange.request.match_info["seq"])
+    kind = "checkpoint.pinned" if ask.pin else "checkpoint.unpinned"
+    entry = audit.entry(exchange, kind, workspace_id=workspace.id, checkpoint=seq, reason=ask.reason)
+    await audit.record(exchange, entry)
+    await exchange.services.checkpoints.keep(
+        workspace_name(workspace),
+        seq=seq,
+        pin=ask.pin,
+        actor=str(exchange.caller.actor()),
+        reason=ask.reason,
+    )
+    return Reply(body=None, status=204)
+
+
+async def collect_workspace(exchange: Exchange) -> CollectOut:
+    """Forget by policy and free what nothing needs any more, now instead of within the hour."""
+    ask = exchange.body(CollectAsk)
+    workspace = await _workspace(exchange)
+    entry = audit.entry(exchange, "workspace.collected", workspace_id=workspace.id, forget=ask.forget)
+    await audit.record(exchange, entry)
+    lease = await exchange.services.registry.lease(workspace.id)
+    newest = lease.newest if lease is not None else None
+    try:
+        async with asyncio.timeout(VERIFY_S):
+            done = await exchange.services.checkpoints.collect(
+                workspace_name(workspace),
+                actor=str(exchange.caller.actor()),
+                forget=ask.forget,
+                witness=(newest.seq, newest.hash) if newest is not None else None,
+            )
+    except TimeoutError as exc:
+        raise errors.StorageUnavailable("Collecting did not end in time.") from exc
+    return CollectOut(
+        forgotten=list(done.forgotten),
+        deleted_objects=done.deleted_objects,
+        deleted_bytes=done.deleted_bytes,
+        given_up_packs=done.retired_packs,
+        given_up_bytes=done.retired_bytes,
+        orphans=done.orphans,
+        folded_entries=done.folded_entries,
+        refused=done.refused,
+    )
+
+
+async def compare_checkpoints(exchange: Exchange) -> DiffOut:
+    """Say which paths differ from an earlier checkpoint."""
+    ask = exchange.query(DiffAsk)
+    workspace = await _workspace(exchange)
+    seq = int(exchange.request.match_info["seq"])
+    entry = audit.entry(
+        exchange, "checkpoints.compared", workspace_id=workspace.id, checkpoint=seq, against=ask.against
+    )
+    await audit.record(exchange, entry)
+    found = await exchange.services.checkpoints.diff(workspace_name(workspace), before=ask.against, after=seq)
+    changes = [
+        ChangeOut(path=one.path, what=one.what, size_before=one.size_before, size_after=one.size_after)
+        for one in found.changes
+    ]
+    return DiffOut(changes=changes, more=found.more)
+
+
+async def _workspace(exchange: Exchange) -> Workspace:
+    workspace = await exchange.services.registry.workspace(workspace_id(exchange))
+    if workspace is None:
+        raise errors.NotFound()
+    return workspace
 
 
 async def verify_audit(exchange: Exchange) -> AuditOut:
@@ -94,6 +242,59 @@ ROUTES: Final = (
         access=_ADMIN,
         body=VerifyAsk,
         answer=VerifyOut,
+        may_fail_with=(errors.NotFound, errors.StorageUnavailable, errors.StorageRefused),
+    ),
+    Route(
+        method="POST",
+        path=f"{API}/workspaces/{{workspace_id}}/checkpoints/forget",
+        name="forgetCheckpoints",
+        tag="upkeep",
+        summary="Forget checkpoints; the newest, pinned ones and the first of a close stay.",
+        handler=forget_checkpoints,
+        access=_ADMIN,
+        body=ForgetAsk,
+        status=204,
+        may_fail_with=(
+            errors.NotFound,
+            errors.Conflict,
+            errors.StorageUnavailable,
+            errors.StorageRefused,
+        ),
+    ),
+    Route(
+        method="POST",
+        path=f"{API}/workspaces/{{workspace_id}}/checkpoints/{{seq}}/keep",
+        name="keepCheckpoint",
+        tag="upkeep",
+        summary="Pin a checkpoint, so that no policy forgets it; `pin` false lets it go its way again.",
+        handler=keep_checkpoint,
+        access=_ADMIN,
+        body=KeepAsk,
+        status=204,
+        may_fail_with=(errors.NotFound, errors.StorageUnavailable, errors.StorageRefused),
+    ),
+    Route(
+        method="GET",
+        path=f"{API}/workspaces/{{workspace_id}}/checkpoints/{{seq}}/diff",
+        name="compareCheckpoints",
+        tag="upkeep",
+        summary="Which paths differ from an earlier checkpoint.",
+        handler=compare_checkpoints,
+        access=_ADMIN,
+        query=DiffAsk,
+        answer=DiffOut,
+        may_fail_with=(errors.NotFound, errors.StorageUnavailable, errors.StorageRefused),
+    ),
+    Route(
+        method="POST",
+        path=f"{API}/workspaces/{{workspace_id}}/collect",
+        name="collectWorkspace",
+        tag="upkeep",
+        summary="Forget by policy and free what nothing needs any more, now instead of within the hour.",
+        handler=collect_workspace,
+        access=_ADMIN,
+        body=CollectAsk,
+        answer=CollectOut,
         may_fail_with=(errors.NotFound, errors.StorageUnavailable, errors.StorageRefused),
     ),
     Route(

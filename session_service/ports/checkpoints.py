@@ -12,6 +12,7 @@ from typing import Final, Protocol
 import msgspec
 
 from session_service.ports.desktops import EndProof
+from session_service.ports.upkeep import Difference, Upkept
 
 
 class WorkspaceName(msgspec.Struct, frozen=True, kw_only=True):
@@ -251,10 +252,6 @@ class Checkpoints(Protocol):
         """Stream a folder as a zip."""
         ...
 
-    async def restore_to(self, workspace: WorkspaceName, *, seq: int, into: str) -> RestoreReport:
-        """Restore into a new folder beside everything (drills, the CLI)."""
-        ...
-
     async def upload(
         self, workspace: WorkspaceName, *, home: str, name: str, source: str, owner: tuple[int, int] | None
     ) -> str:
@@ -273,6 +270,36 @@ class Checkpoints(Protocol):
 
     async def verify(self, workspace: WorkspaceName, *, level: str) -> list[str]:
         """Check the repository (structure, sample or full); returns the faults found, none = good."""
+        ...
+
+    async def forget(self, workspace: WorkspaceName, *, seqs: list[int], actor: str, reason: str) -> None:
+        """Forget checkpoints by hand. Raises Conflict where one must stay; then none was forgotten."""
+        ...
+
+    async def keep(self, workspace: WorkspaceName, *, seq: int, pin: bool, actor: str, reason: str) -> None:
+        """Pin a checkpoint, so that no policy forgets it, or let it go its way again."""
+        ...
+
+    async def collect(
+        self,
+        workspace: WorkspaceName,
+        *,
+        actor: str,
+        forget: bool,
+        witness: tuple[int, bytes] | None = None,
+    ) -> Upkept:
+        """Forget by policy if asked, free what earlier runs gave up, give up what is dead, fold the log.
+
+        `witness` is the entry that the registry remembers: a log that does not hold it is not touched.
+        """
+        ...
+
+    async def diff(self, workspace: WorkspaceName, *, before: int, after: int) -> Difference:
+        """Compare two checkpoints path by path."""
+        ...
+
+    async def conflicts(self, workspace: WorkspaceName) -> list[CheckpointInfo]:
+        """Return the conflict checkpoints that nobody dropped yet."""
         ...
 
     async def status(self, *, probe: bool = False) -> StoreStatus: ...

@@ -26,6 +26,7 @@ from session_service.ports.checkpoints import (
 )
 from session_service.ports.clock import Clock
 from session_service.ports.desktops import EndProof
+from session_service.ports.upkeep import Difference, PathChange, Upkept
 from tests.fakes.desktops import Home, Machine
 
 
@@ -56,6 +57,7 @@ class Repository:
         self.steady = False
         """A slow upload tells of its progress every minute; else it is silent."""
         self.saves: list[str] = []
+        self.upkept: list[tuple[str, tuple[int, ...], str, str]] = []
         self.restored: list[tuple[str, int, frozenset[int]]] = []
         machine.saved_in = self.content_of
 
@@ -299,9 +301,6 @@ class Repository:
     def archive(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> AsyncIterator[bytes]:
         raise BadInput("not in this fake")
 
-    async def restore_to(self, workspace: WorkspaceName, *, seq: int, into: str) -> RestoreReport:
-        raise BadInput("not in this fake")
-
     async def upload(
         self, workspace: WorkspaceName, *, home: str, name: str, source: str, owner: tuple[int, int] | None
     ) -> str:
@@ -318,6 +317,30 @@ class Repository:
         return self.receipts.get(session_id)
 
     async def verify(self, workspace: WorkspaceName, *, level: str) -> list[str]:
+        return []
+
+    async def forget(self, workspace: WorkspaceName, *, seqs: list[int], actor: str, reason: str) -> None:
+        self.upkept.append(("forget", tuple(seqs), actor, reason))
+
+    async def keep(self, workspace: WorkspaceName, *, seq: int, pin: bool, actor: str, reason: str) -> None:
+        self.upkept.append(("keep" if pin else "release", (seq,), actor, reason))
+
+    async def collect(
+        self,
+        workspace: WorkspaceName,
+        *,
+        actor: str,
+        forget: bool,
+        witness: tuple[int, bytes] | None = None,
+    ) -> Upkept:
+        self.upkept.append(("collect", (), actor, workspace.workspace_id))
+        return Upkept(deleted_objects=2, deleted_bytes=1_000)
+
+    async def diff(self, workspace: WorkspaceName, *, before: int, after: int) -> Difference:
+        change = PathChange(path="letter", what="changed", size_before=1, size_after=2)
+        return Difference(changes=(change,))
+
+    async def conflicts(self, workspace: WorkspaceName) -> list[CheckpointInfo]:
         return []
 
     async def status(self, *, probe: bool = False) -> StoreStatus:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from session_service.base import errors
 from session_service.ports.checkpoints import CheckpointInfo, FolderEntry, StoreStatus, WorkspaceName
+from session_service.ports.upkeep import Difference, PathChange, Upkept
 from tests.fakes.http_control import checkpoint
 
 HOSTILE_NAME = b'a "b"\\\xff\n;.txt'
@@ -28,6 +29,7 @@ class HttpFiles:
         self.hangs = False
         self.uploaded: list[tuple[str, str, bytes, tuple[int, int] | None]] = []
         self.reading = 0
+        self.upkept: list[tuple[str, tuple[int, ...], str, str]] = []
 
     async def history(self, workspace: WorkspaceName) -> list[CheckpointInfo]:
         await self._answer()
@@ -93,6 +95,30 @@ class HttpFiles:
     async def verify(self, workspace: WorkspaceName, *, level: str) -> list[str]:
         await self._answer()
         return ["one fault"] if level == "full" else []
+
+    async def forget(self, workspace: WorkspaceName, *, seqs: list[int], actor: str, reason: str) -> None:
+        self.upkept.append(("forget", tuple(seqs), actor, reason))
+
+    async def keep(self, workspace: WorkspaceName, *, seq: int, pin: bool, actor: str, reason: str) -> None:
+        self.upkept.append(("keep" if pin else "release", (seq,), actor, reason))
+
+    async def collect(
+        self,
+        workspace: WorkspaceName,
+        *,
+        actor: str,
+        forget: bool,
+        witness: tuple[int, bytes] | None = None,
+    ) -> Upkept:
+        self.upkept.append(("collect", (), actor, workspace.workspace_id))
+        return Upkept(deleted_objects=2, deleted_bytes=1_000)
+
+    async def diff(self, workspace: WorkspaceName, *, before: int, after: int) -> Difference:
+        change = PathChange(path="letter", what="changed", size_before=1, size_after=2)
+        return Difference(changes=(change,))
+
+    async def conflicts(self, workspace: WorkspaceName) -> list[CheckpointInfo]:
+        return []
 
     async def status(self, *, probe: bool = False) -> StoreStatus:
         await self._answer()

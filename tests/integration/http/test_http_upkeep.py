@@ -29,6 +29,41 @@ async def test_a_workspace_and_the_audit_chain_are_checked(world: HttpWorld) -> 
     assert kinds == ["user.signed_in", "workspace.verified", "workspace.verified"]
 
 
+async def test_checkpoints_are_forgotten_pinned_compared_and_collected_by_administrators_only(
+    world: HttpWorld,
+) -> None:
+    """Each act is in the audit log; users may do none of it."""
+    ada = await world.signed_in("ada")
+    home = (await ada.get("/api/v1/workspaces")).body["items"][0]["id"]
+    refused = await ada.post(f"/api/v1/workspaces/{home}/collect", {})
+    assert refused.status == 403
+    program = await world.program("root", "administrator", scopes=SCOPES)
+    token = program.headers["Authorization"].removeprefix("Bearer ")
+    async with Transport(world.origin, token=token) as transport:
+        api = Api(transport)
+        await api.forget(home, [2, 3], reason="asked")
+        await api.keep(home, 4, pin=True, reason="exhibit")
+        await api.keep(home, 4, pin=False)
+        assert (await api.collect(home)).deleted_objects == 2
+        [change] = (await api.diff(home, 5, against=1)).changes
+        assert (change.path, change.what) == ("letter", "changed")
+    done = [(act, seqs, reason) for act, seqs, _, reason in world.files.upkept]
+    assert done == [
+        ("forget", (2, 3), "asked"),
+        ("keep", (4,), "exhibit"),
+        ("release", (4,), ""),
+        ("collect", (), home),
+    ]
+    kinds = [record.entry.kind for record in await world.registry.audit()]
+    assert kinds[-5:] == [
+        "checkpoints.forgotten",
+        "checkpoint.pinned",
+        "checkpoint.unpinned",
+        "workspace.collected",
+        "checkpoints.compared",
+    ]
+
+
 async def test_a_copy_of_the_registry_is_whole_and_nothing_is_left_behind(
     world: HttpWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

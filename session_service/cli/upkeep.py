@@ -1,0 +1,101 @@
+"""`checkpoints forget | keep | gc | diff`: what administrators do about a workspace's saved files.
+
+Not the rules of what must stay: the service refuses, and says why.
+"""
+
+from typing import Annotated, Final
+
+import typer
+
+from session_service.cli import checkpoints, console
+from session_service.cli.checkpoints import Seq, WorkspaceId
+from session_service.cli.console import AsJson, StateFolder
+
+application: Final = checkpoints.application
+"""The same group of commands, with those of this module added to it."""
+Reason = Annotated[str, typer.Option(help="Kept in the log and in the audit records.")]
+
+
+@application.command()
+def forget(
+    workspace: WorkspaceId,
+    seqs: Annotated[list[int], typer.Argument(metavar="CHECKPOINT...", help="The checkpoints' numbers.")],
+    reason: Reason = "",
+    state_folder: StateFolder = None,
+) -> None:
+    """Forget checkpoints; later runs of gc free their space. The newest and pinned ones stay.
+
+    Example: session-service checkpoints forget 01J9Z3M4N5P6Q7R8S9T0V1W2X3 12 13 --reason "user asked"
+    """
+    console.run(lambda api: api.forget(workspace, seqs, reason=reason), state_folder)
+    console.out.print(f"Forgotten: {', '.join(map(str, seqs))}.")
+
+
+@application.command()
+def keep(
+    workspace: WorkspaceId,
+    seq: Seq,
+    release: Annotated[bool, typer.Option("--release", help="Let the policy decide about it again.")] = False,
+    reason: Reason = "",
+    state_folder: StateFolder = None,
+) -> None:
+    """Pin a checkpoint, so that no policy forgets it.
+
+    Example: session-service checkpoints keep 01J9Z3M4N5P6Q7R8S9T0V1W2X3 12
+    """
+    console.run(lambda api: api.keep(workspace, seq, pin=not release, reason=reason), state_folder)
+    console.out.print(f"Checkpoint {seq} is {'not pinned any more' if release else 'pinned'}.")
+
+
+@application.command()
+def gc(
+    workspace: WorkspaceId,
+    forget_by_policy: Annotated[
+        bool, typer.Option("--forget/--no-forget", help="Forget by the retention policy first.")
+    ] = True,
+    state_folder: StateFolder = None,
+    json: AsJson = False,
+) -> None:
+    """Free what no kept checkpoint needs, now instead of within the hour. What this run gives up is deleted
+    by the next one.
+
+    Example: session-service checkpoints gc 01J9Z3M4N5P6Q7R8S9T0V1W2X3
+    """
+    done = console.run(lambda api: api.collect(workspace, forget=forget_by_policy), state_folder)
+    if json:
+        console.print_json(done)
+        return
+    if done.refused:
+        console.out.print(f"Nothing was collected: {done.refused}", markup=False)
+        return
+    console.out.print(f"Forgotten: {len(done.forgotten)} checkpoints.")
+    console.out.print(f"Deleted: {done.deleted_objects} objects, {console.size(done.deleted_bytes)}.")
+    console.out.print(f"Given up: {done.given_up_packs} packs, {console.size(done.given_up_bytes)}.")
+    if done.folded_entries:
+        console.out.print(f"Folded: {done.folded_entries} entries of the log.")
+
+
+@application.command()
+def diff(
+    workspace: WorkspaceId,
+    before: Annotated[int, typer.Argument(metavar="BEFORE", help="The earlier checkpoint's number.")],
+    after: Annotated[int, typer.Argument(metavar="AFTER", help="The later checkpoint's number.")],
+    state_folder: StateFolder = None,
+    json: AsJson = False,
+) -> None:
+    """Show which paths differ between two checkpoints.
+
+    Example: session-service checkpoints diff 01J9Z3M4N5P6Q7R8S9T0V1W2X3 12 15
+    """
+    found = console.run(lambda api: api.diff(workspace, after, against=before), state_folder)
+    if json:
+        console.print_json(found)
+        return
+    rows = [[one.what, _size(one.size_before), _size(one.size_after), one.path] for one in found.changes]
+    console.table(("CHANGE", "SIZE BEFORE", "SIZE AFTER", "PATH"), rows, empty="Nothing differs.")
+    if found.more:
+        console.out.print("More paths differ than are shown.")
+
+
+def _size(value: int | None) -> str:
+    return "" if value is None else console.size(value)

@@ -1,0 +1,105 @@
+"""Upkeep once an hour: every workspace's log is tidied, one at a time, while nobody needs it for more.
+
+Not the rules of what may be forgotten or deleted (storage's own), and no decision about a session: a
+workspace that is starting or closing is left alone, and a run under way is given up when its close begins. A
+run that failed or was given up costs nothing but an hour.
+"""
+
+import asyncio
+from typing import Final
+
+from session_service.base.errors import RegistryUnavailable, SessionError
+from session_service.base.log import get_logger
+from session_service.control.parts import Parts
+from session_service.control.sessions import Sessions
+from session_service.core.records import State, Workspace
+from session_service.ports.checkpoints import WorkspaceName
+
+EVERY_MS: Final = 3_600_000
+"""Between two runs over one workspace. What one run gives up, the next one deletes."""
+FIRST_AFTER_MS: Final = 600_000
+"""After the start: returning users come first."""
+LOOK_S: Final = 20.0
+"""How often it is looked which workspace is due: at most one begins per look."""
+RUN_S_MAX: Final = 300.0
+"""One run; a repository that needs longer is tidied by hand (`checkpoints gc`), and it is logged."""
+CLOSE_LOOK_S: Final = 0.5
+"""How soon a run is given up when its workspace begins to close."""
+BUSY: Final = (State.STARTING, State.CLOSING)
+
+
+class Upkeep:
+    """One for the node."""
+
+    def __init__(self, *, parts: Parts, sessions: Sessions) -> None:
+        self._parts = parts
+        self._sessions = sessions
+        self._log = get_logger()
+        self._began_mono_ms = parts.clock.monotonic_ms()
+        self._done_mono_ms: dict[str, int] = {}
+
+    async def run(self) -> None:
+        """Look, for ever."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                await self.look()
+            except (RegistryUnavailable, SessionError, TimeoutError) as exc:
+                self._log.warning("reconcile.failed", name="upkeep", error=str(exc))
+
+    async def look(self) -> str | None:
+        """Tidy the workspace that is due longest, if one is; return its id."""
+        now_ms = self._parts.clock.monotonic_ms()
+        if now_ms - self._began_mono_ms < FIRST_AFTER_MS:
+            return None
+        known = {str(one.id): one for one in await self._parts.registry.workspaces()}
+        self._done_mono_ms = {key: at for key, at in self._done_mono_ms.items() if key in known}
+        due = [key for key in known if now_ms - self._done_mono_ms.get(key, -EVERY_MS) >= EVERY_MS]
+        due = [key for key in due if not self._is_busy(key)]
+        if not due:
+            return None
+        chosen = min(due, key=lambda key: (self._done_mono_ms.get(key, -EVERY_MS), key))
+        self._done_mono_ms[chosen] = now_ms
+        await self._tidy(known[chosen])
+        return chosen
+
+    def _is_busy(self, workspace_id: str) -> bool:
+        return any(
+            live.record.workspace_id == workspace_id and live.record.state in BUSY
+            for live in self._sessions.all()
+        )
+
+    async def _tidy(self, workspace: Workspace) -> None:
+        async with asyncio.TaskGroup() as group:
+            work = group.create_task(self._collect(workspace), name=f"upkeep-{workspace.id}")
+            while not work.done():
+                if self._is_busy(workspace.id):
+                    work.cancel()
+                    return
+                await asyncio.wait([work], timeout=CLOSE_LOOK_S)
+
+    async def _collect(self, workspace: Workspace) -> None:
+        lease = await self._parts.registry.lease(workspace.id)
+        newest = lease.newest if lease is not None else None
+        try:
+            async with asyncio.timeout(RUN_S_MAX):
+                done = await self._parts.checkpoints.collect(
+                    WorkspaceName(tenant_id=workspace.tenant_id, workspace_id=workspace.id),
+                    actor="service",
+                    forget=True,
+                    witness=(newest.seq, newest.hash) if newest is not None else None,
+                )
+        except (SessionError, TimeoutError) as exc:
+            self._log.warning("upkeep.failed", workspace_id=workspace.id, error=str(exc))
+            return
+        if done.refused:
+            self._log.warning("upkeep.failed", workspace_id=workspace.id, error=done.refused)
+        elif done.forgotten or done.deleted_objects or done.retired_packs or done.folded_entries:
+            self._log.info(
+                "upkeep.finished",
+                workspace_id=workspace.id,
+                forgotten=len(done.forgotten),
+                deleted=done.deleted_objects,
+                bytes=done.deleted_bytes,
+                folded=done.folded_entries,
+            )

@@ -1,0 +1,83 @@
+"""The hourly upkeep: one workspace at a time, none that starts or closes, given up when a close begins."""
+
+import asyncio
+from types import SimpleNamespace
+
+from session_service.base.errors import StorageUnavailable
+from session_service.control.upkeep import EVERY_MS, FIRST_AFTER_MS, Upkeep
+from session_service.core.records import State
+from session_service.ports.upkeep import Upkept
+
+
+class World:
+    """What upkeep sees: a clock, workspaces, sessions, and a store that may hang or fail."""
+
+    def __init__(self, *workspaces: str) -> None:
+        self.now_ms = 0
+        self.lives: list[SimpleNamespace] = []
+        self.collected: list[str] = []
+        self.hang: asyncio.Event | None = None
+        self.fails = False
+        self.known = [SimpleNamespace(id=one, tenant_id="t") for one in workspaces]
+        parts = SimpleNamespace(
+            clock=SimpleNamespace(monotonic_ms=lambda: self.now_ms), registry=self, checkpoints=self
+        )
+        self.upkeep = Upkeep(parts=parts, sessions=SimpleNamespace(all=lambda: self.lives))
+
+    async def workspaces(self):
+        return self.known
+
+    async def lease(self, workspace_id):
+        return SimpleNamespace(newest=SimpleNamespace(seq=3, hash=b"h"))
+
+    async def collect(self, workspace, *, actor, forget, witness):
+        assert witness == (3, b"h")
+        self.collected.append(workspace.workspace_id)
+        if self.hang is not None:
+            await self.hang.wait()
+        if self.fails:
+            raise StorageUnavailable("away")
+        return Upkept()
+
+    def session(self, workspace_id: str, state: State) -> SimpleNamespace:
+        live = SimpleNamespace(record=SimpleNamespace(workspace_id=workspace_id, state=state))
+        self.lives.append(live)
+        return live
+
+
+async def test_each_workspace_is_tidied_once_an_hour_and_not_at_the_start():
+    world = World("a", "b")
+    assert await world.upkeep.look() is None
+    world.now_ms = FIRST_AFTER_MS
+    assert [await world.upkeep.look() for _ in range(3)] == ["a", "b", None]
+    world.now_ms += EVERY_MS
+    assert [await world.upkeep.look() for _ in range(3)] == ["a", "b", None]
+
+
+async def test_a_workspace_that_closes_or_starts_is_left_alone():
+    world = World("a", "b", "c")
+    world.session("a", State.CLOSING)
+    world.session("b", State.STARTING)
+    world.session("c", State.HELD)
+    world.now_ms = FIRST_AFTER_MS
+    assert [await world.upkeep.look() for _ in range(2)] == ["c", None]
+
+
+async def test_a_run_is_given_up_when_a_close_begins(monkeypatch):
+    monkeypatch.setattr("session_service.control.upkeep.CLOSE_LOOK_S", 0.001)
+    world = World("a")
+    world.hang = asyncio.Event()
+    live = world.session("a", State.ACTIVE)
+    world.now_ms = FIRST_AFTER_MS
+    looking = asyncio.ensure_future(world.upkeep.look())
+    while not world.collected:
+        await asyncio.sleep(0)
+    live.record.state = State.CLOSING
+    assert await looking == "a"
+
+
+async def test_a_store_that_is_away_costs_one_turn():
+    world = World("a", "b")
+    world.fails = True
+    world.now_ms = FIRST_AFTER_MS
+    assert [await world.upkeep.look() for _ in range(3)] == ["a", "b", None]
