@@ -13,22 +13,32 @@ from pathlib import Path
 from typing import Final
 
 from session_service.base import errors
+from session_service.base.ids import is_ulid
 from session_service.base.layout import Layout
 
 UPLOAD_FOLDER: Final = b"Uploads"
 UPLOAD_NAMES_MAX: Final = 1000
 """Names tried (name, name (2), ...) before an upload is refused."""
 NAME_BYTES_MAX: Final = 255
+FENCE_DIGITS_MAX: Final = 19
+"""A fence has 64 bits."""
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def checked(layout: Layout, home: str) -> Path:
-    """Return `home` as a path below the homes folder. Raises BadInput for anything else: callers name
-    only ours.
+def checked(layout: Layout, home: str, *, workspace_id: str, fence: int | None = None) -> Path:
+    """Return `home` as a path if it is the one place where that workspace has its home under that fence.
+
+    Raises BadInput for anything else: a caller that mixes up two homes must not save or prove the wrong one.
+
+    Args:
+        fence: None where the caller is asked for none; then the one that the path itself names.
     """
     path = Path(home)
-    if path.parent.parent != layout.homes or ".." in path.parts or not path.name.isdigit():
-        raise errors.BadInput("not a home of this machine", home=home)
+    number = path.name
+    if fence is None and number.isdecimal() and len(number) <= FENCE_DIGITS_MAX:
+        fence = int(number)
+    if fence is None or not is_ulid(workspace_id) or str(layout.home(workspace_id, fence)) != home:
+        raise errors.BadInput("not the home of this workspace and fence", home=home)
     return path
 
 

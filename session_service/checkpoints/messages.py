@@ -59,12 +59,6 @@ class AtPath(msgspec.Struct, frozen=True, kw_only=True):
     path: bytes
 
 
-class RestoreTo(msgspec.Struct, frozen=True, kw_only=True):
-    workspace: WorkspaceName
-    seq: int
-    into: str
-
-
 class Upload(msgspec.Struct, frozen=True, kw_only=True):
     workspace: WorkspaceName
     home: str

@@ -25,9 +25,14 @@ def test_drafts_of_earlier_tries_go_under_whatever_fence_and_homes_stay(tmp_path
     assert list(now.parent.iterdir()) == [earlier]
 
 
-@pytest.mark.parametrize("home", ["/etc/1", "homes/../1", "homes/ws/x", "homes/ws/1/2", "homes/ws/../../1"])
+@pytest.mark.parametrize(
+    "home",
+    ["/etc/1", "homes/../1", "homes/ws/x", "homes/ws/1/2", "homes/ws/../../1", "homes/ws/" + "9" * 5000],
+)
 def test_only_homes_are_taken_for_homes(tmp_path: Path, home: str) -> None:
     layout = Layout(tmp_path)
     with pytest.raises(errors.BadInput):
-        homes.checked(layout, str(tmp_path / home))
-    assert homes.checked(layout, str(layout.home(WORKSPACE, 7))) == layout.home(WORKSPACE, 7)
+        homes.checked(layout, str(tmp_path / home), workspace_id=WORKSPACE)
+    mine = layout.home(WORKSPACE, 7)
+    assert homes.checked(layout, str(mine), workspace_id=WORKSPACE) == mine
+    assert homes.checked(layout, str(mine), workspace_id=WORKSPACE, fence=7) == mine
