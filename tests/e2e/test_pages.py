@@ -86,7 +86,7 @@ async def test_a_killed_service_greys_the_picture_and_the_page_comes_back_by_its
     service.kill("service")
     await page.wait_for_selector("body[data-view=stale]")
     await expect(page.locator(".stamp")).to_contain_text("Picture from")
-    assert await page.locator(".glass canvas").count() == 0
+    await expect(page.locator(".glass canvas")).to_be_hidden()
     await page.wait_for_selector(LIVE)
     after = await service.until_state(session_id, "active")
     assert after["workspace"] == before["workspace"]

@@ -1,12 +1,14 @@
 // One desktop's link: ticket, websocket, noVNC, and what follows each end. Reconnects by itself after anything that
-// is only the network; stays down after what another device or a person decided. On subprotocol `binary` nothing is
-// replayed: each link has a new ticket and starts from a full picture.
+// is only the network; stays down after what another device or a person decided. Who controls a desktop has a channel
+// (channel.js), whose stream survives lost links: noVNC is kept, and nothing is typed into the picture meanwhile. Who
+// only looks has a link of its own on `binary`: after a cut a new ticket, so that consent is looked at again.
 //
 // States: "idle", "opening", "starting" (the desktop is not ready), "live" (connected, the picture is there), "lost"
 // (trying again), "down" (ended; `ending` says why). Source: gateway.md 9.4, 9.5, 9.8.
 
 import RFB from "/assets/novnc/core/rfb.js";
 import { post } from "./api.js";
+import { Channel } from "./channel.js";
 
 const JITTER_MS = 250;
 const BACKOFF_MS = 500;
@@ -41,11 +43,13 @@ const ENDINGS = {
 
 export class Link extends EventTarget {
   #socket = null;
+  #channel = null;
   #timer = 0;
   #tries = 0;
   #round = 0;
   #unsentSince = null;
   #probing = false;
+  #pictured = false;
   #pixel = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
 
   constructor(sessionId, target) {
@@ -64,6 +68,7 @@ export class Link extends EventTarget {
     this.problem = null;
     this.waiting = "";
     this.everLive = false;
+    this.lostInput = false;
     addEventListener("online", () => this.tryNow());
     addEventListener("pageshow", () => this.tryNow());
     addEventListener("offline", () => this.look());
@@ -91,7 +96,9 @@ export class Link extends EventTarget {
 
   /** Try at once, where a try is due anyway. */
   tryNow() {
-    if (this.state === "lost" || (this.state === "opening" && this.nextTryAt !== null)) {
+    if (this.#channel?.hasKey && this.state === "lost") {
+      this.#channel.hurry();
+    } else if (this.state === "lost" || (this.state === "opening" && this.nextTryAt !== null)) {
       this.#tries = 0;
       this.#dial();
     }
@@ -118,7 +125,10 @@ export class Link extends EventTarget {
       await fetch("/healthz", { cache: "no-store", signal: AbortSignal.timeout(PROBE_MS) });
       if (round === this.#round) this.quietSince = null;
     } catch {
-      if (round === this.#round && this.state === "live") this.#lose();
+      if (round === this.#round && this.state === "live") {
+        if (this.#channel) this.#channel.giveUp();
+        else this.#lose();
+      }
     }
     this.#probing = false;
     this.#tell("change");
@@ -147,7 +157,67 @@ export class Link extends EventTarget {
     }
     if (round !== this.#round) return;
     this.problem = null;
-    this.#connect(round, ticket);
+    if (this.mode === "control") this.#carry(round, ticket);
+    else this.#connect(round, ticket);
+  }
+
+  /** Open a stream that survives its links. */
+  #carry(round, ticket) {
+    const dial = audience();
+    this.#channel = new Channel({
+      dial,
+      aud: dial,
+      tell: (kind, facts) => {
+        if (round === this.#round) this.#heard(round, kind, facts);
+      },
+    });
+    this.#channel.open(ticket);
+  }
+
+  #heard(round, kind, facts) {
+    switch (kind) {
+      case "dialling":
+        this.nextTryAt = null;
+        break;
+      case "wait":
+        this.waiting = facts.why;
+        this.#set("starting");
+        return;
+      case "stream":
+        this.lostInput = facts.lostInput;
+        if (this.rfb) this.#part();
+        this.#attach(round, facts.port);
+        return;
+      case "replayed":
+        this.rfb.viewOnly = false;
+        if (this.#pictured) this.#lives("replay");
+        return;
+      case "lost":
+        this.#away(facts.retryInMs);
+        return;
+      case "full":
+      case "roomy":
+        // What the desktop does not take is not typed blindly; noVNC's own messages go on.
+        if (this.rfb) this.rfb.viewOnly = kind === "full";
+        return;
+      case "ended":
+        this.refusal = facts.refusal.code ? facts.refusal : null;
+        if (facts.step === "open") this.#lose(facts.refusal.retry ?? null);
+        else this.#closed({ code: facts.code });
+        return;
+    }
+    this.#tell("change");
+  }
+
+  /** The link is gone and the stream is not: the picture stands still, hidden, and takes no input. */
+  #away(retryMs) {
+    if (this.state === "live") {
+      this.#keep();
+      this.lostAt = performance.now();
+    }
+    if (this.rfb) this.rfb.viewOnly = true;
+    this.nextTryAt = performance.now() + retryMs;
+    this.#set(this.everLive ? "lost" : "opening");
   }
 
   #connect(round, ticket) {
@@ -181,15 +251,17 @@ export class Link extends EventTarget {
 
   #attach(round, socket) {
     this.service = null;
+    this.#pictured = false;
     const rfb = new RFB(this.target, socket, { shared: true });
     this.rfb = rfb;
+    this.dialling = true;
     rfb.viewOnly = this.mode === "view";
     this.#tell("attached");
     rfb.addEventListener("connect", () => {
       const since = performance.now();
       const look = () => {
         if (round !== this.#round || rfb !== this.rfb) return;
-        if (this.#hasPicture() || performance.now() - since > PICTURE_MS_MAX) this.#lives();
+        if (this.#hasPicture() || performance.now() - since > PICTURE_MS_MAX) this.#sees();
         else setTimeout(look, PICTURE_LOOK_MS); // not by animation frames: a hidden page gets none
       };
       look();
@@ -213,7 +285,13 @@ export class Link extends EventTarget {
     return this.target.querySelector("canvas");
   }
 
-  #lives() {
+  /** A new stream shows its first picture; if its link is away by now, it lives when it is replayed. */
+  #sees() {
+    this.#pictured = true;
+    if (!this.#channel || this.#channel.phase === "open") this.#lives("resync");
+  }
+
+  #lives(how) {
     const away = this.lostAt === null ? null : performance.now() - this.lostAt;
     this.lostAt = null;
     this.quietSince = null;
@@ -224,7 +302,9 @@ export class Link extends EventTarget {
     this.everLive = true;
     this.#set("live");
     this.dispatchEvent(
-      new CustomEvent("live", { detail: { awayS: away === null ? null : away / 1000, first } }),
+      new CustomEvent("live", {
+        detail: { awayS: away === null ? null : away / 1000, first, how, lostInput: this.lostInput },
+      }),
     );
   }
 
@@ -280,6 +360,8 @@ export class Link extends EventTarget {
 
   #end(ending) {
     clearTimeout(this.#timer);
+    // The sign-in page says until when the desktop waits; the service may not have said so yet.
+    if (ending === "login" && this.state === "live") this.lostAt = performance.now();
     this.#drop();
     this.#round += 1;
     this.nextTryAt = null;
@@ -289,11 +371,20 @@ export class Link extends EventTarget {
   }
 
   #drop() {
-    if (this.state === "live") {
-      this.pictureFrom =
-        this.quietSince === null ? Date.now() : Date.now() - (performance.now() - this.quietSince);
-      this.#tell("dropping"); // the last moment to keep the picture
-    }
+    this.#part();
+    this.#channel?.leave();
+    this.#channel = null;
+  }
+
+  #keep() {
+    this.pictureFrom =
+      this.quietSince === null ? Date.now() : Date.now() - (performance.now() - this.quietSince);
+    this.#tell("dropping"); // the last moment to keep the picture
+  }
+
+  /** Part with noVNC, and with the socket that was its own. */
+  #part() {
+    if (this.state === "live") this.#keep();
     const { rfb } = this;
     this.rfb = null;
     if (rfb) rfb.disconnect();
@@ -308,7 +399,7 @@ export class Link extends EventTarget {
   #watch() {
     if (this.state !== "live") return;
     const now = performance.now();
-    const unsent = this.#socket?.bufferedAmount > 0;
+    const unsent = (this.#channel ?? this.#socket)?.bufferedAmount > 0;
     this.#unsentSince = unsent ? (this.#unsentSince ?? now) : null;
     if (this.#unsentSince !== null && now - this.#unsentSince > UNSENT_MS) {
       this.quietSince ??= this.#unsentSince;

@@ -265,7 +265,7 @@ class Seat {
     this.keys.release();
   }
 
-  #back({ awayS, first }) {
+  #back({ awayS, first, how, lostInput }) {
     this.still.hidden = true;
     this.saidLost = false;
     this.live.again();
@@ -278,7 +278,8 @@ class Seat {
         act: { label: t("act.take_back"), run: () => this.open("control") },
       });
     } else if (!first && awayS !== null && awayS >= 1) {
-      toast(say("back.toast", { time: times.duration(Math.max(1, awayS)) }));
+      const key = how === "replay" ? "back.replayed" : lostInput ? "back.unsure" : "back.toast";
+      toast(say(key, { time: times.duration(Math.max(1, awayS)) }));
     } else if (!first && awayS === null) {
       toast(say("took.toast"));
     } else if (first && !seen()) {
