@@ -28,6 +28,8 @@ from session_service.ports.checkpoints import CheckpointInfo, CheckpointResult, 
 SAVED_STATES = frozenset({State.ACTIVE, State.HELD})
 IDLE_S = 0.5
 """How often it is looked who is due."""
+JUDGE_S = 5.0
+"""How often it is looked whose newest checkpoint is too old."""
 
 
 def position_of(info: CheckpointInfo) -> LogPosition:
@@ -90,8 +92,6 @@ class Saver:
         target_s = self._parts.policy.checkpoint_target_s
         now_ms = self._parts.clock.monotonic_ms()
         live.save_due_mono_ms = now_ms + round(target_s * 1000)
-        if live.saved_mono_ms is None:
-            live.saved_mono_ms = now_ms
         try:
             await self.save(live, reason)
         except FenceMoved as exc:
@@ -105,15 +105,24 @@ class Saver:
         except Exception as exc:  # noqa: BLE001  # the edge of one save: the others go on
             self._log.error("task.failed", name="save", session_id=live.record.id, error=repr(exc))
             self._alarms.raise_("task", f"save: {exc!r}")
-        self._age(live, target_s)
 
-    def _age(self, live: Live, target_s: float) -> None:
+    async def judge(self) -> None:
+        """Look how old each newest checkpoint is; for ever. A save that hangs holds nothing up here."""
+        while True:
+            for live in self._sessions.all():
+                if live.record.state in SAVED_STATES and live.handle is not None:
+                    self._age(live)
+            await asyncio.sleep(JUDGE_S)
+
+    def _age(self, live: Live) -> None:
         """Files that are not saved for minutes, whatever the reason, are an alarm of their own."""
-        assert live.saved_mono_ms is not None
-        age_s = (self._parts.clock.monotonic_ms() - live.saved_mono_ms) / 1000
-        if age_s <= limits.SAVED_AGE_ALARM_S + target_s:
+        now_ms = self._parts.clock.monotonic_ms()
+        if live.saved_mono_ms is None:
+            live.saved_mono_ms = now_ms
+        planned_s = max(self._parts.policy.checkpoint_target_s, live.save_pause_s)
+        if (now_ms - live.saved_mono_ms) / 1000 <= limits.SAVED_AGE_ALARM_S + planned_s:
             self._alarms.clear("saved_age", session_id=live.record.id)
-        elif live.record.state in SAVED_STATES:
+        else:
             words = "Not saved for minutes; some files may be unreadable, or the store does not take them."
             self._alarms.raise_("saved_age", words, session_id=live.record.id)
 
@@ -140,6 +149,7 @@ class Saver:
                 self._sessions.wake_all()
             pause_s = max(self._parts.policy.checkpoint_target_s, limits.SAVE_SCAN_FACTOR * result.scan_s)
             live.save_due_mono_ms = self._parts.clock.monotonic_ms() + round(pause_s * 1000)
+            live.save_pause_s = pause_s
             if result.info.complete:
                 await self._record(live, result)
             else:

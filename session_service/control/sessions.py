@@ -98,6 +98,8 @@ class Live:
     """The size of the home when it was restored, then in its last checkpoint."""
     crowded: bool = False
     """Its applications are frozen because the disk is nearly full (control/space.py)."""
+    save_pause_s: float = 0.0
+    """How long the next save waits on purpose: a scan that takes long is not begun again at once."""
     saved_mono_ms: int | None = None
     """When a complete checkpoint was verified last, or this life began to look after the session."""
     woken: asyncio.Event = field(default_factory=asyncio.Event)

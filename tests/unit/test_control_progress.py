@@ -11,10 +11,11 @@ from session_service.base import rpc
 from session_service.checkpoints.workers import Workers
 from session_service.control.progress import while_moving
 from session_service.core import limits
+from session_service.core.policy import Policy
 from session_service.core.records import State
 from session_service.ports.checkpoints import QUEUED, Progress, RestoreReport, WorkspaceName
 from tests.fakes.until import until as until_seen
-from tests.sim.world import Life, World, until
+from tests.sim.world import Client, Life, World, until
 from tests.unit.test_control_close import attached, play, user, write
 
 LONG_S = limits.CLOSE_STEP_S_MAX + 3_600.0
@@ -122,3 +123,39 @@ async def test_the_workers_say_when_a_call_waits_and_when_it_begins(tmp_path: Pa
     finally:
         await workers.close()
         await server.close()
+
+
+def test_a_periodic_save_that_hangs_does_not_hide_that_nothing_is_saved() -> None:
+    """Its loop waits for it; the age is judged by another, for every session that waits behind it."""
+    world = World(users=2)
+
+    async def act(life: Life) -> None:
+        page, session = await attached(life)
+        other = Client(life, 1)
+        second = await other.start()
+        await asyncio.sleep(20)
+        world.repository.upload_s = LONG_S
+        write(life, page)
+        await asyncio.sleep(limits.SAVED_AGE_ALARM_S + 60)
+        late = {alarm.session_id for alarm in life.control.alarms() if alarm.kind == "saved_age"}
+        assert late == {session.id, second.id}
+        world.repository.upload_s = 0.0
+        await asyncio.sleep(2 * limits.PROGRESS_S_MAX)
+        assert "saved_age" not in {alarm.kind for alarm in life.control.alarms()}
+
+    world.policy = Policy(hold_s=LONG_S)
+    play(world, act)
+
+
+def test_a_home_that_takes_long_to_scan_is_not_called_unsaved_between_two_scans() -> None:
+    """The pause after a long scan is on purpose."""
+    world = World(policy=Policy(hold_s=LONG_S))
+    world.repository.scan_s = 60.0
+
+    async def act(life: Life) -> None:
+        await attached(life)
+        for _ in range(120):
+            await asyncio.sleep(30)
+            assert "saved_age" not in {alarm.kind for alarm in life.control.alarms()}
+
+    play(world, act)
