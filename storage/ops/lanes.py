@@ -182,6 +182,7 @@ class Lanes:
         for piece in batch.pieces:
             self._stop.check()
             self._write_piece(piece, opened, open_file)
+        self._written(sum(place.length for piece in batch.pieces for place in piece.places))
 
     def _write_piece(self, piece: _Piece, opened: Opened, open_file: list[FileWriter]) -> None:
         file = piece.file
@@ -198,7 +199,6 @@ class Lanes:
                 for offset, part in _at_extents(file.facts.extents, at, data):
                     writer.write(offset, part)
             at += length
-        self._written(at - piece.start)
         if piece.end_ref == len(file.refs):
             open_file.clear()
             writer.close()

@@ -24,6 +24,7 @@ from storage.format import tree
 from storage.format.extras import Extras, GradeTag
 from storage.format.keys import BoxKind
 from storage.format.limits import MIB
+from storage.format.table import read_chunk_refs
 from storage.format.tree import Entry
 from storage.ops.lanes import File, Lanes
 from storage.ops.stat_cache import VOUCHED_NS, Remembered, StatCache, facts_of
@@ -166,9 +167,14 @@ class Restore:
                     plan.links.append((path, first[0]))
                     return
                 plan.differences.append(BadPath(path=path, grade="hard link with other content"))
-        extents = await self._reader.extents(self._index, entry)
+        extents = extras.extents
+        if extras.extents_content is not None:
+            extents = await self._reader.extents(self._index, entry)
         facts = _facts(entry, extras, extents)
-        refs = [ref async for ref in self._reader.refs(self._index, entry.content)]
+        if isinstance(entry.content, bytes):
+            refs = read_chunk_refs(entry.content)
+        else:
+            refs = [ref async for ref in self._reader.refs(self._index, entry.content)]
         if not refs:
             plan.made.append((path, entry, facts))
             return

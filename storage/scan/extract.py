@@ -9,13 +9,12 @@ is his to remove.
 Devices and sockets are not made. Two threads may use one extractor; each file has one writer.
 """
 
-import contextlib
 import errno
 import os
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -89,7 +88,7 @@ class Extractor:
 
     def folder(self, path: bytes, facts: RestoreFacts) -> None:
         """Make a folder; for `b""` note what the root shall become."""
-        with self._lock, _target(path):
+        with self._lock, _Target(path):
             if path == b"":
                 self._folders[path] = _Folder(facts, _identity(os.fstat(self._root_fd)))
                 return
@@ -104,7 +103,7 @@ class Extractor:
         times.
         """
         length = _check_extents(path, facts)
-        with self._lock, _target(path):
+        with self._lock, _Target(path):
             self._bytes += length
             if self._bytes > self._policy.bytes_max:
                 raise HostileTree(path=path, rule="more bytes than announced")
@@ -124,20 +123,20 @@ class Extractor:
         """Write a link; where it leads is nobody's business here."""
         if not 1 <= len(target) <= TARGET_BYTES_MAX or b"\0" in target:
             raise HostileTree(path=path, rule="target of a link")
-        with self._lock, _target(path):
+        with self._lock, _Target(path):
             parent_fd, leaf = self._place(path)
             leaf = self._make(path, leaf, lambda name: os.symlink(target, name, dir_fd=parent_fd))
             self._dress_handle(path, parent_fd, leaf, stat.S_IFLNK, facts)
 
     def fifo(self, path: bytes, facts: RestoreFacts) -> None:
-        with self._lock, _target(path):
+        with self._lock, _Target(path):
             parent_fd, leaf = self._place(path)
             leaf = self._make(path, leaf, lambda name: os.mkfifo(name, 0o600, dir_fd=parent_fd))
             self._dress_handle(path, parent_fd, leaf, stat.S_IFIFO, facts)
 
     def hardlink(self, path: bytes, first: bytes) -> None:
         """Make `path` another name of `first`, a file this extractor made."""
-        with self._lock, _target(path):
+        with self._lock, _Target(path):
             first_fd, first_leaf = self._place(first, new=False)
             handle = os.open(first_leaf, HANDLE, dir_fd=first_fd)
             try:
@@ -157,7 +156,7 @@ class Extractor:
             assert not self._writers, "every file is closed before the folders are finished"
             for path in sorted(self._folders, key=lambda item: (-_depth(item), item)):
                 folder = self._folders[path]
-                with _target(path):
+                with _Target(path):
                     fd = self._folder_fd(path)
                     if _identity(os.fstat(fd)) != folder.identity:
                         raise HostileTree(path=path, rule="the folder was replaced during the restore")
@@ -278,7 +277,7 @@ class OpenFile:
         end = offset + len(data)
         if offset < 0 or end > self._facts.size:
             raise HostileTree(path=self.path, rule="bytes outside the file")
-        with _target(self.path):
+        with _Target(self.path):
             rest = memoryview(data)
             while rest:
                 count = os.pwrite(self._fd, rest, offset)
@@ -291,7 +290,7 @@ class OpenFile:
         if self._fd < 0:
             return
         try:
-            with _target(self.path):
+            with _Target(self.path):
                 if self._end < self._facts.size:
                     os.ftruncate(self._fd, self._facts.size)
                 left_off = self._extractor.dress(self._fd, self._facts)
@@ -342,14 +341,22 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-@contextlib.contextmanager
-def _target(path: bytes) -> Iterator[None]:
-    """Say what an error of the operating system means for a restore."""
-    try:
-        yield
-    except OSError as exc:
+class _Target:
+    """Say what an error of the operating system means for a restore. A class, because it runs per write."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: bytes) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+        if not isinstance(exc, OSError):
+            return
         if exc.errno in _FULL:
-            raise TargetFull(path=path, errno=exc.errno) from exc
+            raise TargetFull(path=self._path, errno=exc.errno) from exc
         if exc.errno in _NO_DESCRIPTOR:
-            raise DescriptorsExhausted(path=path, errno=exc.errno) from exc
-        raise TargetFailed(path=path, errno=exc.errno) from exc
+            raise DescriptorsExhausted(path=self._path, errno=exc.errno) from exc
+        raise TargetFailed(path=self._path, errno=exc.errno) from exc
