@@ -7,6 +7,7 @@ from session_service.base.errors import StorageUnavailable
 from session_service.control.upkeep import EVERY_MS, FIRST_AFTER_MS, Upkeep
 from session_service.core.records import State
 from session_service.ports.upkeep import Upkept
+from tests.fakes.until import until
 
 
 class World:
@@ -70,8 +71,7 @@ async def test_a_run_is_given_up_when_a_close_begins(monkeypatch):
     live = world.session("a", State.ACTIVE)
     world.now_ms = FIRST_AFTER_MS
     looking = asyncio.ensure_future(world.upkeep.look())
-    while not world.collected:
-        await asyncio.sleep(0)
+    await until(lambda: world.collected)
     live.record.state = State.CLOSING
     assert await looking == "a"
 
