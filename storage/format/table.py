@@ -33,7 +33,7 @@ ROW_BYTES: Final = 32
 CHUNK_BYTES: Final = CHUNK_ID_BYTES + 4
 DIGEST_BYTES: Final = 16
 _ROW: Final = struct.Struct("<IIIBBH16s")
-_LENGTH: Final = struct.Struct("<I")
+_CHUNK: Final = struct.Struct("<16sI")
 
 
 class Table(Body, frozen=True):
@@ -129,18 +129,16 @@ def read_chunk_refs(packed: bytes) -> list[tuple[bytes, int]]:
     """Return (id, raw length) of packed 20 byte chunk references."""
     if len(packed) % CHUNK_BYTES:
         raise Malformed(rule="chunk references")
-    refs: list[tuple[bytes, int]] = []
-    for at in range(0, len(packed), CHUNK_BYTES):
-        (length,) = _LENGTH.unpack_from(packed, at + CHUNK_ID_BYTES)
+    refs: list[tuple[bytes, int]] = list(_CHUNK.iter_unpack(packed))
+    for _, length in refs:
         if not 0 < length <= CHUNK_BYTES_MAX:
             raise Malformed(rule="chunk length")
-        refs.append((packed[at : at + CHUNK_ID_BYTES], length))
     return refs
 
 
 def pack_chunk_refs(refs: Iterable[tuple[bytes, int]]) -> bytes:
     """Return the packed form of (id, raw length) pairs."""
-    return b"".join(chunk_id + _LENGTH.pack(length) for chunk_id, length in refs)
+    return b"".join([_CHUNK.pack(chunk_id, length) for chunk_id, length in refs])
 
 
 def area_bytes(segments: Sequence[Segment]) -> int:
