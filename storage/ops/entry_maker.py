@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from storage.format import extras as extras_format
-from storage.format.extras import Extent, Extras, GradeTag, make_extras
+from storage.format.extras import Extent, Extras, GradeTag, RawExtras, make_extras
 from storage.format.keys import BoxKind
 from storage.format.limits import EXTENTS_INLINE_MAX, KIB
 from storage.format.tree import Content, Entry, entry_extras
@@ -43,16 +43,8 @@ class EntryMaker:
     ) -> Entry:
         """Return an entry. `size` is that of files; everything else has none."""
         seconds, nanoseconds = divmod(facts.mtime_ns, 1_000_000_000)
-        kept, errors = _fitting(attributes)
-        inline, stored = self._extents(extents)
-        told = Extras(
-            extents=inline,
-            extents_content=stored,
-            xattrs=kept,
-            grade=None if grade is None else int(grade),
-            inode_flags=attributes.inode_flags or None,
-            xattr_errors=errors,
-        )
+        plain = extents is None and grade is None and attributes == NONE
+        extra = None if plain else self._extra(attributes, extents, grade)
         uid, gid = self._owners(facts)
         size = facts.size if kind is Kind.FILE else 0
         return Entry(
@@ -65,8 +57,26 @@ class EntryMaker:
             nanoseconds,
             size,
             content,
-            make_extras(told),
+            extra,
         )
+
+    def _extra(
+        self,
+        attributes: Attributes,
+        extents: tuple[Extent, ...] | None,
+        grade: GradeTag | Grade | None,
+    ) -> RawExtras | None:
+        kept, errors = _fitting(attributes)
+        inline, stored = self._extents(extents)
+        told = Extras(
+            extents=inline,
+            extents_content=stored,
+            xattrs=kept,
+            grade=None if grade is None else int(grade),
+            inode_flags=attributes.inode_flags or None,
+            xattr_errors=errors,
+        )
+        return make_extras(told)
 
     def again(self, entry: Entry, facts: StatFacts) -> Entry:
         """Return a remembered entry, its owner told for whoever owns the workspace now."""
