@@ -86,6 +86,9 @@ class Desktops:
         """
         count = 0
         states = state_file.read_all(self._layout.desktops)
+        for wiped in self._destroyer.forget_wiped(states):
+            self._log.info("desktop.wiped", session_id=wiped.handle.session_id)
+            states.remove(wiped)
         known = {(state.handle.workspace_id, state.handle.fence) for state in states}
         self._owners.retain(
             lambda *which: which in known or os.path.lexists(self._layout.home(*which).parent)

@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -77,6 +77,21 @@ class Destroyer:
         """After a desktop has ended by itself: end our helpers beside it and remove its empty groups."""
         assert not census.members(state, census.look(), thorough=True), state.handle.session_id
         await self._end_helpers(state)
+
+    def forget_wiped(self, states: Iterable[DesktopState]) -> list[DesktopState]:
+        """Forget desktops of which nothing is left, neither home nor process: a wipe that a crash cut short.
+
+        Called once, before anything is launched. Where the folder of homes itself is not there, a disk may be
+        missing: then nothing is forgotten.
+        """
+        gone = [state for state in states if state.ready and not os.path.lexists(state.handle.home)]
+        if not gone or not self._layout.homes.is_dir():
+            return []
+        table = census.look()
+        wiped = [state for state in gone if not census.members(state, table, thorough=True)]
+        for state in wiped:
+            self._forget(state)
+        return wiped
 
     def delete_old_seeds(self, *, now_s: float) -> int:
         """Delete wiped homes that have lain long enough; returns how many. Blocking: run it in a thread."""

@@ -320,3 +320,33 @@ def test_every_file_of_the_templates_is_well_formed(path: Path) -> None:
     elif path.name in ("start", "furnish", "open", "menu", "leader", "supervise"):
         subprocess.run(["/bin/sh", "-n", str(path)], check=True)
     assert content
+
+
+async def test_a_wipe_that_a_crash_cut_short_is_finished_at_the_next_start(tmp_path: Path) -> None:
+    """The home is in the seed area and the state is there: nobody would ever forget it. Others stay."""
+    layout = Layout(tmp_path)
+    layout.desktops.mkdir()
+    layout.homes.mkdir()
+    wiped, alive, unready = (fresh_id() for _ in range(3))
+    for session_id in (wiped, alive, unready):
+        state = a_state(session_id)
+        home = layout.home(state.handle.workspace_id, 1)
+        handle = msgspec.structs.replace(state.handle, uid=os.geteuid(), home=str(home))
+        (layout.desktops / session_id / "log").mkdir(parents=True)
+        state_file.write(
+            layout.desktops / session_id,
+            msgspec.structs.replace(state, handle=handle, ready=session_id != unready, init_pid=0),
+        )
+        if session_id == alive:
+            home.mkdir(parents=True)
+    for missing in (True, False):
+        if missing:
+            layout.homes.rename(tmp_path / "unmounted")
+        else:
+            (tmp_path / "unmounted").rename(layout.homes)
+        host = Desktops(layout, hierarchies=control_groups.find(), root=False)
+        host.adopt_all()
+        await host.close()
+        left = {state.handle.session_id for state in state_file.read_all(layout.desktops)}
+        assert left == ({wiped, alive, unready} if missing else {alive, unready})
+    assert not (layout.desktops / wiped).exists()
