@@ -211,6 +211,13 @@ class ClocksApart(RepositoryError):
     retryable = True
 
 
+class KeysChanged(RepositoryError):
+    """The repository has a newer key epoch than this process opened; the next call opens it anew."""
+
+    code = "keys_changed"
+    retryable = True
+
+
 class MustBeKept(RepositoryError):
     """A checkpoint that may not be forgotten: the newest of its kind, pinned, or the first one of a close."""
 

@@ -339,6 +339,23 @@ class Storage:
         """Pin a checkpoint, so that no policy forgets it, or let it go its way again."""
         await (await self._upkeep(ref)).keep(seq, pin=pin, actor=actor, reason=reason)
 
+    async def rotate_keys(self, ref: WorkspaceRef, *, leaked: bool = False) -> int:
+        """Begin a new key epoch for new objects; return its number. Older ones stay readable.
+
+        With `leaked` the log says that no writer may use an older epoch any more. What was written before is
+        not protected by it.
+        """
+        await self._known.required(ref)
+        epoch = await self._keyring.rotate(ref)
+        self._known.drop(ref)
+        if leaked:
+            await (await self._upkeep(ref)).require_key_epoch(epoch)
+        return epoch
+
+    async def key_epoch(self, ref: WorkspaceRef) -> int:
+        """Return the newest key epoch that this master key opens."""
+        return (await self._known.required(ref)).keys.key_epoch
+
     async def collect(
         self,
         ref: WorkspaceRef,

@@ -140,9 +140,16 @@ class Workspaces:
 
     def _used(self, ref: WorkspaceRef) -> Workspace | None:
         known = self._known.get(ref)
+        if known is not None and known.log.keys_changed:
+            del self._known[ref]  # opened anew, with the slots that are there now
+            return None
         if known is not None:
             self._known.move_to_end(ref)
         return known
+
+    def drop(self, ref: WorkspaceRef) -> None:
+        """Forget an opened repository; the next call opens it anew."""
+        self._known.pop(ref, None)
 
     def _make_room(self) -> None:
         """Drop workspaces that nobody used for long; their files of cache make the next opening cheap.

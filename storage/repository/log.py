@@ -26,6 +26,8 @@ from storage.errors import (
     ChainBroken,
     CommitContended,
     FormatError,
+    KeyMissing,
+    KeysChanged,
     ObjectDamaged,
     ObjectNotFound,
     RepositoryError,
@@ -95,10 +97,29 @@ class CommitLog:
         self._last: StoredHead | None = None
         self._unsettled: tuple[str, bytes] | None = None
         self._loaded = False
+        self._knew_keys = False
+        self.keys_changed = False
+        """The repository has keys that this process did not open; who holds this log drops it."""
         self.state = LogState(config_hash=keys.config_hash)
 
     async def refresh(self) -> LogState:
         """Read every entry behind the last known one; start over if that one is not there any more."""
+        try:
+            return await self._refresh()
+        except KeyMissing as exc:
+            if not self._knew_keys:
+                raise
+            self.keys_changed = True
+            raise KeysChanged(seq=self.state.seq) from exc
+
+    async def _refresh(self) -> LogState:
+        state = await self._read_whole()
+        self._knew_keys = True
+        if state.version.min_key_epoch > self._keys.key_epoch:
+            self.keys_changed = True
+        return state
+
+    async def _read_whole(self) -> LogState:
         if not self._loaded:
             await self._load_cache()
         if self.state.seq and await self._read_on_from_known():
@@ -148,6 +169,8 @@ class CommitLog:
             state = await self.refresh()
             if state.writers_stop is not None:
                 raise state.writers_stop
+            if self.keys_changed:
+                raise KeysChanged(key_epoch=self._keys.key_epoch, wanted=state.version.min_key_epoch)
             name = names.log_entry(state.seq + 1)
             raw = await self._threads.quick(plan, state)
             self._unsettled = (name, raw)

@@ -5,7 +5,7 @@ names the first slot), then that slot (create-only; on 412 the winner's is opene
 slot with a random key, then the listing is read again and the first name counts; another key that lost the
 race stays openable and does no harm. Secrets live in memory only.
 
-Not here: recovery slots, KMS, rotation and erasure. Their names are known; slots that cannot be opened are
+Not here: recovery slots, KMS and erasure. Their names are known; slots that cannot be opened are
 left alone.
 
 Source: storage.md 4.5; docs/design/0001-format-version-1.md "Birth".
@@ -172,6 +172,32 @@ class Keyring:
             raise RepositoryMissing(workspace=ref.workspace, what="gone while it was made")
         return opened
 
+    async def rotate(self, ref: WorkspaceRef) -> int:
+        """Begin a new key epoch: its slot is made, with a new epoch key and the same id secret, so that
+        deduplication goes on. Return its number. Racing callers end with one.
+        """
+        place = Prefixed(self._store, names.repository_prefix(ref.tenant, ref.workspace))
+        await self._refuse_erased(ref)
+        config = config_format.decode_config(await place.get(names.CONFIG))
+        tenant_keys = await self.tenant_keys(ref.tenant)
+        slots = [names.epoch_slot_parts(info.name) async for info in place.list(names.KEY_PREFIX)]
+        ours = [(epoch, slot) for epoch, slot in slots if slot[0] == METHOD_ABOVE]
+        ours = [(epoch, slot) for epoch, slot in ours if bytes.fromhex(slot[1:]) in tenant_keys]
+        if not ours:
+            raise KeyMissing(workspace=ref.workspace, what="no slot for the tenant's keys", slots=len(slots))
+        newest, slot = max(ours)
+        wrapper = tenant_keys[bytes.fromhex(slot[1:])]
+        repository_id = config.repository_id
+        old = await self._secrets(place, names.epoch_slot(newest, slot), wrapper, repository_id, ref, newest)
+        secrets = EpochSecrets(
+            repository_id, ref.tenant, ref.workspace, newest + 1, self._fresh(SECRET_BYTES), old.id_secret
+        )
+        name = names.epoch_slot(newest + 1, slot)
+        sealed = self._sealed(EpochKeys.wrapping(repository_id, wrapper), name, encode(secrets))
+        await settle_create(place, name, sealed)
+        await self._secrets(place, name, wrapper, repository_id, ref, newest + 1)
+        return newest + 1
+
     async def _refuse_erased(self, ref: WorkspaceRef) -> None:
         tenant = Prefixed(self._store, names.tenant_prefix(ref.tenant))
         if await tenant.head(names.tombstone(ref.workspace)) is not None:
@@ -198,15 +224,26 @@ class Keyring:
         ref: WorkspaceRef,
         key_epoch: int,
     ) -> EpochKeys:
+        secrets = await self._secrets(place, name, wrapper, repository_id, ref, key_epoch)
+        return EpochKeys.from_secrets(repository_id, secrets.epoch_key, secrets.id_secret)
+
+    async def _secrets(
+        self,
+        place: Prefixed,
+        name: str,
+        wrapper: bytes,
+        repository_id: bytes,
+        ref: WorkspaceRef,
+        key_epoch: int,
+    ) -> EpochSecrets:
         raw = await place.get(name)
-        secrets = decode_epoch_secrets(
+        return decode_epoch_secrets(
             _opened_body(EpochKeys.wrapping(repository_id, wrapper), name, raw),
             repository_id=repository_id,
             tenant=ref.tenant,
             workspace=ref.workspace,
             key_epoch=key_epoch,
         )
-        return EpochKeys.from_secrets(repository_id, secrets.epoch_key, secrets.id_secret)
 
     async def _make_slot(
         self,

@@ -414,6 +414,45 @@ async def test_a_log_that_the_registry_does_not_know_is_not_touched(bucket, home
     assert report.refused == ""
 
 
+async def test_a_new_key_epoch_is_for_new_objects_and_old_ones_stay_readable(bucket, home, tmp_path):
+    opened, other = node_of(bucket, tmp_path, "node").open(), node_of(bucket, tmp_path, "other").open()
+    fence = await take(opened)
+    first = await save(opened, home, fence)
+    assert len(await other.list(REF)) == 1
+    assert await opened.rotate_keys(REF) == 2
+    assert await opened.key_epoch(REF) == 2
+    write(home, a="two")
+    second = await save(opened, home, fence)
+    headers = {bucket.objects[f"{PREFIX}c/{seq:016d}"][8:16] for seq in (first.seq, second.seq)}
+    assert len(headers) == 2
+    with pytest.raises(storage.KeysChanged):
+        await other.list(REF)
+    assert await other.list(REF) == [first, second], "opened anew"
+    assert (await other.verify(REF, "full")).faults == ()
+    cold = node_of(bucket, tmp_path, "cold").open()
+    assert await restored(cold, second.seq, tmp_path / "back") == picture(home)
+
+
+async def test_after_a_leak_nobody_writes_under_the_old_key(bucket, home, tmp_path):
+    opened, other = node_of(bucket, tmp_path, "node").open(), node_of(bucket, tmp_path, "other").open()
+    fence = await take(opened)
+    await save(opened, home, fence)
+    write(home, a="two")
+    await save(other, home, fence)
+    assert await opened.rotate_keys(REF, leaked=True) == 2
+    write(home, a="three")
+    with pytest.raises(storage.KeysChanged):
+        await save(other, home, fence)
+    info = await save(other, home, fence)
+    old, new = (bucket.objects[f"{PREFIX}c/{seq:016d}"][8:16] for seq in (1, info.seq))
+    assert old != new
+    for _ in range(3):
+        await tidy(opened)
+    cold = node_of(bucket, tmp_path, "cold").open()
+    assert (await cold.list(REF))[-1] == info
+    assert (await cold.verify(REF, "full")).faults == ()
+
+
 async def test_two_checkpoints_are_compared_by_path(bucket, home, tmp_path):
     opened = node_of(bucket, tmp_path, "node").open()
     await take(opened)
