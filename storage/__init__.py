@@ -40,6 +40,7 @@ from storage.errors import (
 from storage.ids import WorkspaceRef
 from storage.objects.retry import RetryPolicy
 from storage.objects.store import ProbeCheck, ProbeVerdict
+from storage.ops.erasure import ErasureReport
 from storage.ops.front import Storage, has_repositories
 from storage.ops.upkeep import UpkeepReport
 from storage.ops.values import (
@@ -77,6 +78,7 @@ __all__ = [
     "Diff",
     "Differences",
     "EntryInfo",
+    "ErasureReport",
     "FenceMoved",
     "FormatError",
     "HomeMissing",

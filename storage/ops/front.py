@@ -34,6 +34,7 @@ from storage.ops.browse import Browser, checkpoint_info, entry_info
 from storage.ops.checkpointing import Checkpointing
 from storage.ops.conflict import ConflictSaving, side_infos
 from storage.ops.diff import compare
+from storage.ops.erasure import Erasure, ErasureReport
 from storage.ops.gather import ignore_progress
 from storage.ops.look import count_pending, differing_paths, look_again
 from storage.ops.receipts import Receipts
@@ -351,6 +352,15 @@ class Storage:
         if leaked:
             await (await self._upkeep(ref)).require_key_epoch(epoch)
         return epoch
+
+    async def erase(self, ref: WorkspaceRef, *, actor: str, reason: str) -> ErasureReport:
+        """Erase a workspace for ever: tombstone, keys, objects. Repeating it finishes what was begun."""
+        erasure = Erasure(
+            self._store, self._keyring, self._signer, fresh=self._fresh, clock_ms=self._clock_ms
+        )
+        report = await erasure.run(ref, actor=actor, reason=reason)
+        await self._known.erase(ref)
+        return report
 
     async def key_epoch(self, ref: WorkspaceRef) -> int:
         """Return the newest key epoch that this master key opens."""

@@ -151,6 +151,14 @@ class Workspaces:
         """Forget an opened repository; the next call opens it anew."""
         self._known.pop(ref, None)
 
+    async def erase(self, ref: WorkspaceRef) -> None:
+        """Forget an erased repository, its local files included: they hold names of files."""
+        known = self._known.pop(ref, None)
+        if known is not None:
+            await self._threads.quick(known.stat_file.write, b"")
+            known.log.forget()
+            await known.log.save_cache()
+
     def _make_room(self) -> None:
         """Drop workspaces that nobody used for long; their files of cache make the next opening cheap.
 

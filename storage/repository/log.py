@@ -31,6 +31,7 @@ from storage.errors import (
     ObjectDamaged,
     ObjectNotFound,
     RepositoryError,
+    RepositoryMissing,
     StorageError,
     StoreError,
 )
@@ -243,6 +244,9 @@ class CommitLog:
         highest = 0
         async for info in self._place.list(names.LOG_PREFIX):
             highest = max(highest, names.log_entry_seq(info.name))
+        if not highest and await self._place.head(names.CONFIG) is None:
+            self.keys_changed = True  # erased, or lost as a whole: opening it again tells which
+            raise RepositoryMissing(what="config is gone", prefix=self._place.prefix)
         heads, fold = await self._read_back(highest)
         retired = {name for head in heads for name in _retired_by(head)}
         if fold is not None:

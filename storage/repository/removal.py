@@ -10,6 +10,7 @@ Source: storage.md 4.4 rules 3, 5 and 6, 4.5 "Erasure".
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from storage.errors import CollectRefused, StoreRefused
@@ -40,6 +41,40 @@ def may_go(state: LogState, name: str) -> bool:
     if name.startswith(names.SIDE_PREFIX):
         return all(side.name != name for side in state.sides.values())
     return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erased:
+    """How much an erasure deleted."""
+
+    slots: int
+    objects: int
+    bytes: int
+
+
+async def remove_erased(store: ObjectStore, *, tenant: str, workspace: str) -> Erased:
+    """Delete a workspace whose tombstone stands: every key slot first, proven gone, then everything else.
+
+    Raises:
+        CollectRefused: there is no tombstone, or something is still listed afterwards.
+    """
+    stone = names.tenant_prefix(tenant) + names.tombstone(workspace)
+    if await store.head(stone) is None:
+        raise CollectRefused(what="no tombstone allows it", object=stone)
+    prefix = names.repository_prefix(tenant, workspace)
+    slots = await _remove_all(store, prefix + names.KEY_PREFIX)
+    rest = await _remove_all(store, prefix)
+    return Erased(slots=len(slots), objects=len(rest), bytes=sum(slots) + sum(rest))
+
+
+async def _remove_all(store: ObjectStore, prefix: str) -> list[int]:
+    sizes: list[int] = []
+    for info in [info async for info in store.list(prefix)]:
+        await store.delete(info.name)
+        sizes.append(info.size)
+    async for info in store.list(prefix):
+        raise CollectRefused(what="still there after its delete", object=info.name)
+    return sizes
 
 
 class Remover:

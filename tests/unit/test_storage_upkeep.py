@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 import storage
+from storage.format.secrets import ReceiptSigner, read_receipt
 from storage.objects.memory import MemoryBucket
 from storage.repository import collect, fold
-from tests.fakes.faulty_store import Fault
+from tests.fakes.faulty_store import Crashed, Fault
 from tests.fakes.home import picture
-from tests.fakes.storage_rig import PREFIX, REF, Node, objects, take, write
+from tests.fakes.storage_rig import MASTER_KEY, PREFIX, REF, Node, objects, take, write
 from tests.fakes.until import until
 
 KEEP_ONE = storage.Retention(keep_last=1, hourly=0, daily=0, weekly=0, monthly=0, within_ms=0)
@@ -451,6 +452,62 @@ async def test_after_a_leak_nobody_writes_under_the_old_key(bucket, home, tmp_pa
     cold = node_of(bucket, tmp_path, "cold").open()
     assert (await cold.list(REF))[-1] == info
     assert (await cold.verify(REF, "full")).faults == ()
+
+
+async def test_an_erased_workspace_leaves_its_tombstone_and_a_signed_receipt(bucket, home, tmp_path):
+    node = node_of(bucket, tmp_path, "node")
+    opened, warm = node.open(), node_of(bucket, tmp_path, "warm").open()
+    fence = await take(opened)
+    await save(opened, home, fence)
+    assert len(await warm.list(REF)) == 1
+    report = await opened.erase(REF, actor="root", reason="asked by the user")
+    with pytest.raises(storage.RepositoryMissing):
+        await save(warm, home, fence)
+    with pytest.raises(storage.WorkspaceErased):
+        await save(warm, home, fence)
+    assert objects(bucket) == []
+    assert report.slots == 1
+    assert report.objects >= 3
+    signer = ReceiptSigner(MASTER_KEY)
+    assert b"asked by the user" in read_receipt(report.receipt, {signer.key_id: signer.public_key})
+    left = b"".join(path.read_bytes() for path in (tmp_path / "node").rglob("*.cache"))
+    assert b"letter" not in left
+    for call in (
+        opened.head(REF),
+        node.open().head(REF),
+        node_of(bucket, tmp_path, "other").open().head(REF),
+    ):
+        with pytest.raises(storage.WorkspaceErased):
+            await call
+    with pytest.raises(storage.WorkspaceErased):
+        await take(opened)
+
+
+@pytest.mark.parametrize("landed", [False, True])
+async def test_an_erasure_that_was_cut_off_is_finished_by_the_next(bucket, home, tmp_path, landed):
+    """Die in each call; afterwards the workspace is whole or erased, and a repeat erases it."""
+    whole = node_of(bucket, tmp_path, "whole").open()
+    fence = await take(whole)
+    await save(whole, home, fence)
+    for number in range(1, 60):
+        other = MemoryBucket(dict(bucket.objects))
+        node = node_of(other, tmp_path, f"node {landed} {number}")
+        node.store.crash_at(number, landed=landed)
+        finished = True
+        try:
+            await node.open().erase(REF, actor="root", reason="first")
+        except Crashed:
+            finished = False
+        report = (
+            await node_of(other, tmp_path, f"next {landed} {number}")
+            .open()
+            .erase(REF, actor="next", reason="again")
+        )
+        assert objects(other) == []
+        assert report.actor in ("root", "next")
+        if finished:
+            return
+    raise AssertionError("it never ended by itself")
 
 
 async def test_two_checkpoints_are_compared_by_path(bucket, home, tmp_path):
