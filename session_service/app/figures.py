@@ -7,7 +7,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from session_service.gateway.gateway import Gateway
-from session_service.gateway.stats import FIRST_FRAME_BOUNDS_S
+from session_service.gateway.stats import FIRST_FRAME_BOUNDS_S, GatewayStats
 
 
 class GatewayFigures(Collector):
@@ -46,7 +46,31 @@ class GatewayFigures(Collector):
             "The longest time the loop stood still since the start.",
             value=stats.loop_stall_longest_s,
         )
+        yield from _streams(stats)
         yield _first_frames(stats.first_frames, stats.first_frame_sum_s)
+
+
+def _streams(stats: GatewayStats) -> Iterator[Metric]:
+    """Yield what there is to say of resumable streams."""
+    resumed = CounterMetricFamily(
+        "session_service_streams_resumed", "Accepted resumes, by outcome.", labels=("outcome",)
+    )
+    for outcome, number in stats.resumes.items():
+        resumed.add_metric((outcome,), number)
+    yield resumed
+    yield CounterMetricFamily(
+        "session_service_streams_forgotten",
+        "Streams that gave up their replay because all together kept too much.",
+        value=stats.rings_dropped,
+    )
+    yield GaugeMetricFamily(
+        "session_service_streams_detached", "Streams that no link carries.", value=stats.streams_detached
+    )
+    yield GaugeMetricFamily(
+        "session_service_streams_unacknowledged_bytes",
+        "Kept for a replay, in all streams together.",
+        value=stats.unacknowledged_bytes,
+    )
 
 
 def _first_frames(counts: list[int], total_s: float) -> Metric:

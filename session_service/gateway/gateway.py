@@ -117,6 +117,7 @@ class Gateway:
             resumes=dict(hub.stats.resumes),
             unacknowledged_bytes=hub.rings.bytes_held,
             streams_detached=hub.rings.detached,
+            rings_dropped=hub.rings.dropped,
             bytes_down=hub.stats.bytes_down + sum(down for down, _ in carried),
             bytes_up=hub.stats.bytes_up + sum(up for _, up in carried),
             links_open=sum(len(known) for known in hub.sessions.values()),
