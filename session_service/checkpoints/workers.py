@@ -33,7 +33,7 @@ from session_service.ports.checkpoints import (
     WorkspaceName,
 )
 from session_service.ports.desktops import EndProof
-from session_service.ports.upkeep import Difference, Upkept
+from session_service.ports.upkeep import Difference, ErasedLook, KeyLook, Upkept
 
 URGENT: Final = 0
 """A close or a start waits for it."""
@@ -283,6 +283,19 @@ class Workers:
     async def diff(self, workspace: WorkspaceName, *, before: int, after: int) -> Difference:
         params = upkeep.Diff(workspace=workspace, before=before, after=after)
         return await self._reader().call("diff", params, Difference)
+
+    async def keys(self, workspace: WorkspaceName) -> KeyLook:
+        return await self._reader().call("keys", upkeep.Named(workspace=workspace), KeyLook)
+
+    async def rotate_keys(self, workspace: WorkspaceName, *, leaked: bool) -> KeyLook:
+        params = upkeep.Rotate(workspace=workspace, leaked=leaked)
+        look: KeyLook = await self._home_call(SOON, workspace, "rotate_keys", params, KeyLook)
+        return look
+
+    async def erase(self, workspace: WorkspaceName, *, actor: str, reason: str) -> ErasedLook:
+        params = upkeep.Erase(workspace=workspace, actor=actor, reason=reason)
+        done: ErasedLook = await self._home_call(SOON, workspace, "erase", params, ErasedLook)
+        return done
 
     async def conflicts(self, workspace: WorkspaceName) -> list[CheckpointInfo]:
         params = upkeep.Named(workspace=workspace)

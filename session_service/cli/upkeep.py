@@ -1,4 +1,4 @@
-"""`checkpoints forget | keep | gc | diff`: what administrators do about a workspace's saved files.
+"""`checkpoints forget | keep | gc | diff | keys | erase`: administrators' work on saved files.
 
 Not the rules of what must stay: the service refuses, and says why.
 """
@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
+from session_service.base import errors
 from session_service.cli import checkpoints, console
 from session_service.cli.checkpoints import Seq, WorkspaceId
 from session_service.cli.console import AsJson, StateFolder
@@ -95,6 +96,51 @@ def diff(
     console.table(("CHANGE", "SIZE BEFORE", "SIZE AFTER", "PATH"), rows, empty="Nothing differs.")
     if found.more:
         console.out.print("More paths differ than are shown.")
+
+
+@application.command()
+def keys(
+    workspace: WorkspaceId,
+    rotate: Annotated[bool, typer.Option("--rotate", help="Begin a new key epoch.")] = False,
+    leaked: Annotated[
+        bool, typer.Option("--leaked", help="With --rotate: nobody may write under the old key any more.")
+    ] = False,
+    state_folder: StateFolder = None,
+    json: AsJson = False,
+) -> None:
+    """Show the keys of a workspace by their public names, or begin a new epoch.
+
+    Example: session-service checkpoints keys 01J9Z3M4N5P6Q7R8S9T0V1W2X3 --rotate
+    """
+    if leaked and not rotate:
+        raise errors.BadInput("--leaked goes with --rotate", field="leaked")
+    found = console.run(
+        lambda api: api.rotate_keys(workspace, leaked=leaked) if rotate else api.keys(workspace), state_folder
+    )
+    if json:
+        console.print_json(found)
+        return
+    console.out.print(f"Key epoch {found.key_epoch}, under master key {found.master_key_id}.")
+
+
+@application.command()
+def erase(
+    workspace: WorkspaceId,
+    name: Annotated[str, typer.Option(help="The workspace's name, to be sure.")],
+    reason: Annotated[str, typer.Option(help="Kept in the tombstone and in the audit records.")],
+    state_folder: StateFolder = None,
+    json: AsJson = False,
+) -> None:
+    """Erase what was saved of a workspace, for ever: its keys first, then its objects.
+
+    Example: session-service checkpoints erase 01J9Z3M4N5P6Q7R8S9T0V1W2X3 --name default --reason "asked"
+    """
+    done = console.run(lambda api: api.erase(workspace, name=name, reason=reason), state_folder)
+    if json:
+        console.print_json(done)
+        return
+    console.out.print(f"Erased: {done.slots} keys, {done.objects} objects, {console.size(done.bytes)}.")
+    console.out.print(f"Receipt: {done.receipt}", markup=False)
 
 
 def _size(value: int | None) -> str:

@@ -241,6 +241,21 @@ class Api:
             "POST", path, models.Collected, body={"forget": forget}, limit_s=VERIFY_S
         )
 
+    async def keys(self, workspace_id: str) -> models.Keys:
+        """Return under which key epoch a workspace is written."""
+        return await self._transport.ask("GET", f"{API}/workspaces/{workspace_id}/keys", models.Keys)
+
+    async def rotate_keys(self, workspace_id: str, *, leaked: bool = False) -> models.Keys:
+        """Begin a new key epoch; after a leak no writer may use an older one."""
+        path = f"{API}/workspaces/{workspace_id}/keys/rotate"
+        return await self._transport.ask("POST", path, models.Keys, body={"leaked": leaked})
+
+    async def erase(self, workspace_id: str, *, name: str, reason: str) -> models.Erased:
+        """Erase what was saved of a workspace for ever. Raises Conflict while it has a session."""
+        path = f"{API}/workspaces/{workspace_id}/erase"
+        body = {"name": name, "reason": reason}
+        return await self._transport.ask("POST", path, models.Erased, body=body, limit_s=VERIFY_S)
+
     async def verify_audit(self) -> models.AuditChain:
         """Recompute the audit chain. Raises AuditBroken."""
         return await self._transport.ask("GET", f"{API}/audit/verification", models.AuditChain)

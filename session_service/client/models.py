@@ -161,6 +161,22 @@ class Collected(_Answer, frozen=True, kw_only=True):
     refused: str
 
 
+class Keys(_Answer, frozen=True, kw_only=True):
+    """The keys of a workspace, by their public names."""
+
+    master_key_id: str
+    key_epoch: int
+
+
+class Erased(_Answer, frozen=True, kw_only=True):
+    """What an erasure deleted; the receipt is base64."""
+
+    slots: int
+    objects: int
+    bytes: int
+    receipt: str
+
+
 class PathChange(_Answer, frozen=True, kw_only=True):
     """One path that differs between two checkpoints. what: added, removed, changed."""
 

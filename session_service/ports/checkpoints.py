@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import msgspec
 
 from session_service.ports.desktops import EndProof
-from session_service.ports.upkeep import Difference, Upkept
+from session_service.ports.upkeep import Difference, ErasedLook, KeyLook, Upkept
 
 
 class WorkspaceName(msgspec.Struct, frozen=True, kw_only=True):
@@ -296,6 +296,16 @@ class Checkpoints(Protocol):
 
     async def diff(self, workspace: WorkspaceName, *, before: int, after: int) -> Difference:
         """Compare two checkpoints path by path."""
+        ...
+
+    async def keys(self, workspace: WorkspaceName) -> KeyLook: ...
+
+    async def rotate_keys(self, workspace: WorkspaceName, *, leaked: bool) -> KeyLook:
+        """Begin a new key epoch for new objects; `leaked` also refuses older ones to every writer."""
+        ...
+
+    async def erase(self, workspace: WorkspaceName, *, actor: str, reason: str) -> ErasedLook:
+        """Erase a workspace for ever: tombstone, keys, objects. A repeat finishes what was begun."""
         ...
 
     async def conflicts(self, workspace: WorkspaceName) -> list[CheckpointInfo]:

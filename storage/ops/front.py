@@ -362,6 +362,11 @@ class Storage:
         await self._known.erase(ref)
         return report
 
+    @property
+    def master_key_id(self) -> str:
+        """Return the public name of the master key."""
+        return self._keyring.master_key_id
+
     async def key_epoch(self, ref: WorkspaceRef) -> int:
         """Return the newest key epoch that this master key opens."""
         return (await self._known.required(ref)).keys.key_epoch

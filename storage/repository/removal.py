@@ -3,29 +3,19 @@
 An object of a repository goes only if the commit log, as it was just read from the store, says so: packs, old
 histories that no R names and forgotten side checkpoints by an R that names them, entries by a fold. Entries
 go in ascending order, each proven gone before the next: a sleeping writer's look at its predecessor relies on
-it. What no log speaks of are the objects that a probe of the store made for itself, below a prefix that no
-repository can have, and erasure, which follows a tombstone.
+it. What no log speaks of is erasure, which follows a tombstone. (The objects that a probe of the store made a
+moment before are removed by the probe: tests/arch/allowances.py.)
 
 Source: storage.md 4.4 rules 3, 5 and 6, 4.5 "Erasure".
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
-from storage.errors import CollectRefused, StoreRefused
+from storage.errors import CollectRefused
 from storage.format import names
 from storage.objects.store import ObjectStore
 from storage.repository.state import LogState
-
-PROBE_PREFIX: Final = "probe/"
-
-
-async def remove_probe_object(store: ObjectStore, name: str) -> None:
-    """Delete an object of a probe; anything else is refused."""
-    if not name.startswith(PROBE_PREFIX):
-        raise StoreRefused(name=name, reason="only a removal entry of the log allows this")
-    await store.delete(name)
 
 
 def may_go(state: LogState, name: str) -> bool:

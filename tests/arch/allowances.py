@@ -72,6 +72,11 @@ DESTROYING: dict[tuple[str, str], str] = {
         "unlink",
     ): "the store's own primitive, called by repository/removal.py, and its temporary files",
     (
+        "storage/objects/probe.py",
+        "delete",
+    ): "objects that this probe made a moment before, below probe/, where no repository lies",
+    ("storage/objects/retry.py", "delete"): "passes a delete of repository/removal.py on, and repeats it",
+    (
         "storage/objects/s3.py",
         "delete_object",
     ): "the store's own primitive, called by repository/removal.py alone",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from session_service.base import errors
 from session_service.ports.checkpoints import CheckpointInfo, FolderEntry, StoreStatus, WorkspaceName
-from session_service.ports.upkeep import Difference, PathChange, Upkept
+from session_service.ports.upkeep import Difference, ErasedLook, KeyLook, PathChange, Upkept
 from tests.fakes.http_control import checkpoint
 
 HOSTILE_NAME = b'a "b"\\\xff\n;.txt'
@@ -116,6 +116,17 @@ class HttpFiles:
     async def diff(self, workspace: WorkspaceName, *, before: int, after: int) -> Difference:
         change = PathChange(path="letter", what="changed", size_before=1, size_after=2)
         return Difference(changes=(change,))
+
+    async def keys(self, workspace: WorkspaceName) -> KeyLook:
+        return KeyLook(master_key_id="aa", key_epoch=1)
+
+    async def rotate_keys(self, workspace: WorkspaceName, *, leaked: bool) -> KeyLook:
+        self.upkept.append(("rotate", (), "", str(leaked)))
+        return KeyLook(master_key_id="aa", key_epoch=2)
+
+    async def erase(self, workspace: WorkspaceName, *, actor: str, reason: str) -> ErasedLook:
+        self.upkept.append(("erase", (), actor, reason))
+        return ErasedLook(actor=actor, at_ms=1, slots=1, objects=5, size=9, receipt=b"r")
 
     async def conflicts(self, workspace: WorkspaceName) -> list[CheckpointInfo]:
         return []

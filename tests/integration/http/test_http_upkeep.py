@@ -34,7 +34,8 @@ async def test_checkpoints_are_forgotten_pinned_compared_and_collected_by_admini
 ) -> None:
     """Each act is in the audit log; users may do none of it."""
     ada = await world.signed_in("ada")
-    home = (await ada.get("/api/v1/workspaces")).body["items"][0]["id"]
+    listed = (await ada.get("/api/v1/workspaces")).body["items"][0]
+    home = listed["id"]
     refused = await ada.post(f"/api/v1/workspaces/{home}/collect", {})
     assert refused.status == 403
     program = await world.program("root", "administrator", scopes=SCOPES)
@@ -45,6 +46,11 @@ async def test_checkpoints_are_forgotten_pinned_compared_and_collected_by_admini
         await api.keep(home, 4, pin=True, reason="exhibit")
         await api.keep(home, 4, pin=False)
         assert (await api.collect(home)).deleted_objects == 2
+        assert (await api.keys(home)).key_epoch == 1
+        assert (await api.rotate_keys(home, leaked=True)).key_epoch == 2
+        with pytest.raises(errors.BadInput):
+            await api.erase(home, name="another", reason="asked")
+        assert (await api.erase(home, name=listed["name"], reason="asked")).objects == 5
         [change] = (await api.diff(home, 5, against=1)).changes
         assert (change.path, change.what) == ("letter", "changed")
     done = [(act, seqs, reason) for act, seqs, _, reason in world.files.upkept]
@@ -53,13 +59,17 @@ async def test_checkpoints_are_forgotten_pinned_compared_and_collected_by_admini
         ("keep", (4,), "exhibit"),
         ("release", (4,), ""),
         ("collect", (), home),
+        ("rotate", (), "True"),
+        ("erase", (), "asked"),
     ]
     kinds = [record.entry.kind for record in await world.registry.audit()]
-    assert kinds[-5:] == [
+    assert kinds[-7:] == [
         "checkpoints.forgotten",
         "checkpoint.pinned",
         "checkpoint.unpinned",
         "workspace.collected",
+        "keys.rotated",
+        "workspace.erased",
         "checkpoints.compared",
     ]
 
