@@ -353,6 +353,14 @@ class LinkDesk:
             return None
         return live
 
+    def _drop_gone(self) -> None:
+        """Forget links of starting sessions that left before they were answered; nobody tells of it."""
+        for live in {id(live): live for live in self._starting.values()}.values():
+            self._sessions.prune(live)
+        gone = [link_id for link_id, live in self._starting.items() if link_id not in live.links]
+        for link_id in gone:
+            del self._starting[link_id]
+
     async def _when_ready(
         self, live: Live, offer: LinkOffer | ResumeOffer, lost_at_ms: int | None
     ) -> Attachment | Refusal:
@@ -458,6 +466,7 @@ class LinkDesk:
             self._forget_link(live, link)
             raise
         link.recorded = True
+        self._drop_gone()
         self._starting[link.id] = live
         self._displace(live)
         return live
@@ -476,6 +485,7 @@ class LinkDesk:
             bytes_up=end.bytes_up,
             seconds=round(end.seconds, 3),
         )
+        self._starting.pop(end.link_id, None)
         if live is not None:
             live.viewers.pop(end.link_id, None)
         if live is None or live.links.pop(end.link_id, None) is None:

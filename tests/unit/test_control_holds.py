@@ -6,6 +6,7 @@ import random
 import pytest
 
 from session_service.base.errors import BadInput, NoRoom, NotAllowed, SessionError
+from session_service.core import limits
 from session_service.core.actor import Actor
 from session_service.core.policy import Policy
 from session_service.core.records import LossCause, Outcome, State
@@ -378,5 +379,28 @@ def test_a_list_that_was_read_before_a_sessions_end_does_not_bring_it_back() -> 
         await until(lambda: world.row(session_id).state is State.CLOSED)
         assert await life.control._sessions.agree([stale]) == []
         assert life.control._sessions.all() == []
+
+    world.live(act)
+
+
+def test_links_that_leave_while_their_desktop_starts_are_not_remembered() -> None:
+    """Nobody tells of their end: they were never answered."""
+    world = World()
+
+    async def act(life: Life) -> None:
+        await ready(life)
+        page = Client(life)
+        session = await page.start()
+        world.repository.hang = True
+        desk = life.control.attachments
+        for _ in range(20):
+            ticket = await life.control.issue_ticket(
+                session.id, user=page.user, device_id="d", device_label="d"
+            )
+            link_id = world.ids.ulid()
+            offer = LinkOffer(link_id=link_id, ticket=ticket.token, subprotocol="binary", address="")
+            assert await desk.wait_starting(offer) == "starting"
+            await asyncio.sleep(limits.LINK_SILENT_S + 1)
+        assert len(desk._starting) <= 1  # type: ignore[attr-defined]  # what only grows is seen nowhere else
 
     world.live(act)
