@@ -200,7 +200,8 @@ class Closer:
             async with asyncio.timeout(limits.CALL_S_MAX):
                 head = await self.parts.checkpoints.head(live.workspace)
             newest = head.newest if head is not None else None
-            final = newest is not None and newest.final and newest.fence == live.record.fence
+            own = (live.record.id, live.record.fence)
+            final = newest is not None and newest.final and (newest.session_id, newest.fence) == own
         reason = "the desktop and its home are not on this machine" if launched else ""
         await self.sessions.move(
             live,

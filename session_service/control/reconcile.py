@@ -234,7 +234,7 @@ class Reconciler:
 
     async def _absent(self, live: Live) -> None:
         """Absence closes nothing, except the owner speaking about its own disk, with the store at hand."""
-        final = await self._final_is_newest(live)
+        final = await self._final_is_newest(live, by=live.record.id)
         if live.handle is not None:
             async with asyncio.timeout(limits.CALL_S_MAX):
                 if (await self.parts.desktops.observe(live.handle)).presence is not Presence.ABSENT:
@@ -249,14 +249,19 @@ class Reconciler:
             ),
         )
 
-    async def _final_is_newest(self, live: Live) -> bool:
+    async def _final_is_newest(self, live: Live, *, by: str | None = None) -> bool:
+        """Say whether nothing came after a final checkpoint of this fence; by whom does not matter once the
+        registry was restored, since its records are not the last ones.
+        """
         try:
             async with asyncio.timeout(limits.CALL_S_MAX):
                 head = await self.parts.checkpoints.head(live.workspace)
         except TimeoutError as exc:
             raise StorageUnavailable() from exc
         newest = head.newest if head is not None else None
-        return newest is not None and newest.final and newest.fence == live.record.fence
+        if newest is None or not newest.final or newest.fence != live.record.fence:
+            return False
+        return by in (None, newest.session_id)
 
     async def _settle(self, live: Live, found: ObservedDesktop | None, newer: bool) -> None:
         """A new epoch: every running desktop gets a full hold, whatever its record says (8.5)."""

@@ -18,6 +18,7 @@ from session_service.core.records import (
     LossCause,
     Outcome,
     Session,
+    State,
 )
 
 SHORTEN_LEFT_MS_MIN = 60_000
@@ -235,8 +236,12 @@ def _closed_failed(session: Session, event: Event, facts: Facts) -> Fields:
 def _closed_lost(session: Session, event: Event, facts: Facts) -> Fields:
     """Nothing of it is left here. A session that never launched anything lost nothing: its own end is its
     outcome.
+
+    A running session may come after a close that was given back, whose final checkpoint is the newest still:
+    that says nothing of what was written since.
     """
-    if facts.final_is_newest:
+    ran = event is Event.DESKTOP_ABSENT and session.state is not State.CLOSING
+    if facts.final_is_newest and not ran:
         outcome = Outcome.SAVED
     elif not facts.launched and session.close_cause is not None:
         outcome = OUTCOMES[session.close_cause]

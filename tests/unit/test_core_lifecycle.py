@@ -444,3 +444,22 @@ def test_the_page_of_the_lifecycle_is_drawn_from_the_table() -> None:
     """docs/lifecycle.md is what the generator writes; run it again after a change."""
     there = Path(__file__).resolve().parents[2] / "docs" / "lifecycle.md"
     assert there.read_text(encoding="utf-8") == drawing.page()
+
+
+@pytest.mark.parametrize(
+    ("before", "event", "outcome"),
+    [
+        (session(State.STARTING), Event.DESKTOP_ABSENT, Outcome.DESKTOP_LOST),
+        (session(State.ACTIVE), Event.DESKTOP_ABSENT, Outcome.DESKTOP_LOST),
+        (session(State.HELD), Event.DESKTOP_ABSENT, Outcome.DESKTOP_LOST),
+        (closing(CloseStep.EXITING), Event.DESKTOP_ABSENT, Outcome.SAVED),
+        (session(State.HELD), Event.SETTLED, Outcome.SAVED),
+    ],
+)
+def test_a_desktop_that_is_gone_while_it_may_run_was_not_saved_by_an_earlier_close(
+    before: Session, event: Event, outcome: Outcome
+) -> None:
+    """A close that was given back leaves its final checkpoint as the newest of the log."""
+    epoch = 2 if event is Event.SETTLED else 1
+    done = step(before, event, facts(found=Found.ABSENT, final_is_newest=True, epoch=epoch))
+    assert done.session.outcome is outcome
