@@ -5,9 +5,11 @@ objects, a browser cache, logs, photos, documents, mail, databases, a disk image
 and kinds are like those of real homes; nothing else about it is real.
 """
 
+import hashlib
 import os
 import random
 import sqlite3
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -240,3 +242,30 @@ class SeededHome:
             lines.append(line)
             length += len(line)
         return "".join(lines)[:size].encode()
+
+
+def picture(root: Path) -> str:
+    """Return a digest of names, types, modes, times of files, and contents."""
+    made = hashlib.blake2b()
+    for path in sorted(root.rglob("*")):
+        found = path.lstat()
+        made.update(f"{path.relative_to(root)} {found.st_mode}".encode())
+        if path.is_symlink():
+            made.update(os.readlink(path).encode())
+        elif path.is_file():
+            made.update(str(found.st_mtime_ns).encode() + hashlib.blake2b(path.read_bytes()).digest())
+    return made.hexdigest()
+
+
+def main() -> None:
+    """Run `_storage_home.py make|day|minute|picture FOLDER SEED SCALE`, a process of its own."""
+    what, folder, seed, scale = sys.argv[1:]
+    home = SeededHome(Path(folder), seed=int(seed), scale=float(scale))
+    if what == "picture":
+        print(picture(home.root))
+    else:
+        {"make": home.make, "day": home.change_a_day, "minute": home.change_a_minute}[what]()
+
+
+if __name__ == "__main__":
+    main()

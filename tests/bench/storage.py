@@ -10,7 +10,6 @@ restores are compared with what they came from, byte by byte and second by secon
 """
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -25,7 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.bench import report
-from tests.bench._storage_home import SeededHome
 from tests.fakes.s3_server import S3Server
 from tests.fakes.seaweedfs import seaweedfs
 
@@ -35,6 +33,7 @@ SETTLE_S = 2.2
 """All three distrust files that are younger than their last run."""
 SEED = 1
 CHECKPOINTS = ("first", "no change", "resident", "a day", "a minute", "restore")
+CHANGES = {"a day": "day", "a minute": "minute"}
 GOALS_RESTIC = {
     "first": 4.0,
     "no change": 8.0,
@@ -175,7 +174,9 @@ def measure(command: Sequence[str], place: Place) -> Cost:
     )
 
 
-def phases_of(tool: Tool, place: Place, pristine: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Cost]]:
+def phases_of(
+    tool: Tool, place: Place, pristine: Path, wanted: Sequence[str], scale: float
+) -> Iterator[tuple[str, Cost]]:
     """Take one tool through its phases on a fresh copy of the home."""
     subprocess.run(["cp", "-a", str(pristine), str(place.home)], check=True)
     measure(tool.command("init", place, 0), place)
@@ -183,11 +184,8 @@ def phases_of(tool: Tool, place: Place, pristine: Path, wanted: Sequence[str]) -
     for phase in wanted:
         if phase not in tool.phases:
             continue
-        home = SeededHome(place.home, seed=SEED + len(phase))
-        if phase == "a day":
-            home.change_a_day()
-        elif phase == "a minute":
-            home.change_a_minute()
+        if phase in CHANGES:
+            with_home(CHANGES[phase], place.home, seed=SEED + len(phase), scale=scale)
         time.sleep(SETTLE_S)
         before = size_of(place.store)
         cost = measure(tool.command(phase, place, number), place)
@@ -220,21 +218,18 @@ def check_same(place: Place) -> None:
     """Compare a restored home with the home; restic and borg put it below its whole path."""
     back = place.folder / "back"
     below = back / place.home.relative_to("/")
-    if picture(below if below.is_dir() else back) != picture(place.home):
+    if with_home("picture", below if below.is_dir() else back) != with_home("picture", place.home):
         raise RuntimeError(f"what was restored in {back} is not what was saved")
 
 
-def picture(root: Path) -> str:
-    """Return a digest of names, types, modes, times of files, and contents."""
-    made = hashlib.blake2b()
-    for path in sorted(root.rglob("*")):
-        found = path.lstat()
-        made.update(f"{path.relative_to(root)} {found.st_mode}".encode())
-        if path.is_symlink():
-            made.update(os.readlink(path).encode())
-        elif path.is_file():
-            made.update(str(found.st_mtime_ns).encode() + hashlib.blake2b(path.read_bytes()).digest())
-    return made.hexdigest()
+def with_home(what: str, folder: Path, *, seed: int = SEED, scale: float = 1.0) -> str:
+    """Make, change or picture a home in a process of its own.
+
+    A child's peak memory begins with that of whoever started it (`ru_maxrss` outlives exec), so this one
+    must stay small.
+    """
+    command = [sys.executable, "-P", str(HERE / "_storage_home.py"), what, str(folder), str(seed), str(scale)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def copy_home(pristine: Path, folder: Path) -> Cost:
@@ -256,7 +251,9 @@ def rounds_on(where: Path, pristine: Path, asked: argparse.Namespace, name: str)
                 f"{name}, round {number + 1} of {asked.rounds}: {tool.name} (load {os.getloadavg()[0]:.1f})"
             )
             with tempfile.TemporaryDirectory(prefix=f"bench-{tool.name}-", dir=where) as folder:
-                for phase, cost in phases_of(tool, Place(folder=Path(folder)), pristine, CHECKPOINTS):
+                for phase, cost in phases_of(
+                    tool, Place(folder=Path(folder)), pristine, CHECKPOINTS, asked.scale
+                ):
                     found.setdefault((tool.name, phase), []).append(cost)
         with tempfile.TemporaryDirectory(prefix="bench-copy-", dir=where) as folder:
             found.setdefault(("cp -a", "restore"), []).append(copy_home(pristine, Path(folder)))
@@ -277,7 +274,7 @@ def first_on_seaweedfs(where: Path, pristine: Path, asked: argparse.Namespace) -
                 server.start()
                 stack.callback(server.stop)
                 for phase, cost in phases_of(
-                    tool, Place(folder=Path(folder), server=server), pristine, ("first",)
+                    tool, Place(folder=Path(folder), server=server), pristine, ("first",), asked.scale
                 ):
                     found.setdefault((tool.name, phase), []).append(cost)
     return found
@@ -357,7 +354,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench-home-", dir=quick) as folder:
         pristine = Path(folder) / "home"
         report.progress("making the home")
-        SeededHome(pristine, seed=SEED, scale=asked.scale).make()
+        with_home("make", pristine, scale=asked.scale)
         size, files = size_of(pristine)
         for name in asked.places.split(","):
             where = Path(tempfile.gettempdir()) if name == "disk" else quick
