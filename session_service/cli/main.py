@@ -1,9 +1,8 @@
 """The command `session-service`: everything a person does at a terminal, each with an example in its help
 and `--json`.
 
-It never opens the registry: it asks the running service over its unix socket, by the caller's own user.
-Only `serve`, `backup`'s
-restore and parts of `doctor` work without a running service.
+It never opens the registry: it asks the running service over its unix socket, by the caller's own user. Only
+`serve`, `backup`'s restore and parts of `doctor` work without a running service.
 """
 
 import sys
@@ -52,12 +51,19 @@ def _add_others(application: typer.Typer) -> None:
     application.add_typer(backup.audit, name="audit")
 
 
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         print(metadata.version("session-service"))
         raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """Take the options that stand before any command."""
 
 
 def main() -> None:

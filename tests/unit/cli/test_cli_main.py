@@ -1,0 +1,69 @@
+"""The command line as a person first meets it: help, version, refusals. Nothing of it needs a service."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from session_service.cli import demo
+from session_service.cli.main import application_for
+
+PROGRAM = [sys.executable, "-P", "-c", "from session_service.cli.main import main; main()"]
+
+
+def run(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([*PROGRAM, *words], capture_output=True, text=True, timeout=60, check=False)
+
+
+def commands(group: typer.Typer) -> list[tuple[str, str]]:
+    """Every command below a group with the text of its help."""
+    found = []
+    for one in group.registered_commands:
+        assert one.callback is not None
+        found.append((one.name or one.callback.__name__, one.help or one.callback.__doc__ or ""))
+    for part in group.registered_groups:
+        assert part.typer_instance is not None
+        found += [(f"{part.name} {name}", text) for name, text in commands(part.typer_instance)]
+    return found
+
+
+def test_every_command_shows_an_example() -> None:
+    missing = [name for name, text in commands(application_for([])) if "Example: session-service" not in text]
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["serve", "demo", "sessions", "checkpoints", "users", "tokens", "backup", "doctor", "stop", "connect"],
+)
+def test_the_command_is_there(name: str) -> None:
+    assert any(found.split()[0] == name for found, _ in commands(application_for([])))
+
+
+def test_the_version_is_one_line() -> None:
+    done = run("--version")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()[0].isdigit()
+
+
+def test_without_a_service_it_says_what_to_do(tmp_path: Path) -> None:
+    done = run("sessions", "list", "--state-folder", str(tmp_path))
+    assert done.returncode == 1
+    assert "./deploy/up" in done.stderr
+    assert "[no_service]" in done.stderr
+
+
+def test_an_unknown_setting_is_refused_in_two_lines(tmp_path: Path) -> None:
+    done = run("serve", "--state-folder", str(tmp_path / "s"), "--set", "hold.hold=3")
+    assert done.returncode != 0
+    assert "hold.hold" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def test_s3_may_stand_alone_in_the_demonstration() -> None:
+    assert demo.with_bare_s3(["demo", "--s3", "--json"]) == ["demo", "--s3=minio", "--json"]
+    assert demo.with_bare_s3(["demo", "--s3"]) == ["demo", "--s3=minio"]
+    assert demo.with_bare_s3(["demo", "--s3", "s3://b/p"]) == ["demo", "--s3", "s3://b/p"]
