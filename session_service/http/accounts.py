@@ -146,6 +146,9 @@ async def create_token(exchange: Exchange) -> Reply:
     ask = exchange.body(asks.TokenAsk)
     services, now = exchange.services, exchange.services.clock.wall_ms()
     owner = await _token_owner(exchange, ask)
+    if exchange.caller.via == "token" and not exchange.caller.may_administer:
+        # Nobody would think of it when the first one is revoked.
+        raise errors.NotAllowed("A token makes no token.", scope_needed="admin")
     excess = set(ask.scopes) - (SCOPES_OF_ROLE[owner.role] & _grantable(exchange))
     if excess:
         raise errors.NotAllowed(scope_needed=min(excess))
@@ -160,7 +163,7 @@ async def create_token(exchange: Exchange) -> Reply:
         scopes=tuple(sorted(set(ask.scopes))),
         hash=secrets.hash_of("token", text),
         created_at_ms=now,
-        expires_at_ms=None if ask.expires_in_s is None else now + round(ask.expires_in_s * 1000),
+        expires_at_ms=_token_end(exchange, ask, now),
     )
     written = audit.entry(
         exchange, "token.created", user_id=owner.id, token=token.id, scopes=" ".join(token.scopes)
@@ -188,6 +191,14 @@ def _grantable(exchange: Exchange) -> frozenset[str]:
     """A token can never make one that may do more than itself."""
     caller = exchange.caller
     return caller.scopes if caller.via == "token" else SCOPES_OF_ROLE["administrator"]
+
+
+def _token_end(exchange: Exchange, ask: asks.TokenAsk, now_ms: int) -> int | None:
+    """A token that ends makes none that lives longer than itself."""
+    asked = None if ask.expires_in_s is None else now_ms + round(ask.expires_in_s * 1000)
+    own = exchange.caller.expires_at_ms if exchange.caller.via == "token" else None
+    ends = [each for each in (asked, own) if each is not None]
+    return min(ends) if ends else None
 
 
 async def revoke_token(exchange: Exchange) -> Reply:

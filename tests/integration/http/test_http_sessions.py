@@ -239,6 +239,26 @@ async def test_a_token_is_shown_once_works_and_is_revoked(world: HttpWorld) -> N
     assert (await ada.post("/api/v1/tokens", {"name": "c", "scopes": ["admin"]})).code == "not_allowed"
 
 
+async def test_a_token_leaves_no_token_behind(world: HttpWorld) -> None:
+    """Only one with scope admin makes another, and none that lives longer than itself."""
+    ada, root = await world.signed_in("ada"), await world.signed_in("root", "administrator")
+    plain = await token_of(ada, scopes=["read", "sessions"])
+    refused = await plain.post("/api/v1/tokens", {"name": "b", "scopes": ["read"]})
+    assert refused.code == "not_allowed"
+    assert refused.body["facts"] == {"scope_needed": "admin"}
+    admin = await token_of(root, scopes=["admin", "read", "sessions"], expires_in_s=60)
+    for ask in ({}, {"expires_in_s": 3_600}):
+        child = await token_of(admin, scopes=["read"], **ask)
+        assert (await child.get("/api/v1/me")).status == 200
+        world.clock.now_ms += 30_000
+        shorter = await token_of(admin, scopes=["read"], expires_in_s=10)
+        world.clock.now_ms += 10_000
+        assert (await shorter.get("/api/v1/me")).status == 401
+        world.clock.now_ms += 20_000
+        assert (await child.get("/api/v1/me")).status == 401
+        admin = await token_of(root, scopes=["admin", "read", "sessions"], expires_in_s=60)
+
+
 async def test_a_revoked_token_loses_its_link(world: HttpWorld) -> None:
     """The desktop that it shows is held; another device's is not touched."""
     ada = await world.signed_in("ada")
