@@ -161,6 +161,7 @@ class _Service:
             uploads=self.layout.uploads,
             public_origins=frozenset(self.settings.listen.public_origins),
             secure=self.settings.listen.tls_certificate is not None or self.settings.listen.behind_proxy,
+            behind_proxy=self.settings.listen.behind_proxy,
             trusted_proxies=self._trusted(),
             node_id=_node_id(self.layout, self.ids),
             node_name=self.settings.node_name or platform.node(),

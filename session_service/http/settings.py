@@ -20,6 +20,8 @@ class HttpSettings:
     """
     secure: bool = False
     """Browsers reach us over TLS (our own or a proxy's): cookies are `__Host-` and Secure, HSTS is sent."""
+    behind_proxy: bool = False
+    """Everybody reaches us through a proxy on this machine: that a peer is on the loopback says nothing."""
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = field(default=())
     """Peers whose X-Forwarded-For is believed; empty = nobody's."""
     node_id: str = ""

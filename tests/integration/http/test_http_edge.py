@@ -147,6 +147,14 @@ async def test_figures_are_not_for_strangers(world: HttpWorld, headers: dict[str
     assert (await other.get("/metrics", headers=headers)).status == 401
 
 
+async def test_behind_a_proxy_figures_need_a_token(tmp_path: Path) -> None:
+    """One that adds no header and sends the local name would make the whole world local."""
+    async with http_world(tmp_path, behind_proxy=True) as world:
+        assert (await (await world.browser()).get("/metrics")).code == "sign_in_required"
+        reader = await world.program("ada", scopes=("read",))
+        assert (await reader.get("/metrics")).status == 200
+
+
 async def test_the_address_is_the_proxys_word_only_where_the_proxy_is_trusted(tmp_path: Path) -> None:
     """Else anybody could choose whom to pause."""
     import ipaddress
