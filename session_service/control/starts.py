@@ -15,6 +15,7 @@ from session_service.base.errors import (
     Conflict,
     DesktopGone,
     DesktopStartFailed,
+    NotAllowed,
     NotFound,
     OlderOnly,
     PartUnavailable,
@@ -95,7 +96,7 @@ class Starter:
         starting.
 
         Raises:
-            NotFound, OlderOnly, StorageUnavailable, NoRoom, RegistryUnavailable.
+            NotFound, NotAllowed, OlderOnly, StorageUnavailable, NoRoom, RegistryUnavailable.
         """
         for _ in range(limits.COMMIT_TRIES_MAX):
             workspace = await self.parts.registry.workspace(workspace_id)
@@ -104,6 +105,7 @@ class Starter:
             lease = await self.parts.registry.lease(workspace_id)
             if (there := await self._open_session(workspace_id, lease)) is not None:
                 return there
+            await self._limit(user)
             self.parts.admission.room()
             await self._look_at_log(workspace, lease, from_seq)
             try:
@@ -111,6 +113,12 @@ class Starter:
             except Conflict:
                 continue
         raise Conflict(workspace_id=workspace_id)
+
+    async def _limit(self, user: User) -> None:
+        most = limits.OPEN_DESKTOPS_PER_USER_MAX
+        there = await self.parts.registry.sessions(states=OPEN_STATES, user_id=user.id, limit=most)
+        if len(there) >= most:
+            raise NotAllowed("There are too many open desktops of this user; end one first.", limit=most)
 
     async def _open_session(self, workspace_id: WorkspaceId, lease: Lease | None) -> Session | None:
         if lease is not None and lease.session_id is not None:

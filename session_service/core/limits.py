@@ -96,6 +96,10 @@ gateway: a link that does neither for this long is gone, and its end was never t
 # Names
 WORKSPACE_NAME_CHARACTERS_MAX: Final = 64
 WORKSPACES_PER_USER_MAX: Final = 50
+OPEN_DESKTOPS_PER_USER_MAX: Final = 8
+"""Sessions of one user that are not closed, one per workspace: each holds memory while it waits. More are
+refused.
+"""
 CLOSED_REMEMBERED_MAX: Final = 10_000
 """So many closed sessions are remembered, so that a list that was read before their end does not bring them
 back.

@@ -4,7 +4,7 @@ Not authentication: an address is for logs and for throttling. Without `trusted`
 """
 
 from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 Networks = Sequence[IPv4Network | IPv6Network]
 
@@ -18,13 +18,23 @@ def client_address(peer: str, forwarded: Sequence[str], trusted: Networks) -> st
         trusted: networks of the proxies in front (`--behind-proxy`).
     """
     chain = [part.strip() for value in forwarded for part in value.split(",")]
-    address = peer
+    address = _plain(peer)
     while chain and _is_trusted(address, trusted):
         nearer = chain.pop()
         if not _is_address(nearer):
             break
-        address = nearer
+        address = _plain(nearer)
     return address
+
+
+def _plain(text: str) -> str:
+    """Return an IPv4 address as such where a socket for both families shows it as ::ffff:1.2.3.4."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return text
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return text if mapped is None else str(mapped)
 
 
 def _is_address(text: str) -> bool:

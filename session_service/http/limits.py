@@ -16,6 +16,8 @@ UPLOAD_IDLE_S: Final = 60.0
 """Time without a byte of an upload. Over it the upload is dropped and its temporary file removed."""
 UPLOADS_AT_ONCE_MAX: Final = 8
 """Uploads under way in the process; each writes to the same disk. Over it: `too_many_attempts`."""
+UPLOADS_PER_USER_MAX: Final = 3
+"""... and of one account, so that a slow sender cannot hold all turns. Over it: `too_many_attempts`."""
 UPLOAD_FREE_BYTES_MIN: Final = 512 << 20
 """Disk that an upload must leave free in the state folder. Under it: `no_room`."""
 UPLOAD_CHUNK_BYTES: Final = 256 << 10

@@ -10,21 +10,24 @@ from session_service.http import limits
 
 
 class UploadTurns:
-    """Counts uploads under way; there is one disk for all of them."""
+    """Counts uploads under way, in all and by account; there is one disk for all of them."""
 
     def __init__(self) -> None:
-        self._running = 0
+        self._by_user: Counter[str] = Counter()
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def turn(self, user_id: str) -> AsyncIterator[None]:
         """Take a turn or refuse at once: a browser can try again, a full disk cannot."""
-        if self._running >= limits.UPLOADS_AT_ONCE_MAX:
+        everybody, own = self._by_user.total(), self._by_user[user_id]
+        if everybody >= limits.UPLOADS_AT_ONCE_MAX or own >= limits.UPLOADS_PER_USER_MAX:
             raise errors.TooManyAttempts("Too many files are on their way at this moment.", retry_after_s=5)
-        self._running += 1
+        self._by_user[user_id] += 1
         try:
             yield
         finally:
-            self._running -= 1
+            self._by_user[user_id] -= 1
+            if not self._by_user[user_id]:
+                del self._by_user[user_id]
 
 
 class StreamTurns:

@@ -34,7 +34,7 @@ async def upload(exchange: Exchange) -> Reply:
     workspace = await exchange.services.registry.workspace(session.workspace_id)
     if workspace is None:
         raise errors.NotFound()
-    async with exchange.services.upload_turns.turn():
+    async with exchange.services.upload_turns.turn(exchange.caller.user.id):
         temporary = exchange.services.settings.uploads / f"{exchange.services.ids.ulid()}.part"
         try:
             size = await _receive(exchange, temporary, length or 0)

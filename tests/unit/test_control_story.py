@@ -4,6 +4,11 @@ milliseconds.
 
 import asyncio
 
+import pytest
+
+from session_service.base.errors import NotAllowed
+from session_service.core import limits
+from session_service.core.actor import Actor
 from session_service.core.policy import Policy
 from session_service.core.records import LossCause, Outcome, State
 from session_service.ports.streams import Attachment, LinkOffer, LinkRefusal
@@ -204,3 +209,29 @@ def test_a_start_that_fails_tells_its_page_so():
         assert world.machine.homes == {}
 
     world.live(play)
+
+
+def test_one_user_holds_only_so_many_desktops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each holds memory while it waits; who is refused may end one, and others are not touched."""
+    monkeypatch.setattr(limits, "OPEN_DESKTOPS_PER_USER_MAX", 2)
+    world = World(users=2)
+
+    async def act(life: Life) -> None:
+        await ready(life)
+        page, other = Client(life), Client(life, 1)
+        first = await page.start()
+        spaces = [
+            await life.control.create_workspace(user=page.user, name=name) for name in ("second", "third")
+        ]
+        await life.control.start(user=page.user, workspace_id=spaces[0].id)
+        with pytest.raises(NotAllowed):
+            await life.control.start(user=page.user, workspace_id=spaces[1].id)
+        assert (await page.start()).id == first.id
+        await other.start()
+        await until(lambda: world.row(first.id).state is State.HELD)
+        await life.control.end(first.id, actor=Actor(kind="user", user_id=page.user.id, name=""))
+        await until(lambda: world.row(first.id).state is State.CLOSED)
+        await life.control.start(user=page.user, workspace_id=spaces[1].id)
+
+    world.live(act)
+    assert world.machine.violations == []

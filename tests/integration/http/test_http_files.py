@@ -244,3 +244,30 @@ async def test_an_upload_whose_sender_vanishes_leaves_nothing_behind(world: Http
         await ada.ask("POST", session + "/uploads?name=a", data=cut())
     await until(lambda: not list(world.settings.uploads.iterdir()))
     assert world.files.uploaded == []
+
+
+async def test_slow_uploads_of_one_account_leave_turns_to_the_others(world: HttpWorld) -> None:
+    """A byte now and then holds a turn for hours; so each account has its own few."""
+    ada, bob = await world.signed_in("ada"), await world.signed_in("bob")
+    mine, his = await with_desktop(world, ada), await with_desktop(world, bob)
+    begun: list[asyncio.Event] = [asyncio.Event() for _ in range(limits.UPLOADS_PER_USER_MAX)]
+    go = asyncio.Event()
+
+    async def trickle(number: int):
+        yield b"x"
+        begun[number].set()
+        await go.wait()
+
+    async with asyncio.TaskGroup() as group:
+        slow = [
+            group.create_task(ada.ask("POST", mine + f"/uploads?name=s{number}", data=trickle(number)))
+            for number in range(limits.UPLOADS_PER_USER_MAX)
+        ]
+        for each in begun:
+            await each.wait()
+        await until(lambda: len(list(world.settings.uploads.glob("*.part"))) == limits.UPLOADS_PER_USER_MAX)
+        assert (await ada.ask("POST", mine + "/uploads?name=a", data=b"x")).code == "too_many_attempts"
+        assert (await bob.ask("POST", his + "/uploads?name=b", data=b"x")).status == 201
+        go.set()
+    assert [each.result().status for each in slow] == [201] * limits.UPLOADS_PER_USER_MAX
+    assert (await ada.ask("POST", mine + "/uploads?name=a", data=b"x")).status == 201
