@@ -1,6 +1,7 @@
 """`continuity.v1` over real sockets: replay and resync, exact bytes over cuts, keys that are let go of."""
 
 import asyncio
+import contextlib
 import json
 import random
 import zlib
@@ -332,6 +333,44 @@ async def test_a_stopping_gateway_says_when_to_come_back(desktop: FakeDesktop) -
                 await one.socket.recv()
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 1012
+
+
+FIRST = [
+    '{"t":"open","aud":"AUD","auth":"tttttttttttttttttttt","can":["x"]}',
+    (
+        '{"t":"resume","aud":"AUD","sid":"01JD0000000000000000000000","grant":1,"leg":"AAECAwQFBgc","n":1,'
+        '"rx":0,"have":0,"end":0,"mac":"Hj7f5WvDplk0pDLVPwsfidCH9nF2p0kLbapkFsYDLuw"}'
+    ),
+]
+LATER = ['{"a":12}', '{"h":1}', '{"t":"bye","end":false}', '{"t":"x"}', "{}", '{"a":99999999999}']
+
+
+async def test_whatever_a_client_says_ends_its_own_link_at_most(world: World, desktop: FakeDesktop) -> None:
+    """Mutated first and later messages, while somebody else works; no callback of the loop fails."""
+    add(world, desktop)
+    chance, failures = random.Random(41), list[object]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+
+    def mutated(text: str) -> str:
+        letters = list(text.replace("AUD", world.aud))
+        for _ in range(chance.randrange(4)):
+            at = chance.randrange(len(letters))
+            letters[at] = chance.choice(['"', "{", "[", "1", "\\", "\x00", "é", letters[at]])
+        return "".join(letters)
+
+    world.control.add_session("other", str(desktop.path))
+    async with world.opened("other") as beside:
+        assert await beside.recv() == GREETING
+        for number in range(60):
+            async with page(world) as one:
+                if number % 2:
+                    await one.open()
+                for _ in range(3):
+                    with contextlib.suppress(ConnectionClosed):
+                        await one.socket.send(mutated(chance.choice(LATER if number % 2 else FIRST)))
+        await beside.send(GREETING)
+        assert await beside.recv() == b"\x01\x01"
+    assert failures == []
 
 
 # -- with the Python client -----------------------------------------------------------------------------
