@@ -139,6 +139,7 @@ class _Service:
             checkpoints=self.checkpoints,
             streams=self.streams,
             policy=policy_of(self.settings),
+            upkeep=self.settings.store.upkeep == "on",
             admission=Admission(
                 room=lambda: room.check(self.settings.room, self.layout.root),
                 accepting=self.probe.accepting,

@@ -55,6 +55,11 @@ class Store(_Group):
     """The key that opens everything; empty = keys/master.key in the state folder. Copy it to a safe place."""
     workers: Annotated[int, Field(ge=1, le=16)] = 2
     """Processes that save and restore, one home at a time each."""
+    upkeep: Literal["off", "on"] = "off"
+    """on forgets old checkpoints by the default retention and collects what nothing needs, once an hour.
+    off keeps
+    everything; `session-service checkpoints gc` does it by hand.
+    """
 
 
 class Hold(_Group):

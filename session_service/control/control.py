@@ -160,7 +160,8 @@ class Control:
             loops.create_task(self._reconciler.run(), name="reconcile")
             loops.create_task(self._holds.run(), name="holds")
             loops.create_task(self._space.run(), name="space")
-            loops.create_task(self._upkeep.run(), name="upkeep")
+            if self._parts.upkeep:
+                loops.create_task(self._upkeep.run(), name="upkeep")
             loops.create_task(self._saver.judge(), name="saved-ages")
             for number in range(self._saver.loops):
                 loops.create_task(self._saver.run(), name=f"saver-{number}")

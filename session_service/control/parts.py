@@ -83,6 +83,8 @@ class Parts:
     streams: StreamsPlace
     policy: Policy = DEFAULT
     admission: Admission = Admission()
+    upkeep: bool = False
+    """Whether logs are tidied once an hour: forgetting by policy, collecting, folding."""
     resume_secret: bytes = field(default=b"", repr=False)
     """What the keys of resumable streams are derived from; empty: one of this run, so that a restart asks
     every page for a new ticket.
