@@ -181,7 +181,9 @@ class Parent:
         keep = {name: os.environ[name] for name in names if name in os.environ}
         keep[SETTINGS_VARIABLE] = handover.pack(self._settings)
         keep["PYTHONUNBUFFERED"] = "1"
-        keep["MALLOC_MMAP_THRESHOLD_"], keep["MALLOC_TRIM_THRESHOLD_"] = "33554432", "134217728"
+        # Relays keep big buffers for the next read; a worker gives each home's memory back.
+        keep["MALLOC_MMAP_THRESHOLD_"] = "1048576" if part.startswith("worker") else "33554432"
+        keep["MALLOC_TRIM_THRESHOLD_"] = "134217728"
         return keep
 
     async def _end(self, group: asyncio.TaskGroup) -> None:
