@@ -39,9 +39,7 @@ def flags_of(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise ConfigurationRefused(
-                f"--set takes NAME=VALUE, such as hold.hold_s=600, not {pair}"
-            )
+            raise ConfigurationRefused(f"--set takes NAME=VALUE, such as hold.hold_s=600, not {pair}")
         flags[name] = value
     return flags
 
