@@ -145,7 +145,7 @@ class Verifier:
     async def placed(self, placed: Placed) -> None:
         """Read a placed entry back, and look at its predecessor and whether a fold began that its plan
         did not know of. If anything is not as it was, the entry must be found in the chain, read from its
-        newest end (rule 6; docs/design/0007-retention-and-gc.md, "The guard of a fold").
+        newest end (rule 6; docs/design/0008-retention-and-gc.md, "The guard of a fold").
 
         Raises:
             CommitContended: the place belonged to a part of the log that was folded; plan again.
