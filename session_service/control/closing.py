@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from session_service.base.errors import (
     CheckpointIncomplete,
     Conflict,
@@ -181,7 +183,7 @@ class Closer:
             for found in census:
                 named = (found.handle.workspace_id, found.handle.fence)
                 if named == (live.record.workspace_id, live.record.fence):
-                    live.handle = found.handle
+                    live.handle = named_handle(found.handle, live.record.id)
         if live.handle is None:
             raise DesktopGone()
         return live.handle
@@ -430,6 +432,11 @@ class Closer:
             lambda _: self.node.facts(step=CloseStep.RECEIPTED),
             also=also,
         )
+
+
+def named_handle(handle: Handle, session_id: str) -> Handle:
+    """Return a handle with a session: that of a home whose desktop nobody remembers has none."""
+    return handle if handle.session_id else msgspec.structs.replace(handle, session_id=session_id)
 
 
 def _forget(live: Live) -> ForgetDesktop:

@@ -25,6 +25,7 @@ from session_service.base.ids import SessionId, UserId, WorkspaceId
 from session_service.base.log import get_logger
 from session_service.control.alarms import Alarms
 from session_service.control.attachments import LinkDesk
+from session_service.control.closing import named_handle
 from session_service.control.node import Node
 from session_service.control.parts import Parts
 from session_service.control.runners import Runners
@@ -43,6 +44,7 @@ from session_service.core.records import (
     Session,
     State,
 )
+from session_service.ports.checkpoints import WorkspaceName
 from session_service.ports.desktops import Handle, ObservedDesktop, Presence
 
 Key = tuple[str, int]
@@ -125,7 +127,7 @@ class Reconciler:
         }
         whole = True
         for live in lives:
-            found = seen.get((live.record.workspace_id, live.record.fence))
+            found = _of(live, seen.get((live.record.workspace_id, live.record.fence)))
             whole &= await self._guarded(
                 live.record.id, self._one(live, before[live.record.id], found, _newer(live, census))
             )
@@ -340,6 +342,9 @@ class Reconciler:
             return
         if found.presence is Presence.ABSENT:
             return
+        if not handle.session_id:
+            await self._home_alone(found, lease)
+            return
         if lease is not None and handle.fence < lease.fence:
             words = f"Workspace {handle.workspace_id}, fence {handle.fence}: {found.presence.value}."
             self.alarms.raise_("stale", words, session_id=handle.session_id)
@@ -348,6 +353,35 @@ class Reconciler:
         else:
             # An older session's record stands in the way until it is settled: look again soon.
             raise Conflict(workspace_id=handle.workspace_id)
+
+    async def _home_alone(self, found: ObservedDesktop, lease: Lease | None) -> None:
+        """A home whose desktop nobody remembers: saved and wiped by a close of its own, if its fence is the
+        log's still. An older one stays where it is, and a person is told.
+        """
+        handle = found.handle
+        workspace = await self.parts.registry.workspace(WorkspaceId(handle.workspace_id))
+        if workspace is None or (lease is not None and lease.session_id is not None):
+            return
+        try:
+            async with asyncio.timeout(limits.CALL_S_MAX):
+                head = await self.parts.checkpoints.head(
+                    WorkspaceName(tenant_id=workspace.tenant_id, workspace_id=workspace.id)
+                )
+        except (StorageUnavailable, TimeoutError):
+            return  # the next look asks again
+        if head is None or head.fence != handle.fence or (lease is not None and lease.fence > handle.fence):
+            words = f"Workspace {handle.workspace_id}, fence {handle.fence}: a home without a desktop."
+            self.alarms.raise_("stale", words)
+            return
+        known = msgspec.structs.replace(
+            found,
+            user_id=workspace.user_id,
+            handle=named_handle(handle, self.parts.ids.ulid()),
+        )
+        async with asyncio.timeout(limits.CALL_S_MAX):
+            seen = await self.parts.desktops.observe(known.handle)
+        if seen.presence is Presence.PROCESSES_ENDED:
+            await self._adopt(known, None, lease)
 
     async def _discarded(self, record: Session | None, found: ObservedDesktop) -> bool:
         """What is left of a failed start is removed; the host refuses when it was ever ready, and then it is
@@ -428,12 +462,23 @@ class Reconciler:
                 self.runners.thaw(live)
 
 
+def _of(live: Live, found: ObservedDesktop | None) -> ObservedDesktop | None:
+    """What the census says of a session's desktop. A home without one is nothing while it is being made."""
+    if found is None or found.handle.session_id:
+        return found
+    if live.record.state is State.STARTING:
+        return None
+    known = live.handle.session_id if live.handle is not None else live.record.id
+    return msgspec.structs.replace(found, handle=named_handle(found.handle, known))
+
+
 def _newer(live: Live, census: list[ObservedDesktop]) -> bool:
     """Say whether a later desktop or home of the session's workspace is on this machine."""
     return any(
         one.handle.workspace_id == live.record.workspace_id
         and one.handle.fence > live.record.fence
         and one.presence is not Presence.ABSENT
+        and one.handle.session_id
         for one in census
     )
 

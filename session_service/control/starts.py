@@ -282,10 +282,9 @@ class Starter:
         async with asyncio.timeout(limits.CALL_S_MAX):
             census = await self.parts.desktops.census()
         for found in census:
-            if (found.handle.workspace_id, found.handle.fence) == (
-                live.record.workspace_id,
-                live.record.fence,
-            ):
+            named = (found.handle.workspace_id, found.handle.fence)
+            # A home without a desktop was made before a crash, or is being made: its start goes on from E.
+            if named == (live.record.workspace_id, live.record.fence) and found.handle.session_id:
                 return found
         return None
 

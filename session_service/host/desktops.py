@@ -8,6 +8,7 @@ compared with the processes.
 import asyncio
 import contextlib
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Final
 import msgspec
 
 from session_service.base import aio, errors, log
-from session_service.base.ids import is_ulid
+from session_service.base.ids import hex_to_ulid, is_ulid
 from session_service.base.layout import Layout
 from session_service.host import ask, census, environment, identity, log_keeper, look, state_file
 from session_service.host.census import Table
@@ -39,6 +40,9 @@ from session_service.ports.desktops import (
 
 LAUNCHES_AT_ONCE_MAX: Final = 8
 """More at once make none of them faster: a start is bound by the processor."""
+
+_HEX_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_FENCE: Final = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 
 ExitListener = Callable[[Handle, str], None]
 
@@ -141,7 +145,11 @@ class Desktops:
     async def census(self) -> list[ObservedDesktop]:
         """Look at the whole machine."""
         table = await asyncio.to_thread(census.look)
-        return [self._observed(state, table) for state in state_file.read_all(self._layout.desktops)]
+        homes = await asyncio.to_thread(homes_of, self._layout)
+        states = state_file.read_all(self._layout.desktops)
+        named = {state.handle.home for state in states}
+        alone = [home for home in homes if home.handle.home not in named and Path(home.handle.home).is_dir()]
+        return [*(self._observed(state, table) for state in states), *alone]
 
     async def observe(self, handle: Handle) -> ObservedDesktop:
         """Look at one desktop; one that nobody knows is absent, unless processes bear its mark."""
@@ -394,6 +402,35 @@ class Desktops:
             words = self._words(state)
         for listener in tuple(self._listeners):
             listener(state.handle, words)
+
+
+def homes_of(layout: Layout) -> list[ObservedDesktop]:
+    """Return every home on this machine as one whose desktop nobody remembers. Blocking.
+
+    It was made, and a crash came before its launch; or its state file was lost. Its session has no name here.
+    """
+    found = []
+    for folder in sorted(layout.homes.iterdir()) if layout.homes.is_dir() else ():
+        if not _HEX_ID.fullmatch(folder.name):
+            continue
+        with contextlib.suppress(OSError):
+            for home in sorted(folder.iterdir()):
+                if _FENCE.fullmatch(home.name) and home.is_dir() and not home.is_symlink():
+                    handle = Handle(
+                        provider="local",
+                        session_id="",
+                        workspace_id=hex_to_ulid(folder.name),
+                        fence=int(home.name),
+                        pid=0,
+                        start_time=0,
+                        boot_id="",
+                        uid=home.stat().st_uid,
+                        home=str(home),
+                        run_folder="",
+                        socket="",
+                    )
+                    found.append(ObservedDesktop(handle=handle, presence=Presence.PROCESSES_ENDED))
+    return found
 
 
 def _check_ids(*names: str) -> None:

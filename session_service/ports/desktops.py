@@ -158,8 +158,8 @@ class DesktopProvider(Protocol):
         ...
 
     async def census(self) -> list[ObservedDesktop]:
-        """Look at the whole machine: state files and processes. The base of adoption and of every
-        "absent".
+        """Look at the whole machine: state files, processes and homes. The base of adoption and of every
+        "absent". A home whose desktop nobody remembers has a handle without a session id.
         """
         ...
 

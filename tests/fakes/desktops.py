@@ -173,14 +173,32 @@ class Machine:
 
     async def census(self) -> list[ObservedDesktop]:
         self._reach("census")
-        return [self._observed(key, one) for key, one in self.desktops.items()]
+        found = [self._observed(key, one) for key, one in self.desktops.items()]
+        return found + [self._alone(key) for key in self.homes if key not in self.desktops]
+
+    def _alone(self, key: Key) -> ObservedDesktop:
+        handle = Handle(
+            provider="fake",
+            session_id="",
+            workspace_id=key[0],
+            fence=key[1],
+            pid=0,
+            start_time=0,
+            boot_id="",
+            uid=1000,
+            home=f"/homes/{key[0]}/{key[1]}",
+            run_folder="",
+            socket="",
+        )
+        return ObservedDesktop(handle=handle, presence=Presence.PROCESSES_ENDED)
 
     async def observe(self, handle: Handle) -> ObservedDesktop:
         self._reach("observe")
         key = (handle.workspace_id, handle.fence)
         one = self.desktops.get(key)
         if one is None:
-            return ObservedDesktop(handle=handle, presence=Presence.ABSENT)
+            presence = Presence.PROCESSES_ENDED if key in self.homes else Presence.ABSENT
+            return ObservedDesktop(handle=handle, presence=presence)
         return self._observed(key, one)
 
     def _running(self, handle: Handle) -> FakeDesktop:

@@ -28,7 +28,7 @@ from session_service.host import (
 from session_service.host.desktops import Desktops
 from session_service.host.state_file import DesktopState
 from session_service.host.x11 import Display, open_socket
-from session_service.ports.desktops import DesktopSpec, Handle
+from session_service.ports.desktops import DesktopSpec, Handle, Presence
 from tests.fakes.desktop_world import fresh_id
 
 
@@ -304,7 +304,7 @@ async def test_a_machine_without_room_refuses_another_desktop(
     with pytest.raises(errors.NoRoom) as refused:
         await host.launch(spec)
     assert "memory" in refused.value.detail
-    assert await host.census() == []
+    assert [seen.handle.session_id for seen in await host.census()] == [""], "its home is there, and nobody's"
     await host.close()
 
 
@@ -350,3 +350,29 @@ async def test_a_wipe_that_a_crash_cut_short_is_finished_at_the_next_start(tmp_p
         left = {state.handle.session_id for state in state_file.read_all(layout.desktops)}
         assert left == ({wiped, alive, unready} if missing else {alive, unready})
     assert not (layout.desktops / wiped).exists()
+
+
+async def test_the_census_names_homes_whose_desktop_nobody_remembers(tmp_path: Path) -> None:
+    """Made before a crash, or their state file is lost. Drafts, links and what is not ours are no homes."""
+    layout = Layout(tmp_path)
+    host = Desktops(layout, hierarchies=control_groups.find(), root=False)
+    assert await host.census() == []
+    alone, state = fresh_id(), a_state(fresh_id())
+    known = layout.home(state.handle.workspace_id, 1)
+    for home in (layout.home(alone, 3), known, layout.home(alone, 4).with_name("4.new-12ab")):
+        home.mkdir(parents=True)
+    (layout.home(alone, 5)).symlink_to(known)
+    (layout.homes / "lost+found" / "7").mkdir(parents=True)
+    (layout.desktops / state.handle.session_id).mkdir()
+    handle = msgspec.structs.replace(state.handle, home=str(known))
+    state_file.write(
+        layout.desktops / handle.session_id, msgspec.structs.replace(state, handle=handle, ready=True)
+    )
+    seen = {(one.handle.session_id, one.handle.workspace_id): one for one in await host.census()}
+    assert set(seen) == {("", alone), (handle.session_id, handle.workspace_id)}
+    found = seen["", alone]
+    assert (found.handle.fence, found.handle.home) == (3, str(layout.home(alone, 3)))
+    assert found.presence is Presence.PROCESSES_ENDED
+    named = msgspec.structs.replace(found.handle, session_id=fresh_id())
+    assert (await host.observe(named)).presence is Presence.PROCESSES_ENDED
+    await host.close()
