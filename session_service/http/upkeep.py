@@ -319,6 +319,7 @@ ROUTES: Final = (
         access=_ADMIN,
         body=ForgetAsk,
         status=204,
+        idempotent=True,
         may_fail_with=(
             errors.NotFound,
             errors.Conflict,
@@ -336,6 +337,7 @@ ROUTES: Final = (
         access=_ADMIN,
         body=KeepAsk,
         status=204,
+        idempotent=True,
         may_fail_with=(errors.NotFound, errors.StorageUnavailable, errors.StorageRefused),
     ),
     Route(
@@ -360,6 +362,7 @@ ROUTES: Final = (
         access=_ADMIN,
         body=CollectAsk,
         answer=CollectOut,
+        idempotent=True,
         may_fail_with=(errors.NotFound, errors.StorageUnavailable, errors.StorageRefused),
     ),
     Route(
@@ -383,6 +386,7 @@ ROUTES: Final = (
         access=_ADMIN,
         body=RotateAsk,
         answer=KeysOut,
+        idempotent=True,
         may_fail_with=(errors.NotFound, errors.StorageUnavailable, errors.StorageRefused),
     ),
     Route(
@@ -395,6 +399,7 @@ ROUTES: Final = (
         access=_ADMIN,
         body=EraseAsk,
         answer=ErasedOut,
+        idempotent=True,
         may_fail_with=(
             errors.NotFound,
             errors.BadInput,

@@ -30,6 +30,11 @@ SENT_AS = {
     "Explained": answers.ExplainedOut,
     "Verification": upkeep.VerifyOut,
     "AuditChain": upkeep.AuditOut,
+    "Collected": upkeep.CollectOut,
+    "Keys": upkeep.KeysOut,
+    "Erased": upkeep.ErasedOut,
+    "PathChange": upkeep.ChangeOut,
+    "Difference": upkeep.DiffOut,
 }
 
 

@@ -71,6 +71,13 @@ async def test_what_is_public_and_what_is_privileged_changes_only_on_purpose() -
         "readUser",
         "changeUser",
         "verifyWorkspace",
+        "forgetCheckpoints",
+        "keepCheckpoint",
+        "compareCheckpoints",
+        "collectWorkspace",
+        "showKeys",
+        "rotateKeys",
+        "eraseWorkspace",
         "verifyAudit",
         "backUpRegistry",
     }
