@@ -5,6 +5,7 @@ import { all, get, post, words, Problem } from "./api.js";
 import { endOf } from "./countdown.js";
 import { choices, doing } from "./dialogs.js";
 import { h } from "./dom.js";
+import * as keyboard from "./keyboard.js";
 import { toast } from "./notes.js";
 import { name, say, t } from "./strings.js";
 import * as times from "./times.js";
@@ -19,7 +20,7 @@ const SCREEN_MIN = [1024, 768];
 /** Start a desktop and go to its screen; asks which files where only older ones are there. Throws a Problem. */
 export async function start(workspace, { fromSeq = null } = {}) {
   try {
-    const session = await post("/sessions", wishes(workspace?.id, fromSeq));
+    const session = await post("/sessions", await wishes(workspace?.id, fromSeq));
     location.assign(`/desktop/${session.id}`);
   } catch (problem) {
     if (problem.code !== "older_only" || !workspace) throw problem;
@@ -27,12 +28,14 @@ export async function start(workspace, { fromSeq = null } = {}) {
   }
 }
 
-function wishes(workspaceId, fromSeq) {
+async function wishes(workspaceId, fromSeq) {
   const narrow = innerWidth < NARROW_PX;
   const geometry = narrow
     ? SCREEN_MIN
     : [Math.max(SCREEN_MIN[0], innerWidth), Math.max(600, innerHeight - 44)];
   const body = { geometry: geometry.map(Math.round), locale: locale(), time_zone: times.zone() };
+  const keys = await keyboard.layout();
+  if (keys) body.keyboard_layout = keys;
   if (workspaceId) body.workspace_id = workspaceId;
   if (fromSeq !== null) body.from_seq = fromSeq;
   return body;
