@@ -16,6 +16,7 @@ import pytest
 
 import storage
 from session_service.app.parent import start_time
+from session_service.base import errors
 from session_service.checkpoints import keyring
 from session_service.client.api import Api
 from session_service.client.transport import Transport
@@ -55,13 +56,17 @@ def state_of(service: RunningService, session_id: str) -> dict[str, Any]:
 
 
 async def saved_digest(service: RunningService, session: dict[str, Any]) -> str:
-    """The hash of the file in the checkpoint that the receipt names."""
+    """The hash of the file in the checkpoint that the receipt names; a part that is away is waited for."""
     receipt = await service.api("GET", f"/receipts/{session['id']}")
-    async with Transport.over_socket(service.socket) as transport:
-        pieces = Api(transport).content(
-            receipt["workspace_id"], receipt["body"]["c2"]["seq"], path="Uploads/work.txt"
-        )
-        return hashlib.sha256(b"".join([piece async for piece in pieces])).hexdigest()
+    async with asyncio.timeout(30), Transport.over_socket(service.socket) as transport:
+        while True:
+            pieces = Api(transport).content(
+                receipt["workspace_id"], receipt["body"]["c2"]["seq"], path="Uploads/work.txt"
+            )
+            try:
+                return hashlib.sha256(b"".join([piece async for piece in pieces])).hexdigest()
+            except errors.PartUnavailable:
+                await asyncio.sleep(0.05)
 
 
 @pytest.mark.slow
