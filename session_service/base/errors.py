@@ -165,12 +165,6 @@ class NoRoom(SessionError):
     action = "End a desktop, or free memory or disk; running desktops are not touched."
 
 
-class TicketRefused(SessionError):
-    """The ticket is unknown, used, too old or for something else."""
-
-    code, status, action = "ticket_refused", 403, "Ask for a new ticket; the desktop is not affected."
-
-
 class HoldExpired(SessionError):
     """The session was not resumed in time and is closing or closed."""
 

@@ -37,8 +37,6 @@ from session_service.ports.desktops import EndProof
 
 PROGRESS_EVERY_S: Final = 0.25
 """Progress is told at most so often; the last one always."""
-OPEN_RETRY_S: Final = 2.0
-"""Pause before an object store that does not answer is tried again."""
 DIFFERENCES_MAX: Final = 20
 LEVELS: Final[Mapping[str, Literal["structure", "sample", "full"]]] = {
     "structure": "structure",
@@ -335,7 +333,7 @@ def _translated(method: Callable[[rpc.Call], Awaitable[Any]]) -> rpc.Handler:
 
 
 async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
-    """Serve until `stop`; the store is opened on first use, and again while it does not answer."""
+    """Serve until `stop`; the store is opened on first use, and a later call tries again where it was away."""
     worker = Worker(settings)
     server = rpc.Server(
         settings.layout.worker_socket(settings.number),

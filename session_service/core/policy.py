@@ -15,7 +15,6 @@ from session_service.base.ids import PolicyId
 HOLD_S_MAX: Final = 7 * 86_400.0
 DEFAULT_ID: Final = PolicyId("00000000000000000000000000")
 TAKEOVERS: Final = frozenset({"newest", "refuse"})
-TEXTS: Final = frozenset({"takeover", "template"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from storage.errors import ObjectDamaged
 from storage.format.header import ObjectType
 from storage.format.keys import BoxKind
-from storage.format.table import Segment, area_bytes
+from storage.format.table import Segment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +81,3 @@ class ChunkIndex:
     def counts(self) -> tuple[int, int]:
         """Return how many data and meta chunks are known."""
         return len(self._places[BoxKind.DATA]), len(self._places[BoxKind.META])
-
-
-def container_bytes(container: Container) -> int:
-    """Return how many bytes a container must have at least: start and segments."""
-    return container.area_start + area_bytes(container.segments)
