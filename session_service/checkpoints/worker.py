@@ -333,7 +333,7 @@ def _translated(method: Callable[[rpc.Call], Awaitable[Any]]) -> rpc.Handler:
 
 
 async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
-    """Serve until `stop`; the store is opened on first use, and a later call tries again where it was away."""
+    """Serve until `stop`; the store is opened on first use, and a later call tries again if it was away."""
     worker = Worker(settings)
     server = rpc.Server(
         settings.layout.worker_socket(settings.number),
