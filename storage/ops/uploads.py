@@ -127,9 +127,7 @@ class PackUploads:
             try:
                 piece = await self._place.get(sealed.name, start=at, length=READ_BACK_BYTES)
             except ObjectNotFound as exc:
-                raise CommitContended(
-                    what="a pack was given up early", object=sealed.name
-                ) from exc
+                raise CommitContended(what="a pack was given up early", object=sealed.name) from exc
             whole = len(piece) == min(READ_BACK_BYTES, len(raw) - at)
             if not whole or not raw.startswith(piece, at):
                 raise ObjectDamaged(object=sealed.name, what="pack reads back otherwise")
