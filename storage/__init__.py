@@ -37,11 +37,11 @@ from storage.errors import (
     TargetNotEmpty,
     WorkspaceErased,
 )
+from storage.front.door import Storage, has_repositories
 from storage.ids import WorkspaceRef
 from storage.objects.retry import RetryPolicy
 from storage.objects.store import ProbeCheck, ProbeVerdict
 from storage.ops.erasure import ErasureReport
-from storage.ops.front import Storage, has_repositories
 from storage.ops.upkeep import UpkeepReport
 from storage.ops.values import (
     BadPath,

@@ -1,7 +1,6 @@
 """The order of one checkpoint: read the log, scan and store, place the entry, verify, remember.
 
 Nothing is remembered before it is verified; a plan that is older than the log is thrown away, not patched.
-patched.
 """
 
 import time

@@ -32,7 +32,7 @@ LOST = (CommitContended, CommitUncertain, FenceMoved)
 
 def prepare(monkeypatch, homes: Path, *, in_packs: bool) -> None:
     """Put the code into the small: inline threads, tiny packs, no pauses; make the homes A, B and C."""
-    monkeypatch.setattr("storage.ops.front.Threads", InlineThreads)
+    monkeypatch.setattr("storage.front.opened.Threads", InlineThreads)
     monkeypatch.setattr("storage.repository.settle.PAUSES_S", (0.0, 0.0))
     monkeypatch.setattr(uploads, "PACK_BYTES", 65_536)
     monkeypatch.setattr(collect, "ENABLED", True)

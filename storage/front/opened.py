@@ -1,0 +1,76 @@
+"""What every part of the front door stands on: one open store, its keys, threads and known workspaces.
+
+It decides nothing; `saving`, `reading`, `keys` and `tidying` add what can be asked, and `door` puts them
+together.
+"""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from storage.format.secrets import ReceiptSigner
+from storage.ids import WorkspaceRef
+from storage.objects.retry import RetryingStore, RetryPolicy
+from storage.objects.store import ObjectStore
+from storage.ops.gather import ignore_progress
+from storage.ops.upkeep import Upkeep
+from storage.ops.values import Progress
+from storage.ops.workspace import Workspace, Workspaces
+from storage.repository.slots import Keyring
+from storage.repository.state import LogState
+from storage.repository.threads import Threads
+
+RETRY: Final = RetryPolicy(give_up_after_s=20.0)
+"""A call that cannot reach the store says so after this; whoever closes a session calls again for ever."""
+
+Tell = Callable[[Progress], None]
+
+
+class Opened:
+    """An open store with what belongs to it."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        master_key: bytes,
+        cache_folder: Path,
+        fresh: Callable[[int], bytes],
+        clock_ms: Callable[[], int],
+        retry: RetryPolicy = RETRY,
+    ) -> None:
+        """Take a store that is open already. `open` is the usual way."""
+        self._bare = store
+        self._store = RetryingStore(store, retry)
+        self._keyring = Keyring(self._store, master_key, fresh)
+        self._signer = ReceiptSigner(master_key)
+        self._fresh = fresh
+        self._clock_ms = clock_ms
+        self._threads = Threads()
+        self._known = Workspaces(
+            self._store,
+            self._keyring,
+            self._threads,
+            cache_folder=cache_folder,
+            clock_ms=clock_ms,
+        )
+
+    async def _refreshed(self, workspace: Workspace) -> LogState:
+        async with workspace.lock:
+            return await workspace.log.refresh()
+
+    def _told(self, progress: Tell | None) -> Tell:
+        """Return a progress function that threads may call."""
+        if progress is None:
+            return ignore_progress
+        loop = asyncio.get_running_loop()
+
+        def tell(value: Progress) -> None:
+            loop.call_soon_threadsafe(progress, value)
+
+        return tell
+
+    async def _upkeep(self, ref: WorkspaceRef) -> Upkeep:
+        workspace = await self._known.required(ref)
+        return Upkeep(workspace, fresh=self._fresh, clock_ms=self._clock_ms)

@@ -1,0 +1,143 @@
+"""Looking at checkpoints and bringing them back: lists, folders, files, archives, restores, verification.
+
+Reads only, and never through what a writer remembers where damage is looked for.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+from storage.front.countable import countable
+from storage.front.opened import Opened, Tell
+from storage.ids import WorkspaceRef
+from storage.ops import archive
+from storage.ops.browse import Browser, checkpoint_info, entry_info
+from storage.ops.conflict import side_infos
+from storage.ops.diff import compare
+from storage.ops.restore import Restore
+from storage.ops.values import (
+    ArchiveKind,
+    CheckpointInfo,
+    Diff,
+    EntryInfo,
+    Level,
+    Progress,
+    RestoreReport,
+    VerifyReport,
+)
+from storage.repository.scrub import Scrub
+
+T = TypeVar("T")
+Rows: TypeAlias = list[T]
+"""A list; `Storage` has a method of that name."""
+
+
+class Reading(Opened):
+    """What anybody asks who wants to see or to have files back."""
+
+    async def list(self, ref: WorkspaceRef) -> Rows[CheckpointInfo]:
+        """Return every checkpoint that counts, oldest first. Empty only if there is none."""
+        workspace = await self._known.opened(ref)
+        if workspace is None:
+            return []
+        state = await self._refreshed(workspace)
+        return [
+            replace(checkpoint_info(row), pinned=state.pinned.get(row.seq, False))
+            for row in state.checkpoints()
+        ]
+
+    async def conflicts(self, ref: WorkspaceRef) -> Rows[CheckpointInfo]:
+        """Return the conflict checkpoints that nobody dropped yet, oldest first."""
+        workspace = await self._known.opened(ref)
+        state = None if workspace is None else await self._refreshed(workspace)
+        return [] if state is None else side_infos(state)
+
+    async def diff(self, ref: WorkspaceRef, *, before: int, after: int) -> Diff:
+        """Return what differs between two checkpoints."""
+        workspace = await self._known.required(ref)
+        state = await self._refreshed(workspace)
+        rows = countable(state, before), countable(state, after)
+        return await compare(workspace.reader, state.index, *rows)
+
+    async def folder(self, ref: WorkspaceRef, *, seq: int, path: bytes = b"") -> Rows[EntryInfo]:
+        """Return what is in a folder of a checkpoint."""
+        browser = await self._browser(ref, seq)
+        where = await browser.find(path)
+        return [entry_info(entry) async for entry in browser.entries(where)]
+
+    async def read(self, ref: WorkspaceRef, *, seq: int, path: bytes) -> AsyncIterator[bytes]:
+        """Yield the bytes of one file of a checkpoint."""
+        browser = await self._browser(ref, seq)
+        entry = await browser.find(path)
+        async for piece in browser.data(entry):
+            yield piece
+
+    async def archive(
+        self, ref: WorkspaceRef, *, seq: int, path: bytes = b"", kind: ArchiveKind = "zip"
+    ) -> AsyncIterator[bytes]:
+        """Yield a zip or tar of a folder of a checkpoint, made while it is read."""
+        browser = await self._browser(ref, seq)
+        entry = await browser.find(path)
+        async for piece in archive.stream(browser, entry, kind=kind):
+            yield piece
+
+    async def restore(
+        self,
+        ref: WorkspaceRef,
+        *,
+        seq: int,
+        into: Path,
+        owner: tuple[int, int] | None = None,
+        becomes_home: bool = False,
+        progress: Tell | None = None,
+    ) -> RestoreReport:
+        """Restore a checkpoint into a folder that does not exist or is empty.
+
+        If this raises, the folder is partial and the caller drops it.
+
+        Args:
+            becomes_home: the next checkpoints of this workspace will be taken of this folder, which nobody
+                else has touched when this returns; it may be renamed. Then they need not read it first.
+        """
+        workspace = await self._known.required(ref)
+        state = await self._refreshed(workspace)
+        row = countable(state, seq)
+        restore = Restore(
+            reader=workspace.reader,
+            index=state.index,
+            row=row,
+            threads=self._threads,
+            owner=owner,
+            progress=self._told(progress),
+            becomes_home=becomes_home,
+        )
+        report = await restore.run(into)
+        if restore.cache is not None:
+            async with workspace.lock:
+                await workspace.remember(restore.cache, row)
+        return report
+
+    async def verify(
+        self, ref: WorkspaceRef, level: Level = "structure", *, progress: Tell | None = None
+    ) -> VerifyReport:
+        """Look for damage. Reads the log from its beginning, without any cache."""
+        workspace = await self._known.required(ref)
+        scrub = Scrub(ref, workspace.place, workspace.keys, self._threads, signer=self._signer)
+        result = await scrub.run(level)
+        if progress is not None:
+            progress(Progress(stage="verify", done=result.objects, unit="objects"))
+        return VerifyReport(
+            level=level,
+            entries=result.entries,
+            checkpoints=result.checkpoints,
+            objects=result.objects,
+            bytes_read=result.bytes_read,
+            faults=tuple(result.faults),
+            orphans=result.orphans,
+        )
+
+    async def _browser(self, ref: WorkspaceRef, seq: int) -> Browser:
+        workspace = await self._known.required(ref)
+        state = await self._refreshed(workspace)
+        return Browser(workspace.reader, state.index, countable(state, seq))

@@ -1,0 +1,46 @@
+"""Forgetting by hand and by policy, and freeing what nobody needs.
+
+What may go is decided below (`repository.retention`, `repository.collect`); this is the way in.
+"""
+
+from collections.abc import Sequence
+
+from storage.front.opened import Opened
+from storage.ids import WorkspaceRef
+from storage.ops.upkeep import UpkeepReport
+from storage.repository.retention import Retention
+
+
+class Tidying(Opened):
+    """What upkeep asks."""
+
+    async def forget(self, ref: WorkspaceRef, *, seqs: Sequence[int], actor: str, reason: str) -> None:
+        """Forget checkpoints by hand; a later `collect` frees what only they needed.
+
+        Raises:
+            MustBeKept: one of them may not go; none was forgotten.
+        """
+        await (await self._upkeep(ref)).forget(seqs, actor=actor, reason=reason)
+
+    async def keep(self, ref: WorkspaceRef, *, seq: int, pin: bool, actor: str, reason: str) -> None:
+        """Pin a checkpoint, so that no policy forgets it, or let it go its way again."""
+        await (await self._upkeep(ref)).keep(seq, pin=pin, actor=actor, reason=reason)
+
+    async def collect(
+        self,
+        ref: WorkspaceRef,
+        *,
+        policy: Retention | None,
+        actor: str,
+        told_ms: dict[int, int] | None = None,
+        witness: tuple[int, bytes] | None = None,
+    ) -> UpkeepReport:
+        """Forget by policy, free what earlier runs gave up, give up what is dead now, fold.
+
+        Args:
+            told_ms: when users were told of their conflict checkpoints, by number.
+            witness: number and hash of an entry that the registry remembers; a log without it is not touched.
+        """
+        upkeep = await self._upkeep(ref)
+        witnesses = () if witness is None else (witness,)
+        return await upkeep.run(policy, actor=actor, told_ms=told_ms, witnesses=witnesses)
