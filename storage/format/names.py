@@ -27,6 +27,8 @@ _PACK: Final = re.compile(r"p/(0|[1-9][0-9]{0,15})-([0-9a-f]{32})\Z")
 _HISTORY: Final = re.compile(r"l/([1-9][0-9]{0,15})-([0-9a-f]{16})\Z")
 _GUARD: Final = re.compile(r"g/([0-9]{8})\Z")
 _SIDE: Final = re.compile(r"b/([1-9][0-9]{0,15})-([1-9][0-9]{0,8})\Z")
+_SIDE_PACK: Final = re.compile(r"b/([1-9][0-9]{0,15})-([0-9a-f]{32})\Z")
+_SNAPSHOT: Final = re.compile(r"x/([0-9]{16})\Z")
 _EPOCH_SLOT: Final = re.compile(r"k/([1-9][0-9]{0,8})-([mkr])([0-9a-f]{16})\Z")
 _TENANT_SLOT: Final = re.compile(r"k/([0-9a-f]{16})-([mkr])([0-9a-f]{16})\Z")
 _SESSION: Final = re.compile(r"[0-9a-z][0-9a-z-]{0,63}\Z")
@@ -119,6 +121,37 @@ def side_parts(name: str) -> tuple[int, int]:
     if match is None or int(match[1]) >= FENCE_LIMIT:
         raise Malformed(rule="side checkpoint name", object=name)
     return int(match[1]), int(match[2])
+
+
+def side_pack(fence: int, pack_id: bytes) -> str:
+    """Return the name of a pack of a side checkpoint that is a full base: no sweep touches it without an R
+    that names it.
+    """
+    if not 0 < fence < FENCE_LIMIT:
+        raise LimitReached(limit="fence", value=fence)
+    if len(pack_id) != 16:
+        raise Malformed(rule="pack id is 16 bytes")
+    return f"b/{fence}-{pack_id.hex()}"
+
+
+def is_side_pack(name: str) -> bool:
+    """Return whether a name below `b/` is a pack's."""
+    return _SIDE_PACK.match(name) is not None
+
+
+def index_snapshot(seq: int) -> str:
+    """Return the name of the index snapshot of entries 1 to `seq`."""
+    if not 0 < seq < SEQ_LIMIT:
+        raise LimitReached(limit="seq", value=seq)
+    return f"x/{seq:016d}"
+
+
+def snapshot_seq(name: str) -> int:
+    """Return the last number that an index snapshot is about, from its name."""
+    match = _SNAPSHOT.match(name)
+    if match is None or int(match[1]) == 0:
+        raise Malformed(rule="index snapshot name", object=name)
+    return int(match[1])
 
 
 def slot_id(method: str, wrapper: bytes) -> str:

@@ -21,15 +21,19 @@ from storage.errors import (
     MustBeKept,
     NoSuchCheckpoint,
 )
+from storage.format import names
 from storage.format.entries import Fields, Forget, Keep, Version
 from storage.format.keys import EpochKeys
 from storage.ops.workspace import Workspace
 from storage.repository import collect, fold
-from storage.repository.collect import Collector
+from storage.repository.collect import NOTHING_MOVED, Collector, Listing
 from storage.repository.log import Placed
 from storage.repository.log_writer import LogWriter
+from storage.repository.mark import Marks
+from storage.repository.moving import Mover
 from storage.repository.packer import Fresh
 from storage.repository.reader import Reader
+from storage.repository.repack import choose, live_bytes
 from storage.repository.retention import (
     Retention,
     closed_firsts,
@@ -58,6 +62,8 @@ class UpkeepReport:
     deleted_objects: int = 0
     deleted_bytes: int = 0
     retired_packs: int = 0
+    repacked_packs: int = 0
+    """Of these, packs whose reached chunks lie in new ones now."""
     orphans: int = 0
     retired_bytes: int = 0
     folded_entries: int = 0
@@ -219,23 +225,38 @@ class Upkeep:
         listing = await collector.listing(state)
         swept = await collector.sweep(state, listing)
         marks = await collector.mark(state)
-        if fold.is_due(state):
-            try:
-                folded = await self.folder().run(collector, state, listing, marks)
-            except LimitReached as exc:
-                return replace(report, refused=str(exc))
-            report = replace(report, folded_entries=folded.entries, moved_bytes=folded.moved_bytes)
-        else:
-            retired = await collector.retire(state, listing, marks)
-            report = replace(
-                report,
-                retired_packs=retired.packs,
-                orphans=retired.orphans,
-                retired_bytes=retired.bytes,
-            )
+        try:
+            report = await self._give_up(report, collector, state, listing, marks)
+        except LimitReached as exc:
+            report = replace(report, refused=str(exc))
         await self._workspace.log.refresh()
         await self._workspace.log.save_cache()
         return replace(report, deleted_objects=swept.objects, deleted_bytes=swept.bytes)
+
+    async def _give_up(
+        self, report: UpkeepReport, collector: Collector, state: LogState, listing: Listing, marks: Marks
+    ) -> UpkeepReport:
+        """Fold, or else retire what is dead and what is worth moving. One R per run: after a fold whatever
+        else there is to do comes first, so that a busy log does not fold for ever.
+        """
+        leaked = await collector.under_older_keys(state)
+        live = live_bytes(state.index, marks)
+        choice = choose(state, live, leaked=leaked)
+        written = any(name.startswith(names.LOG_PREFIX) and name in live for name in leaked)
+        just_folded = bool(state.fold_at) and state.fold_at == state.retired_at
+        if written or (fold.is_due(state) and not (just_folded and choice.packs)):
+            folded = await self.folder().run(collector, state, listing, marks)
+            return replace(report, folded_entries=folded.entries, moved_bytes=folded.moved_bytes)
+        moved = await self.mover().move(state, choice.packs, marks) if choice.packs else NOTHING_MOVED
+        retired = await collector.retire(state, listing, marks, emptied=choice.packs, moved=moved)
+        return replace(
+            report,
+            retired_packs=retired.packs,
+            repacked_packs=retired.repacked,
+            moved_bytes=moved.moved_bytes,
+            orphans=retired.orphans,
+            retired_bytes=retired.bytes,
+        )
 
     def collector(self) -> Collector:
         """Return one run's collector, with a log and a reader of its own, and without data keys."""
@@ -250,13 +271,21 @@ class Upkeep:
             reader=reader,
             verifier=Verifier(workspace.ref, workspace.place, log, reader),
             writer=self._writer(keys.newest),
+            key_epochs=keys.numbers,
             spare_fence=self._spare_fence,
         )
 
     def folder(self) -> fold.Folder:
-        """Return what folds; it moves contents, so it has every key."""
+        """Return what folds."""
         workspace = self._workspace
         return fold.Folder(
+            place=workspace.place, keys=workspace.keys.newest, mover=self.mover(), fresh=self._fresh
+        )
+
+    def mover(self) -> Mover:
+        """Return what moves contents; it has every key."""
+        workspace = self._workspace
+        return Mover(
             place=workspace.place,
             keys=workspace.keys.newest,
             reader=Reader(workspace.place, workspace.keys, workspace.threads),

@@ -11,27 +11,30 @@ tree that cannot be read. A listing finds candidates only; it is never proof tha
 Source: storage.md 4.4 rules 3, 4, 5, 7 and 8.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from storage.errors import CollectRefused, CommitContended, FormatError
 from storage.format import names
 from storage.format.entries import Fields, PackRef, Retire
-from storage.format.header import ObjectType
 from storage.repository.index import Container
 from storage.repository.log import CommitLog, Placed
-from storage.repository.log_writer import LogWriter
+from storage.repository.log_writer import LogWriter, fitting_refs
 from storage.repository.mark import Marks, mark
+from storage.repository.moving import Moved
 from storage.repository.prefixed import Prefixed
-from storage.repository.reader import Reader
+from storage.repository.reader import READS_AT_ONCE, Reader
 from storage.repository.removal import Remover, may_go
 from storage.repository.state import LogState
+from storage.repository.together import together
 from storage.repository.verify import Verifier
 
 ENABLED: Final = True
 """Garbage collection and fold run since the exhaustive interleavings of the real code pass
 (tests/sim/test_storage_interleavings.py). Whoever changes the protocol switches this off until they do again.
 """
+NOTHING_MOVED: Final = Moved()
 NAMES_MAX: Final = 10_000
 """Objects that one R gives up; what is over waits for the next run."""
 
@@ -58,7 +61,10 @@ class Retired:
     """What a run gave up, for the next one to delete."""
 
     packs: int = 0
+    """Those that were dead, and those whose reached chunks lie in new ones now."""
+    repacked: int = 0
     orphans: int = 0
+    snapshots: int = 0
     bytes: int = 0
 
 
@@ -74,11 +80,13 @@ class Collector:
         reader: Reader,
         verifier: Verifier,
         writer: LogWriter,
+        key_epochs: Mapping[bytes, int],
         spare_fence: bool = True,
     ) -> None:
         """Take the parts.
 
         Args:
+            key_epochs: number of each key epoch that can be opened, by its key id.
             spare_fence: leave orphans of the fence in force alone: a courtesy to its owner, who may be
                 uploading. Safe either way.
         """
@@ -88,6 +96,7 @@ class Collector:
         self._reader = reader
         self._verifier = verifier
         self._writer = writer
+        self._key_epochs = key_epochs
         self._spare_fence = spare_fence
 
     async def read(self, *, witnesses: tuple[tuple[int, bytes], ...] = ()) -> LogState:
@@ -149,8 +158,20 @@ class Collector:
         """Return what kept checkpoints and side branches reach."""
         return await mark(self._reader, state)
 
-    async def retire(self, state: LogState, listing: Listing, marks: Marks) -> Retired:
-        """Give up dead packs and orphans with one R, if there are any.
+    async def retire(
+        self,
+        state: LogState,
+        listing: Listing,
+        marks: Marks,
+        *,
+        emptied: Sequence[Container] = (),
+        moved: Moved = NOTHING_MOVED,
+    ) -> Retired:
+        """Give up dead packs, orphans, outdated snapshots, and packs whose reached chunks were moved, with
+        one R, if there are any.
+
+        Args:
+            emptied: packs that are given up because everything reached in them lies in those of `moved`.
 
         Raises:
             CommitContended: the log grew since it was read; nothing was decided.
@@ -159,19 +180,35 @@ class Collector:
         containers = state.index.containers
         dead = [name for name in state.packs if name not in live]
         orphans = [name for name in listing.sizes if self._is_orphan(state, name)]
+        outdated = outdated_snapshots(state, listing.sizes)
         loose = [name for name, one in containers.items() if _is_dead_side(state, one) and name not in live]
-        loose += [name for name in orphans if name.startswith(names.HISTORY_PREFIX)]
-        packs = dead + [name for name in orphans if name.startswith(names.PACK_PREFIX)]
+        loose += [name for name in orphans if name.startswith(names.HISTORY_PREFIX)] + outdated
+        packs = [one.name for one in emptied] + dead
+        packs += [name for name in orphans if name.startswith(names.PACK_PREFIX)]
         packs, loose = packs[:NAMES_MAX], loose[:NAMES_MAX]
         if not packs and not loose:
             return Retired()
-        fields = Retire([names.pack_parts(name) for name in packs], 0, loose, [], None)
-        await self.place(listing, fields)
+        refs = fitting_refs(moved.refs)
+        fields = Retire([names.pack_parts(name) for name in packs], 0, loose, refs, None)
+        await self.place(listing, fields, moved.refs)
         return Retired(
-            packs=len(dead),
+            packs=len(dead) + len(emptied),
+            repacked=len(emptied),
             orphans=len(orphans),
+            snapshots=len(outdated),
             bytes=sum(listing.sizes.get(name, 0) for name in packs + loose),
         )
+
+    async def under_older_keys(self, state: LogState) -> list[str]:
+        """Return the objects with contents that a key opens which a V put out of use: after a leak."""
+        wanted = state.version.min_key_epoch
+        if wanted <= 1:
+            return []
+        found = list(state.index.containers.values())
+        reads = [self._reader.key_id(container) for container in found]
+        key_ids = await together(reads, at_once=READS_AT_ONCE)
+        older = {key_id for key_id, number in self._key_epochs.items() if number < wanted}
+        return [one.name for one, key_id in zip(found, key_ids, strict=True) if key_id in older]
 
     async def place(self, listing: Listing, fields: Retire, refs: tuple[PackRef, ...] = ()) -> Placed:
         """Place an R right behind the entries it was planned against, and verify it."""
@@ -179,7 +216,8 @@ class Collector:
         def plan(now: LogState) -> bytes:
             return self._planned(now, listing, fields)
 
-        tables = [ref.table for ref in refs if ref.table is not None]
+        nil = any(ref.table is None for ref in fields.new_packs)
+        tables = [ref.table for ref in refs if nil and ref.table is not None]
         placed = await self._log.append(plan, tables=tables)
         await self._verifier.placed(placed)
         return placed
@@ -201,14 +239,20 @@ class Collector:
 
 
 def _is_dead_side(state: LogState, container: Container) -> bool:
-    if container.object_type is not ObjectType.SIDE_CHECKPOINT:
-        return False
-    return all(side.name != container.name for side in state.sides.values())
+    return container.name.startswith(names.SIDE_PREFIX) and container.name not in state.side_objects()
+
+
+def outdated_snapshots(state: LogState, listed: Iterable[str]) -> list[str]:
+    """Return the index snapshots that no cold start of this log needs: all but its newest."""
+    found = [name for name in listed if name.startswith(names.INDEX_PREFIX) and name not in state.retired]
+    usable = [name for name in found if state.fold_at <= names.snapshot_seq(name) <= state.seq]
+    newest = max(usable, key=names.snapshot_seq, default=None)
+    return [name for name in found if name != newest and names.snapshot_seq(name) <= state.seq]
 
 
 def _refuse_unknown(name: str) -> None:
     """Refuse a name that this version cannot have made: somebody newer writes here."""
-    if name == names.CONFIG or name.startswith((names.RECEIPT_PREFIX, names.KEY_PREFIX, names.INDEX_PREFIX)):
+    if name == names.CONFIG or name.startswith((names.RECEIPT_PREFIX, names.KEY_PREFIX)):
         return
     try:
         if name.startswith(names.PACK_PREFIX):
@@ -220,8 +264,17 @@ def _refuse_unknown(name: str) -> None:
         elif name.startswith(names.GUARD_PREFIX):
             names.guard_number(name)
         elif name.startswith(names.SIDE_PREFIX):
-            names.side_parts(name)
+            _side_object(name)
+        elif name.startswith(names.INDEX_PREFIX):
+            names.snapshot_seq(name)
         else:
             raise CollectRefused(what="a name that this version does not know", object=name[:80])
     except FormatError as exc:
         raise CollectRefused(what="a name that this version does not know", object=name[:80]) from exc
+
+
+def _side_object(name: str) -> None:
+    """Refuse a name below `b/` that is neither a side checkpoint's nor one of its packs'."""
+    if names.is_side_pack(name):
+        return
+    names.side_parts(name)

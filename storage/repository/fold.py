@@ -10,17 +10,14 @@ take at most nine times the last one, and a cold start reads at most an eighth o
 Source: storage.md 4.4 rule 6.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
-from storage.errors import CollectRefused, ObjectDamaged, StoreUnavailable
+from storage.errors import CollectRefused, ObjectDamaged
 from storage.format import names
 from storage.format.encoding import encode
-from storage.format.entries import PackRef, Retire
+from storage.format.entries import Retire
 from storage.format.envelope import open_head
-from storage.format.frame import make_frame
 from storage.format.header import ObjectType
 from storage.format.history import (
     HistoryHead,
@@ -30,25 +27,23 @@ from storage.format.history import (
     make_history,
     read_history,
 )
-from storage.format.keys import BoxKind, EpochKeys
-from storage.format.table import PlannedSegment, Segment, Table
+from storage.format.keys import EpochKeys
+from storage.format.table import Table
 from storage.repository.collect import Collector, Listing
 from storage.repository.index import Container
 from storage.repository.log_writer import fitting_refs
 from storage.repository.mark import Marks
-from storage.repository.packer import PACK_BYTES, SEGMENT_BYTES, Fresh, rename_pack, seal_pack
+from storage.repository.moving import Mover
+from storage.repository.packer import Fresh
 from storage.repository.prefixed import Prefixed
-from storage.repository.reader import Chunks, Reader
 from storage.repository.settle import settle_create
 from storage.repository.state import LogState
-from storage.repository.threads import Threads
 
 ENTRIES_MIN: Final = 64
 """A fold of fewer entries is not worth an object."""
 ENTRIES_MAX: Final = 4_096
 """However long the log, so many entries above the last fold are enough."""
 SHARE: Final = 8
-NAME_TRIES_MAX: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +64,10 @@ def is_due(state: LogState) -> bool:
 class Folder:
     """One fold of one repository, with keys that open data."""
 
-    def __init__(
-        self, *, place: Prefixed, keys: EpochKeys, reader: Reader, threads: Threads, fresh: Fresh
-    ) -> None:
+    def __init__(self, *, place: Prefixed, keys: EpochKeys, mover: Mover, fresh: Fresh) -> None:
         self._place = place
         self._keys = keys
-        self._reader = reader
-        self._threads = threads
+        self._mover = mover
         self._fresh = fresh
 
     async def run(self, collector: Collector, state: LogState, listing: Listing, marks: Marks) -> Folded:
@@ -86,15 +78,14 @@ class Folder:
         """
         await self._raise_guard(len(state.histories) + 1)
         leaving = [one for one in state.index.containers.values() if _leaves(state, one)]
-        refs, moved_bytes = await self._move(state, leaving, marks)
+        moved = await self._mover.move(state, leaving, marks)
         name = names.history(state.seq, self._fresh(8))
         hash_ = await self._store_history(name, state)
-        sides = [one.name for one in leaving if one.object_type is ObjectType.SIDE_CHECKPOINT]
-        fields = Retire([], state.seq, sides, fitting_refs(refs), (name, hash_))
-        nil = any(ref.table is None for ref in fields.new_packs)
+        sides = [one.name for one in leaving if one.object_type is not ObjectType.LOG_ENTRY]
+        fields = Retire([], state.seq, sides, fitting_refs(moved.refs), (name, hash_))
         entries = state.seq - state.folded_to
-        await collector.place(listing, fields, tuple(refs) if nil else ())
-        return Folded(entries=entries, moved_bytes=moved_bytes, packs=len(refs))
+        await collector.place(listing, fields, moved.refs)
+        return Folded(entries=entries, moved_bytes=moved.moved_bytes, packs=len(moved.refs))
 
     async def _raise_guard(self, number: int) -> None:
         """Tell everybody who does not know this fold yet to read the chain before he believes an entry.
@@ -105,39 +96,6 @@ class Folder:
         await settle_create(self._place, name, encode(["CKPT", 1, number]))
         if await self._place.head(name) is None:
             raise CollectRefused(what="the guard of the fold is not there", object=name)
-
-    async def _move(
-        self, state: LogState, leaving: Sequence[Container], marks: Marks
-    ) -> tuple[list[PackRef], int]:
-        """Put reached chunks of objects that leave into packs; upload, read back, compare."""
-        moving = _Moving()
-        refs: list[PackRef] = []
-        for container in leaving:
-            for segment in container.segments:
-                wanted = {chunk_id for chunk_id, _ in segment.chunks} & marks.reached[segment.kind]
-                if not wanted:
-                    continue
-                opened = (await self._reader.read_run(container, [segment]))[segment.index]
-                for chunk_id, content in _chunks_of(state, container, segment, opened, wanted):
-                    moving.take(segment.kind, chunk_id, content)
-            if moving.size >= PACK_BYTES:
-                refs.append(await self._store_pack(moving, state.fence))
-        if moving.size:
-            refs.append(await self._store_pack(moving, state.fence))
-        return refs, moving.moved_bytes
-
-    async def _store_pack(self, moving: "_Moving", fence: int) -> PackRef:
-        segments = await self._threads.quick(moving.segments)
-        seal = partial(seal_pack, self._keys, segments, fence=fence, fresh=self._fresh)
-        sealed = await self._threads.quick(seal)
-        for _ in range(NAME_TRIES_MAX):
-            raw = bytes(sealed.pack.raw)
-            if await settle_create(self._place, sealed.name, raw):
-                if await self._place.get(sealed.name) != raw:
-                    raise ObjectDamaged(object=sealed.name, what="pack reads back otherwise")
-                return sealed.ref
-            sealed = rename_pack(self._keys, sealed, fresh=self._fresh)
-        raise StoreUnavailable(what="every drawn pack name is taken", name=sealed.name)
 
     async def _store_history(self, name: str, state: LogState) -> bytes:
         """Upload a history and read it back; return its hash."""
@@ -183,59 +141,7 @@ def history_of(state: LogState) -> tuple[HistoryHead, list[HistoryRow]]:
 
 
 def _leaves(state: LogState, container: Container) -> bool:
-    """Return whether an object goes with the fold: entries, and side checkpoints that were forgotten."""
-    if container.object_type is ObjectType.SIDE_CHECKPOINT:
-        return all(side.name != container.name for side in state.sides.values())
+    """Return whether an object goes with the fold: entries, and what was forgotten below `b/`."""
+    if container.name.startswith(names.SIDE_PREFIX):
+        return container.name not in state.side_objects()
     return container.object_type is ObjectType.LOG_ENTRY
-
-
-class _Moving:
-    """Chunks on their way from entries into the next pack. A pack and one entry are in memory at most."""
-
-    def __init__(self) -> None:
-        self._chunks: dict[BoxKind, list[tuple[bytes, bytes]]] = {BoxKind.DATA: [], BoxKind.META: []}
-        self.size = 0
-        self.moved_bytes = 0
-
-    def take(self, kind: BoxKind, chunk_id: bytes, content: bytes) -> None:
-        """Take a chunk; each comes once, because it is found in one place only."""
-        self._chunks[kind].append((chunk_id, content))
-        self.size += len(content)
-        self.moved_bytes += len(content)
-
-    def segments(self) -> list[PlannedSegment]:
-        """Return what was taken as segments, data before metadata, and begin anew."""
-        taken, self._chunks = self._chunks, {BoxKind.DATA: [], BoxKind.META: []}
-        self.size = 0
-        planned: list[PlannedSegment] = []
-        for kind in (BoxKind.DATA, BoxKind.META):
-            part: list[tuple[bytes, bytes]] = []
-            size = 0
-            for chunk in taken[kind]:
-                part.append(chunk)
-                size += len(chunk[1])
-                if size >= SEGMENT_BYTES:
-                    planned.append(_planned(kind, part))
-                    part, size = [], 0
-            if part:
-                planned.append(_planned(kind, part))
-        return planned
-
-
-def _planned(kind: BoxKind, part: Sequence[tuple[bytes, bytes]]) -> PlannedSegment:
-    raw = b"".join(content for _, content in part)
-    ids = tuple((chunk_id, len(content)) for chunk_id, content in part)
-    return PlannedSegment(kind=kind, frame=make_frame(raw), raw_bytes=len(raw), chunks=ids)
-
-
-def _chunks_of(
-    state: LogState, container: Container, segment: Segment, opened: Chunks, wanted: set[bytes]
-) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the wanted chunks of a segment that are found here and nowhere else."""
-    start = 0
-    for chunk_id, length in segment.chunks:
-        place = state.index.place(segment.kind, chunk_id) if chunk_id in wanted else None
-        here = (container.name, segment.index, start)
-        if place is not None and (place.container.name, place.segment, place.start) == here:
-            yield chunk_id, bytes(opened[start])
-        start += length

@@ -142,6 +142,10 @@ class Reader:
             raise ObjectDamaged(object=container.name, what="cut short")
         return SealedRun(keys=keys, header=header, container=container, run=run, raw=raw)
 
+    async def key_id(self, container: Container) -> bytes:
+        """Return which key a container's header names."""
+        return (await self._header(container))[0].key_id
+
     async def _header(self, container: Container) -> tuple[EpochKeys, OpenHeader]:
         known = self._headers.get(container.name)
         if known is None:

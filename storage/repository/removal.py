@@ -1,10 +1,10 @@
 """The single module of `storage` that may delete an object.
 
 An object of a repository goes only if the commit log, as it was just read from the store, says so: packs, old
-histories that no R names and forgotten side checkpoints by an R that names them, entries by a fold. Entries
-go in ascending order, each proven gone before the next: a sleeping writer's look at its predecessor relies on
-it. What no log speaks of is erasure, which follows a tombstone. (The objects that a probe of the store made a
-moment before are removed by the probe: tests/arch/allowances.py.)
+histories that no R names, forgotten side checkpoints and outdated index snapshots by an R that names them,
+entries by a fold. Entries go in ascending order, each proven gone before the next: a sleeping writer's look
+at its predecessor relies on it. What no log speaks of is erasure, which follows a tombstone. (The objects
+that a probe of the store made a moment before are removed by the probe: tests/arch/allowances.py.)
 
 Source: storage.md 4.4 rules 3, 5 and 6, 4.5 "Erasure".
 """
@@ -19,7 +19,9 @@ from storage.repository.state import LogState
 
 
 def may_go(state: LogState, name: str) -> bool:
-    """Return whether an entry of this log gave an object up."""
+    """Return whether an entry of this log gave an object up. Asked only of a chain that was read itself."""
+    if state.snapshot_at:
+        raise CollectRefused(what="the log was read from an index snapshot", seq=state.snapshot_at)
     if name.startswith(names.LOG_PREFIX):
         return names.log_entry_seq(name) <= state.folded_to
     if name in state.index.containers or name not in state.retired:
@@ -29,8 +31,8 @@ def may_go(state: LogState, name: str) -> bool:
     if name.startswith(names.HISTORY_PREFIX):
         return name not in dict(state.histories)
     if name.startswith(names.SIDE_PREFIX):
-        return all(side.name != name for side in state.sides.values())
-    return False
+        return name not in state.side_objects()
+    return name.startswith(names.INDEX_PREFIX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,34 +1,38 @@
-"""Keys on the store: tenant keys below the master key, epoch keys below a tenant key, and the birth of both.
+"""Keys on the store: tenant keys below the ways in, epoch keys below a tenant key, and the birth of both.
 
 Racing nodes must end with the same keys. For a repository: config first (create-only, one winner, whose hint
 names the first slot), then that slot (create-only; on 412 the winner's is opened), then E. For a tenant: a
-slot with a random key, then the listing is read again and the first name counts; another key that lost the
+slot with a random key, then the listing is read again and the newest one counts; another key that lost the
 race stays openable and does no harm. Secrets live in memory only.
 
-Not here: recovery slots, KMS and erasure. Their names are known; slots that cannot be opened are
-left alone.
+A slot may be re-wrapped at any moment (`rewrap.py`), the slot that was listed may be gone when it is read,
+and a worker may have been told yesterday's master key. So whoever cannot open reads the ways in and the
+listing again, once, before he says so. And whoever makes a slot of a workspace looks afterwards which tenant
+keys there are: if a new one came meanwhile, he wraps for that one too, before a byte is written under it.
 
-Source: storage.md 4.5; docs/design/0001-format-version-1.md "Birth".
+Source: storage.md 4.5; docs/design/0001-format-version-1.md "Birth", 0009-keys-and-erasure.md.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from storage.errors import (
     ChainBroken,
     FormatError,
     KeyMissing,
+    KeyServiceFailed,
     Malformed,
     ObjectDamaged,
+    ObjectNotFound,
     RepositoryMissing,
     WorkspaceErased,
 )
 from storage.format import config as config_format
 from storage.format import names
 from storage.format.encoding import encode
-from storage.format.envelope import make_object, open_head
-from storage.format.header import ObjectType, header_key_id, make_header
+from storage.format.header import header_key_id
+from storage.format.key_slot import open_slot, seal_slot
 from storage.format.keys import NO_REPOSITORY, EpochKeys, key_id
 from storage.format.secrets import (
     SECRET_BYTES,
@@ -41,10 +45,21 @@ from storage.ids import WorkspaceRef
 from storage.objects.store import ObjectStore
 from storage.repository.prefixed import Prefixed
 from storage.repository.settle import settle_create
+from storage.repository.ways import (
+    METHOD_ABOVE,
+    ByKey,
+    KeyWays,
+    Wrapper,
+    tenant_makers,
+    tenant_openers,
+    workspace_kms,
+)
 
-METHOD_ABOVE: Final = "m"
-"""Wrapped by the key above: the master key for a tenant key, the tenant key for an epoch key."""
 FIRST_EPOCH: Final = 1
+KEYS_PER_TENANT_MAX: Final = 64
+"""One usually, two during a rotation. More: somebody writes slots who should not."""
+T = TypeVar("T")
+Reread = Callable[[], Awaitable[KeyWays]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +72,8 @@ class RepositoryKeys:
     """By key id, as headers name them."""
     newest: EpochKeys
     key_epoch: int
+    numbers: dict[bytes, int] = field(default_factory=dict)
+    """The key epoch of each key id."""
 
     def of_header(self, raw: bytes, name: str) -> EpochKeys:
         """Return the keys that an object's header names: exactly these are tried."""
@@ -67,46 +84,116 @@ class RepositoryKeys:
         return keys
 
 
-class Keyring:
-    """Opens and makes keys. One per service process; it holds the master key and opened tenant keys."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedSlot:
+    """One slot of a workspace that opened."""
 
-    def __init__(self, store: ObjectStore, master_key: bytes, fresh: Callable[[int], bytes]) -> None:
-        if len(master_key) != SECRET_BYTES:
-            raise Malformed(rule="the master key has 32 bytes")
+    name: str
+    slot: str
+    key_epoch: int
+    secrets: EpochSecrets = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantKeys:
+    """The keys of one tenant, as its slots say."""
+
+    opened: dict[bytes, TenantSecret] = field(repr=False)
+    """By key id, the newest first."""
+    slots: tuple[tuple[bytes, str], ...]
+    """(key id, slot id) of every slot there, opened or not."""
+
+    @property
+    def secrets(self) -> dict[bytes, bytes]:
+        """Return the keys by key id, the newest first."""
+        return {key: secret.tenant_key for key, secret in self.opened.items()}
+
+
+class Keyring:
+    """Opens and makes keys. One per service process; it holds the ways in."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        ways: KeyWays,
+        fresh: Callable[[int], bytes],
+        *,
+        clock_ms: Callable[[], int] = lambda: 0,
+        reread: Reread | None = None,
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            reread: reads the ways in again, where they may have changed since.
+        """
+        self.ways = ways
         self._store = store
         self._fresh = fresh
-        self._wrapping = EpochKeys.wrapping(NO_REPOSITORY, master_key)
-        self._tenants: dict[str, dict[bytes, bytes]] = {}
+        self._clock_ms = clock_ms
+        self._reread = reread
 
     @property
     def master_key_id(self) -> str:
         """Return the public name of the master key, for people who look for the right one."""
-        return self._wrapping.key_id.hex()
+        return key_id(self.ways.master).hex()
+
+    async def refresh(self) -> None:
+        """Read the ways in again."""
+        if self._reread is not None:
+            self.ways = await self._reread()
+
+    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do it; if a key is missing or a slot was moved meanwhile, once more with what is there now."""
+        try:
+            return await work()
+        except (KeyMissing, ObjectNotFound):
+            await self.refresh()
+            return await work()
 
     async def tenant_keys(self, tenant: str) -> dict[bytes, bytes]:
-        """Return every tenant key that the master key opens, by key id, ascending.
+        """Return every tenant key that opens, by key id, the newest first.
 
         Raises:
-            KeyMissing: there are slots, and none of them is for this master key.
+            KeyMissing: there are slots, and no way in opens one.
         """
+        return (await self.tenant(tenant)).secrets
+
+    async def tenant(self, tenant: str) -> TenantKeys:
+        """Return the keys of a tenant with their slots; raises as `tenant_keys`."""
+        return await self._patiently(lambda: self._tenant(tenant))
+
+    async def _tenant(self, tenant: str) -> TenantKeys:
         place = Prefixed(self._store, names.tenant_prefix(tenant))
-        found: dict[bytes, bytes] = {}
-        others = 0
-        async for info in place.list(names.KEY_PREFIX):
-            tenant_key_id, slot = names.tenant_slot_parts(info.name)
-            if slot != names.slot_id(METHOD_ABOVE, self._wrapping.key_id):
-                others += 1
-                continue
-            raw = await place.get(info.name)
-            body = _opened_body(self._wrapping, info.name, raw)
-            secret = decode_tenant_secret(body, tenant=tenant)
-            if key_id(secret) != tenant_key_id:
-                raise Malformed(rule="tenant key id", object=info.name)
-            found[tenant_key_id] = secret
-        if others and not found:
-            raise KeyMissing(tenant=tenant, master_key_id=self.master_key_id, slots=others)
-        self._tenants[tenant] = found
-        return found
+        slots = [names.tenant_slot_parts(info.name) async for info in place.list(names.KEY_PREFIX)]
+        if len({key for key, _ in slots}) > KEYS_PER_TENANT_MAX:
+            raise Malformed(rule="number of tenant keys", tenant=tenant)
+        found: dict[bytes, TenantSecret] = {}
+        failed: KeyServiceFailed | None = None
+        for way in tenant_openers(self.ways):
+            for key, slot in slots:
+                if slot != way.slot or key in found:
+                    continue
+                try:
+                    found[key] = await self._open_tenant_slot(place, way, key, tenant)
+                except KeyServiceFailed as exc:
+                    failed = exc
+        if failed is not None and len(found) < len({key for key, _ in slots}):
+            raise failed
+        if slots and not found:
+            raise KeyMissing(tenant=tenant, master_key_id=self.master_key_id, slots=len(slots))
+        order = sorted(found, key=lambda key: (-found[key].made_ms, key))
+        return TenantKeys(opened={key: found[key] for key in order}, slots=tuple(slots))
+
+    async def _open_tenant_slot(
+        self, place: Prefixed, way: Wrapper, tenant_key_id: bytes, tenant: str
+    ) -> TenantSecret:
+        name = names.tenant_slot(tenant_key_id, way.slot)
+        raw = await place.get(name)
+        body = open_slot(await way.opening(name, raw), NO_REPOSITORY, name, raw)
+        secret = decode_tenant_secret(body, tenant=tenant)
+        if key_id(secret.tenant_key) != tenant_key_id:
+            raise Malformed(rule="tenant key id", object=name)
+        return secret
 
     async def open(self, ref: WorkspaceRef) -> RepositoryKeys | None:
         """Return the keys of a repository, or None if it was never born.
@@ -115,8 +202,11 @@ class Keyring:
             WorkspaceErased, KeyMissing: it existed, and cannot be opened.
             ChainBroken: parts of it exist without its config.
         """
+        return await self._patiently(lambda: self._open(ref))
+
+    async def _open(self, ref: WorkspaceRef) -> RepositoryKeys | None:
         place = Prefixed(self._store, names.repository_prefix(ref.tenant, ref.workspace))
-        await self._refuse_erased(ref)
+        await self.refuse_erased(ref)
         raw = await place.find(names.CONFIG)
         if raw is None:
             async for info in place.list():
@@ -128,161 +218,221 @@ class Keyring:
             if await place.head(names.log_entry(1)) is not None:
                 raise KeyMissing(workspace=ref.workspace, what="every slot is gone")
             return None
-        tenant_keys = await self.tenant_keys(ref.tenant)
-        epochs: dict[int, EpochKeys] = {}
-        for name in slots:
-            epoch, slot = names.epoch_slot_parts(name)
-            wrapper = tenant_keys.get(bytes.fromhex(slot[1:])) if slot[0] == METHOD_ABOVE else None
-            if wrapper is not None:
-                epochs[epoch] = await self._open_slot(place, name, wrapper, config.repository_id, ref, epoch)
-        if not epochs:
+        opened = await self._open_slots(place, ref, config.repository_id, slots)
+        if not opened:
             raise KeyMissing(workspace=ref.workspace, what="no slot for the tenant's keys", slots=len(slots))
-        newest = max(epochs)
+        epochs: dict[bytes, EpochKeys] = {}
+        numbers: dict[bytes, int] = {}
+        for one in opened:
+            keys = EpochKeys.from_secrets(config.repository_id, one.secrets.epoch_key, one.secrets.id_secret)
+            epochs[keys.key_id] = keys
+            numbers[keys.key_id] = one.key_epoch
+        newest = max(numbers, key=lambda key: (numbers[key], key))
         return RepositoryKeys(
             repository_id=config.repository_id,
             config_hash=config_format.config_hash(raw),
-            epochs={keys.key_id: keys for keys in epochs.values()},
+            epochs=epochs,
             newest=epochs[newest],
-            key_epoch=newest,
+            key_epoch=numbers[newest],
+            numbers=numbers,
         )
+
+    async def opened_slots(self, ref: WorkspaceRef) -> tuple[bytes, list[OpenedSlot], list[str]]:
+        """Return a repository's id, its slots that open, and the names of all slots."""
+        place = Prefixed(self._store, names.repository_prefix(ref.tenant, ref.workspace))
+        config = config_format.decode_config(await place.get(names.CONFIG))
+        slots = [info.name async for info in place.list(names.KEY_PREFIX)]
+        return config.repository_id, await self._open_slots(place, ref, config.repository_id, slots), slots
+
+    async def _open_slots(
+        self, place: Prefixed, ref: WorkspaceRef, repository_id: bytes, slots: list[str]
+    ) -> list[OpenedSlot]:
+        tenant_keys = await self._tenant(ref.tenant)
+        ways = {way.slot: way for way in (ByKey(secret) for secret in tenant_keys.secrets.values())}
+        opened: list[OpenedSlot] = []
+        kms = workspace_kms(self.ways, ref.workspace)
+        if kms is not None:
+            ways[kms.slot] = kms  # type: ignore[assignment]  # the other kind of `Wrapper`
+        for name in slots:
+            epoch, slot = names.epoch_slot_parts(name)
+            way = ways.get(slot)
+            if way is not None:
+                secrets = await self._secrets(place, name, way, repository_id, ref, epoch)
+                opened.append(OpenedSlot(name=name, slot=slot, key_epoch=epoch, secrets=secrets))
+        return opened
 
     async def bear(self, ref: WorkspaceRef, *, created_ms: int) -> RepositoryKeys:
         """Make config and first slot, or finish what another node or an earlier try began."""
-        opened = await self.open(ref)
+        return await self._patiently(lambda: self._bear(ref, created_ms))
+
+    async def _bear(self, ref: WorkspaceRef, created_ms: int) -> RepositoryKeys:
+        opened = await self._open(ref)
         if opened is not None:
             return opened
         place = Prefixed(self._store, names.repository_prefix(ref.tenant, ref.workspace))
-        tenant_key_id = await self._writing_tenant_key(ref.tenant)
-        hint = f"{FIRST_EPOCH}-{names.slot_id(METHOD_ABOVE, tenant_key_id)}"
+        makers = await self._workspace_makers(ref)
+        hint = f"{FIRST_EPOCH}-{makers[0].slot}"
         raw = config_format.encode_config(
             repository_id=self._fresh(16), created_ms=created_ms, first_slot=hint
         )
         if not await settle_create(place, names.CONFIG, raw):
             raw = await place.get(names.CONFIG)
         config = config_format.decode_config(raw)
-        slot_name = f"{names.KEY_PREFIX}{config.hints[0] if config.hints else hint}"
-        epoch, slot = names.epoch_slot_parts(slot_name)
-        tenant_key_id = bytes.fromhex(slot[1:])
-        wrapper = (await self.tenant_keys(ref.tenant)).get(tenant_key_id)
-        if wrapper is None or epoch != FIRST_EPOCH or slot[0] != METHOD_ABOVE:
+        epoch, slot = names.epoch_slot_parts(f"{names.KEY_PREFIX}{config.hints[0] if config.hints else hint}")
+        way = {one.slot: one for one in await self._workspace_makers(ref)}.get(slot)
+        if way is None and await self._was_never_used(place):
+            # It was named for a tenant key that a rotation has removed meanwhile, so nothing can lie under it.
+            way = (await self._workspace_makers(ref))[0]
+        if way is None or epoch != FIRST_EPOCH:
             raise KeyMissing(workspace=ref.workspace, what="the first slot is for another key", slot=slot)
-        await self._make_slot(place, slot_name, wrapper, config.repository_id, ref, epoch)
-        opened = await self.open(ref)
+        fresh = EpochSecrets(
+            config.repository_id,
+            ref.tenant,
+            ref.workspace,
+            FIRST_EPOCH,
+            self._fresh(SECRET_BYTES),
+            self._fresh(SECRET_BYTES),
+        )
+        await self._place_secrets(place, ref, fresh, way)
+        opened = await self._open(ref)
         if opened is None:
             raise RepositoryMissing(workspace=ref.workspace, what="gone while it was made")
         return opened
+
+    async def _was_never_used(self, place: Prefixed) -> bool:
+        return await place.head(names.log_entry(1)) is None
 
     async def rotate(self, ref: WorkspaceRef) -> int:
         """Begin a new key epoch: its slot is made, with a new epoch key and the same id secret, so that
         deduplication goes on. Return its number. Racing callers end with one.
         """
-        place = Prefixed(self._store, names.repository_prefix(ref.tenant, ref.workspace))
-        await self._refuse_erased(ref)
-        config = config_format.decode_config(await place.get(names.CONFIG))
-        tenant_keys = await self.tenant_keys(ref.tenant)
-        slots = [names.epoch_slot_parts(info.name) async for info in place.list(names.KEY_PREFIX)]
-        ours = [(epoch, slot) for epoch, slot in slots if slot[0] == METHOD_ABOVE]
-        ours = [(epoch, slot) for epoch, slot in ours if bytes.fromhex(slot[1:]) in tenant_keys]
-        if not ours:
-            raise KeyMissing(workspace=ref.workspace, what="no slot for the tenant's keys", slots=len(slots))
-        newest, slot = max(ours)
-        wrapper = tenant_keys[bytes.fromhex(slot[1:])]
-        repository_id = config.repository_id
-        old = await self._secrets(place, names.epoch_slot(newest, slot), wrapper, repository_id, ref, newest)
-        secrets = EpochSecrets(
-            repository_id, ref.tenant, ref.workspace, newest + 1, self._fresh(SECRET_BYTES), old.id_secret
-        )
-        name = names.epoch_slot(newest + 1, slot)
-        sealed = self._sealed(EpochKeys.wrapping(repository_id, wrapper), name, encode(secrets))
-        await settle_create(place, name, sealed)
-        await self._secrets(place, name, wrapper, repository_id, ref, newest + 1)
-        return newest + 1
+        return await self._patiently(lambda: self._rotate(ref))
 
-    async def _refuse_erased(self, ref: WorkspaceRef) -> None:
+    async def _rotate(self, ref: WorkspaceRef) -> int:
+        place = Prefixed(self._store, names.repository_prefix(ref.tenant, ref.workspace))
+        await self.refuse_erased(ref)
+        repository_id, opened, slots = await self.opened_slots(ref)
+        if not opened:
+            raise KeyMissing(workspace=ref.workspace, what="no slot for the tenant's keys", slots=len(slots))
+        newest = max(opened, key=lambda one: one.key_epoch)
+        secrets = EpochSecrets(
+            repository_id,
+            ref.tenant,
+            ref.workspace,
+            newest.key_epoch + 1,
+            self._fresh(SECRET_BYTES),
+            newest.secrets.id_secret,
+        )
+        await self._place_secrets(place, ref, secrets, (await self._workspace_makers(ref))[0])
+        return newest.key_epoch + 1
+
+    async def _workspace_makers(self, ref: WorkspaceRef) -> list[Wrapper]:
+        """Return the ways that a workspace's secrets are wrapped for, the one for the first slot first. A
+        tenant's first key is made here.
+        """
+        kms = workspace_kms(self.ways, ref.workspace)
+        if kms is not None:
+            return [kms]
+        found = await self._tenant(ref.tenant)
+        if not found.opened:
+            await self.make_tenant_key(ref.tenant)
+            found = await self._tenant(ref.tenant)
+        return [ByKey(secret) for secret in found.secrets.values()]
+
+    async def make_tenant_key(self, tenant: str) -> bytes:
+        """Make a tenant key with a slot for every way in, read back; return its id."""
+        secret = TenantSecret(tenant, self._fresh(SECRET_BYTES), self._clock_ms())
+        place = Prefixed(self._store, names.tenant_prefix(tenant))
+        for way in tenant_makers(self.ways):
+            await self.wrap_tenant_key(place, secret, way)
+        return key_id(secret.tenant_key)
+
+    async def wrap_tenant_key(self, place: Prefixed, secret: TenantSecret, way: Wrapper) -> None:
+        """Make one slot of a tenant key, and read it back."""
+        name = names.tenant_slot(key_id(secret.tenant_key), way.slot)
+        await self._place_slot(place, name, way, NO_REPOSITORY, encode(secret))
+
+    async def _place_slot(
+        self, place: Prefixed, name: str, way: Wrapper, repository_id: bytes, body: bytes
+    ) -> None:
+        wrapping_key, blob = await way.sealing(self._fresh)
+        fresh = (self._fresh(32), self._fresh(32))
+        raw = seal_slot(wrapping_key, repository_id, name, body, blob=blob, fresh=fresh)
+        ours = await settle_create(place, name, raw)
+        found = await place.get(name)
+        if ours and found != raw:
+            raise ObjectDamaged(object=name, what="a slot reads back differently")
+        if not ours:  # an earlier try, or another node: what it holds must be the same
+            try:
+                same = open_slot(await way.opening(name, found), repository_id, name, found) == body
+            except KeyMissing:
+                same = True  # for the recovery code: its id is in the name, and nobody here can look inside
+            if not same:
+                raise ObjectDamaged(object=name, what="the slot of this key holds something else")
+
+    async def _place_secrets(
+        self, place: Prefixed, ref: WorkspaceRef, fresh: EpochSecrets, way: Wrapper
+    ) -> None:
+        """Make the slot of an epoch by `way`, or take over the one that is there; then wrap its secrets for
+        every tenant key that came meanwhile.
+        """
+        name = names.epoch_slot(fresh.key_epoch, way.slot)
+        wrapping_key, blob = await way.sealing(self._fresh)
+        raw = seal_slot(
+            wrapping_key,
+            fresh.repository_id,
+            name,
+            encode(fresh),
+            blob=blob,
+            fresh=(self._fresh(32), self._fresh(32)),
+        )
+        await settle_create(place, name, raw)
+        secrets = await self._secrets(place, name, way, fresh.repository_id, ref, fresh.key_epoch)
+        for other in await self._workspace_makers(ref):
+            if other.slot != way.slot:
+                await self.wrap_secrets(place, secrets, other)
+
+    async def wrap_secrets(self, place: Prefixed, secrets: EpochSecrets, way: Wrapper) -> None:
+        """Make one slot of a workspace's key epoch, and read it back.
+
+        Raises:
+            ObjectDamaged: there is one already, with other secrets.
+        """
+        name = names.epoch_slot(secrets.key_epoch, way.slot)
+        await self._place_slot(place, name, way, secrets.repository_id, encode(secrets))
+
+    async def refuse_erased(self, ref: WorkspaceRef) -> None:
+        """Raise WorkspaceErased if its tombstone stands."""
         tenant = Prefixed(self._store, names.tenant_prefix(ref.tenant))
         if await tenant.head(names.tombstone(ref.workspace)) is not None:
             raise WorkspaceErased(tenant=ref.tenant, workspace=ref.workspace)
-
-    async def _writing_tenant_key(self, tenant: str) -> bytes:
-        found = await self.tenant_keys(tenant)
-        if not found:
-            secret = self._fresh(SECRET_BYTES)
-            name = names.tenant_slot(key_id(secret), names.slot_id(METHOD_ABOVE, self._wrapping.key_id))
-            body = encode(TenantSecret(tenant, secret))
-            place = Prefixed(self._store, names.tenant_prefix(tenant))
-            if not await settle_create(place, name, self._sealed(self._wrapping, name, body)):
-                raise ObjectDamaged(object=name, what="a slot of this very key has other bytes")
-            found = await self.tenant_keys(tenant)
-        return min(found)
-
-    async def _open_slot(
-        self,
-        place: Prefixed,
-        name: str,
-        wrapper: bytes,
-        repository_id: bytes,
-        ref: WorkspaceRef,
-        key_epoch: int,
-    ) -> EpochKeys:
-        secrets = await self._secrets(place, name, wrapper, repository_id, ref, key_epoch)
-        return EpochKeys.from_secrets(repository_id, secrets.epoch_key, secrets.id_secret)
 
     async def _secrets(
         self,
         place: Prefixed,
         name: str,
-        wrapper: bytes,
+        way: Wrapper,
         repository_id: bytes,
         ref: WorkspaceRef,
         key_epoch: int,
     ) -> EpochSecrets:
         raw = await place.get(name)
         return decode_epoch_secrets(
-            _opened_body(EpochKeys.wrapping(repository_id, wrapper), name, raw),
+            open_slot(await way.opening(name, raw), repository_id, name, raw),
             repository_id=repository_id,
             tenant=ref.tenant,
             workspace=ref.workspace,
             key_epoch=key_epoch,
         )
 
-    async def _make_slot(
-        self,
-        place: Prefixed,
-        name: str,
-        wrapper: bytes,
-        repository_id: bytes,
-        ref: WorkspaceRef,
-        key_epoch: int,
-    ) -> None:
-        """Create the first slot; if it exists already, another node won and its secrets count."""
-        secrets = EpochSecrets(
-            repository_id,
-            ref.tenant,
-            ref.workspace,
-            key_epoch,
-            self._fresh(SECRET_BYTES),
-            self._fresh(SECRET_BYTES),
-        )
-        keys = EpochKeys.wrapping(repository_id, wrapper)
-        await settle_create(place, name, self._sealed(keys, name, encode(secrets)))
-
-    def _sealed(self, keys: EpochKeys, name: str, body: bytes) -> bytes:
-        header = make_header(keys, ObjectType.KEY_SLOT, name, self._fresh(32))
-        raw = make_object(keys, header, kind=0, body=body, boxes=(), fresh=self._fresh(32), compress=False)
-        assert _opened_body(keys, name, raw) == body, "decoded before upload"
-        return raw
-
     async def check(self, tenant: str) -> int:
-        """Return how many tenant keys the master key opens. Raises what `tenant_keys` raises."""
+        """Return how many tenant keys open. Raises what `tenant_keys` raises."""
         try:
             return len(await self.tenant_keys(tenant))
         except FormatError as exc:
             raise KeyMissing(tenant=tenant, master_key_id=self.master_key_id) from exc
 
 
-def _opened_body(keys: EpochKeys, name: str, raw: bytes) -> bytes:
-    """Open a slot of method m: nothing follows its head (methods k and r have a blob there)."""
-    head = open_head(keys, ObjectType.KEY_SLOT, name, raw)
-    if head.area_start != len(raw):
-        raise Malformed(rule="bytes after a key slot", object=name)
-    return head.body
+def is_above(slot: str) -> bool:
+    """Return whether a slot id is of method m."""
+    return slot[0] == METHOD_ABOVE

@@ -138,6 +138,8 @@ class LogState:
     """Number of the R that says so."""
     histories: list[tuple[str, bytes]] = field(default_factory=list)
     """Every history that some R named, oldest first; none of them is ever deleted."""
+    snapshot_at: int = 0
+    """Entries up to this one were read from an index snapshot, not from the chain; 0 if none."""
     key_ids: list[bytes] = field(default_factory=list)
     version: Version = NO_VERSION
     writers_stop: NewerServiceNeeded | None = None
@@ -154,6 +156,13 @@ class LogState:
     def hash(self) -> bytes:
         """Return what the next entry names as its predecessor."""
         return self.rows[-1].hash if self.rows else self.config_hash
+
+    def side_objects(self) -> set[str]:
+        """Return the names of live side checkpoints and of what they brought along."""
+        found = {side.name for side in self.sides.values()}
+        return found | {
+            name for side in self.sides.values() if side.row is not None for name in side.row.containers
+        }
 
     def row(self, seq: int) -> Row | None:
         """Return entry `seq`, if the log is that long."""
