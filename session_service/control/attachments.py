@@ -6,18 +6,25 @@ way forward. An old link's end changes nothing, and nobody is ever attached with
 """
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 
 from session_service.base.aio import Tasks
-from session_service.base.errors import Conflict, NotFound, RegistryUnavailable, TransitionRefused
+from session_service.base.errors import (
+    Conflict,
+    NotFound,
+    RegistryUnavailable,
+    SessionError,
+    TransitionRefused,
+)
 from session_service.base.ids import DeviceId, LinkId, SessionId
 from session_service.base.log import get_logger
+from session_service.control.marks import MarkBook
 from session_service.control.node import Node
 from session_service.control.parts import Parts
 from session_service.control.pause import Pause
 from session_service.control.sessions import Live, OpenLink, Sessions
+from session_service.control.tickets import ReturnLogin, hash_of
 from session_service.core import limits, refusals
 from session_service.core.changes import Rank, Unit, UseTicket
 from session_service.core.close_codes import Close
@@ -29,11 +36,6 @@ from session_service.core.events import Event, Facts
 from session_service.core.records import AuditEntry, LossCause, Session, State, Ticket
 from session_service.core.refusals import Refusal
 from session_service.ports.streams import Attachment, LinkEnd, LinkOffer, LinkRefusal, ResumeOffer
-
-
-def hash_of(token: str) -> bytes:
-    """Return what is stored of a ticket; the token itself is never kept."""
-    return hashlib.sha256(b"session-service ticket 1\n" + token.encode("utf-8", "replace")).digest()
 
 
 class Overtaken(Exception):
@@ -54,9 +56,12 @@ class LinkDesk:
         node: Node,
         sessions: Sessions,
         tasks: Tasks,
+        marks: MarkBook,
         look_now: Callable[[], None],
     ) -> None:
         self._parts = parts
+        self._marks = marks
+        self._login = ReturnLogin(parts=parts, node=node)
         self._look_now = look_now
         self._node = node
         self._sessions = sessions
@@ -150,7 +155,7 @@ class LinkDesk:
             self._forget_link(live, link)
             raise
         link.recorded = True
-        self._displace(live)
+        self._displace(live, link)
         return await self._when_ready(live, offer, lost_at_ms)
 
     # -- resume ---------------------------------------------------------------------------------------
@@ -183,19 +188,22 @@ class LinkDesk:
         if refusal is not None:
             await self._audit_refused(record, refusal)
             return refusal
-        if record.state is State.STARTING:
+        if record.state is State.STARTING or not await self._marks.known(live):
             return refusals.RETRY_RESUME
-        return await self._back(live, offer)
+        if self._marks.is_revoked(live, attempt.grant):
+            return attempts.LOGIN
+        if not self._login.is_needed(live.record):
+            return await self._back(live, offer, None)
+        ticket = await self._login.ticket_of(live.record, attempt)
+        return attempts.LOGIN if ticket is None else await self._back(live, offer, ticket)
 
-    async def _back(self, live: Live, offer: ResumeOffer) -> Attachment | Refusal:
+    async def _back(self, live: Live, offer: ResumeOffer, ticket: Ticket | None) -> Attachment | Refusal:
         """Record that the client is back, unless a newer attempt or another device was quicker."""
         lost_at_ms = live.record.lost_at_ms
         link = self._link(live, offer)
 
         def facts(record: Session) -> Facts:
-            refusal = live.order.still(
-                offer.attempt, grant=record.grant, cause=record.grant_cause, by=record.device_label
-            )
+            refusal = self._overtaken(live, offer.attempt, record)
             if refusal is not None:
                 raise Overtaken(refusal)
             return self._node.facts(
@@ -205,25 +213,66 @@ class LinkDesk:
                 device_label=record.device_label,
             )
 
+        used = [] if ticket is None else [UseTicket(hash=ticket.hash, now_ms=self._parts.clock.wall_ms())]
         try:
-            await self._sessions.move(live, Event.CLIENT_RESUMED, facts, rank=Rank.RESUME)
+            await self._sessions.move(
+                live, Event.CLIENT_RESUMED, facts, rank=Rank.RESUME, also=lambda _: used
+            )
         except Overtaken as overtaken:
             self._forget_link(live, link)
             return overtaken.refusal
         except (TransitionRefused, NotFound):
             self._forget_link(live, link)
             return await self._refusal(live.record.id) or refusals.RETRY_RESUME
-        except Conflict:
+        except Conflict as exc:
             self._forget_link(live, link)
+            if exc.facts.get("what") == "UseTicket":
+                return attempts.LOGIN
             self._look_now()
             return refusals.RETRY_RESUME
+        except RegistryUnavailable:
+            if ticket is not None:
+                self._forget_link(live, link)
+                return refusals.RETRY_RESUME
+            return await self._provisional(live, offer, link)
         except BaseException:
             # Unknown whether it is recorded: the link is refused, and the reconciler records its loss.
             self._forget_link(live, link)
             raise
         link.recorded = True
-        self._displace(live)
+        self._displace(live, link)
         return await self._when_ready(live, offer, lost_at_ms)
+
+    def _overtaken(self, live: Live, attempt: Resume, record: Session) -> Refusal | None:
+        """Look once more in the moment that counts: a newer attempt, another device, or a sign-out."""
+        if self._marks.is_revoked(live, attempt.grant):
+            return attempts.LOGIN
+        return live.order.still(attempt, grant=record.grant, cause=record.grant_cause, by=record.device_label)
+
+    async def _provisional(self, live: Live, offer: ResumeOffer, link: OpenLink) -> Attachment | Refusal:
+        """The registry is away and memory knows the session: attach once the node's disk has the mark."""
+        refusal = self._no_promise(live, offer, link)
+        if refusal is None:
+            try:
+                await self._marks.resume(live, link.id)
+            except (SessionError, TimeoutError):
+                refusal = refusals.RETRY_RESUME
+            else:
+                refusal = self._no_promise(live, offer, link)
+        if refusal is not None:
+            self._forget_link(live, link)
+            return refusal
+        link.recorded = link.answered = True
+        link.seen_mono_ms = self._parts.clock.monotonic_ms()
+        self._displace(live, link)
+        return self._attachment(live, mode="control", lost_at_ms=live.record.lost_at_ms)
+
+    def _no_promise(self, live: Live, offer: ResumeOffer, link: OpenLink) -> Refusal | None:
+        """Say why this link may not be attached without the registry."""
+        record = live.record
+        if record.state not in (State.ACTIVE, State.HELD) or live.handle is None or link.id not in live.links:
+            return refusals.RETRY_RESUME
+        return self._overtaken(live, offer.attempt, record)
 
     async def _not_here(self, attempt: Resume) -> Refusal:
         """A proved attempt on a session that is closed, or another node's."""
@@ -294,10 +343,12 @@ class LinkDesk:
         live.links.pop(link.id, None)
         self._sessions.tell(live)
 
-    def _displace(self, live: Live) -> None:
+    def _displace(self, live: Live, newest: OpenLink) -> None:
         """Close every other control link in the same step: taken over, stay down."""
+        if live.record.link_id not in (None, newest.id) and not live.marked:
+            return  # a still newer one was recorded meanwhile
         for link in list(live.links.values()):
-            if link.id != live.record.link_id and link.recorded:
+            if link.id != newest.id and link.recorded:
                 del live.links[link.id]
                 self._parts.streams.close_link(
                     live.record.id,
@@ -468,7 +519,7 @@ class LinkDesk:
         link.recorded = True
         self._drop_gone()
         self._starting[link.id] = live
-        self._displace(live)
+        self._displace(live, link)
         return live
 
     # -- ends -----------------------------------------------------------------------------------------
@@ -488,6 +539,7 @@ class LinkDesk:
         self._starting.pop(end.link_id, None)
         if live is not None:
             live.viewers.pop(end.link_id, None)
+            self._marks.ended(live, end.link_id, _cause(end.cause))
         if live is None or live.links.pop(end.link_id, None) is None:
             return
         self._sessions.tell(live)

@@ -18,14 +18,16 @@ from session_service.base.errors import (
     NotAllowed,
     NotFound,
     PartUnavailable,
+    RegistryUnavailable,
     TransitionRefused,
 )
 from session_service.base.ids import DeviceId, SessionId, UserId, WorkspaceId
 from session_service.base.log import get_logger
 from session_service.control.alarms import Alarms
-from session_service.control.attachments import LinkDesk, hash_of
+from session_service.control.attachments import LinkDesk
 from session_service.control.closing import Closer
 from session_service.control.holds import Holds
+from session_service.control.marks import MarkBook
 from session_service.control.node import Node
 from session_service.control.parts import NodeFacts, Parts
 from session_service.control.reconcile import Reconciler
@@ -35,6 +37,7 @@ from session_service.control.saving import Saver
 from session_service.control.sessions import Live, Sessions
 from session_service.control.space import SpaceGuard
 from session_service.control.starts import Starter, Wishes
+from session_service.control.tickets import hash_of
 from session_service.control.upkeep import Upkeep
 from session_service.control.watch import Watch
 from session_service.core import limits
@@ -87,11 +90,13 @@ class Control:
         self._holds = Holds(parts=parts, node=self._node, sessions=self._sessions, alarms=self._alarms)
         self._saver = Saver(parts=parts, sessions=self._sessions, alarms=self._alarms, cores=node.cores)
         self._watch = Watch(parts=parts, node=self._node, sessions=self._sessions)
+        self._marks = MarkBook(parts=parts, node=self._node, sessions=self._sessions, tasks=self._tasks)
         self._desk = LinkDesk(
             parts=parts,
             node=self._node,
             sessions=self._sessions,
             tasks=self._tasks,
+            marks=self._marks,
             look_now=self._look_now,
         )
         self._starter = Starter(
@@ -127,6 +132,7 @@ class Control:
             sessions=self._sessions,
             runners=self._runners,
             desk=self._desk,
+            marks=self._marks,
             alarms=self._alarms,
             space=self._space,
         )
@@ -362,6 +368,10 @@ class Control:
                 )
             except TransitionRefused:
                 continue
+            except RegistryUnavailable:
+                # The right ends now all the same: on this node's disk, and in the registry when it is back.
+                await self._marks.revoke(live, actor=str(actor), reason=reason)
+                return live.record
             return done.session
         return live.record
 

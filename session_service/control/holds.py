@@ -93,7 +93,10 @@ class Holds:
                 live,
                 Event.HOLD_EXPIRED,
                 lambda _: self._node.facts(
-                    loss_epoch=before.loss_epoch, attached=live.attached, actor="system"
+                    loss_epoch=before.loss_epoch,
+                    attached=live.attached,
+                    marked=live.marked,
+                    actor="system",
                 ),
                 rank=Rank.EXPIRY,
                 guards=(guard,),

@@ -26,6 +26,7 @@ from session_service.base.log import get_logger
 from session_service.control.alarms import Alarms
 from session_service.control.attachments import LinkDesk
 from session_service.control.closing import named_handle
+from session_service.control.marks import MarkBook
 from session_service.control.node import Node
 from session_service.control.parts import Parts
 from session_service.control.runners import Runners
@@ -60,6 +61,7 @@ class Reconciler:
     sessions: Sessions
     runners: Runners
     desk: LinkDesk
+    marks: MarkBook
     alarms: Alarms
     space: SpaceGuard
     first: bool = True
@@ -126,6 +128,8 @@ class Reconciler:
             (one.handle.workspace_id, one.handle.fence): one for one in census
         }
         whole = True
+        for live in self.sessions.all():
+            self.marks.found(live, seen.get((live.record.workspace_id, live.record.fence)))
         for live in lives:
             found = _of(live, seen.get((live.record.workspace_id, live.record.fence)))
             whole &= await self._guarded(

@@ -9,6 +9,7 @@ whoever changed it.
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import msgspec
 
@@ -33,7 +34,7 @@ from session_service.core.changes import (
 from session_service.core.continuity.attempts import Order
 from session_service.core.events import DURABLE_EFFECTS, Effect, Event, Facts
 from session_service.core.lifecycle import Step, step
-from session_service.core.records import EffectRecord, Lease, Session, State
+from session_service.core.records import EffectRecord, Lease, LossCause, Session, State
 from session_service.ports.checkpoints import PendingLook, Progress, WorkspaceName
 from session_service.ports.desktops import Handle
 
@@ -69,6 +70,25 @@ class Trouble:
     begun_mono_ms: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marks:
+    """What was promised while the registry was away and is not recorded yet (control/marks.py)."""
+
+    loss_epoch: int | None = None
+    """The loss that a provisional resume ended."""
+    link_id: str | None = None
+    """Its link; None after a restart, which ended it."""
+    cause: LossCause = LossCause.SERVER_RESTART
+    """Why that link ended, if it did."""
+    revoked_grant: int | None = None
+    """Keys up to this grant attach no more."""
+    actor: str = "system"
+    reason: str = ""
+
+
+NO_MARKS: Final = Marks()
+
+
 @dataclass(slots=True, kw_only=True)
 class Live:
     """One open session as memory knows it. Everything here can be lost at any moment."""
@@ -84,6 +104,11 @@ class Live:
     """Links that look on, and whose device each is: signing that device out closes them."""
     order: Order = field(default_factory=Order)
     """The newest attempt to resume; after a restart any number is new, freshness is the challenge."""
+    marks: Marks = NO_MARKS
+    marks_known: bool = True
+    """False after a start, until the disk was asked: until then nothing expires and no key attaches."""
+    marking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    settling: bool = False
     progress: Progress | None = None
     trouble: Trouble = field(default_factory=Trouble)
     pending: PendingLook | None = None
@@ -111,6 +136,11 @@ class Live:
     def attached(self) -> bool:
         """Say whether memory knows of a client, recorded or on its way."""
         return bool(self.links)
+
+    @property
+    def marked(self) -> bool:
+        """Say whether a provisional resume stands, or may stand on the disk: no hold ends then."""
+        return not self.marks_known or self.marks.loss_epoch is not None
 
     def recorded_link(self) -> OpenLink | None:
         """Return the open link that the record names."""
@@ -213,6 +243,7 @@ class Sessions:
             workspace_name=workspace.name,
             user_name=user.name if user is not None else "",
             handle=msgspec.json.decode(desktop.handle, type=Handle) if desktop is not None else None,
+            marks_known=record.state not in (State.ACTIVE, State.HELD),
         )
         self.add(live)
         return live

@@ -88,6 +88,8 @@ TICKET_S: Final = 60.0
 """A ticket is for the page that asked for it, now."""
 LABEL_CHARACTERS_MAX: Final = 64
 
+MARKS_S_MAX: Final = 5.0
+"""For the host to write or read a mark: who comes back meanwhile waits, then is told to ask again."""
 LINK_SILENT_S: Final = 15.0
 """A link that waits for a starting desktop asks again within a second, and one that was answered is open at
 its

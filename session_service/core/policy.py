@@ -39,6 +39,10 @@ class Policy:
     """newest: the later device gets the desktop, the older may take it back. refuse: the older one keeps
     it.
     """
+    reauthenticate_after_s: float | None = None
+    """How long a lost client may be away and still come back without a login; None: as long as the hold, 0:
+    each return asks. What asks is the sign-in, not the password: who is signed in notices nothing.
+    """
     ticket_in_path: bool = True
     """Whether stock clients may carry their one-use ticket in the address."""
     template: str = "openbox"
@@ -56,6 +60,7 @@ RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "hold_s": (0.0, HOLD_S_MAX),
     "checkpoint_target_s": (1.0, 86_400.0),
     "full_scan_s": (10.0, 7 * 86_400.0),
+    "reauthenticate_after_s": (0.0, HOLD_S_MAX),
     "memory_mb_max": (256, 1 << 22),
     "cpus_max": (0.1, 1_024.0),
     "processes_max": (64, 1 << 22),
@@ -67,6 +72,7 @@ WORDS: Final[Mapping[str, str]] = {
     "checkpoint_target_s": "Files are saved about every {0:g} s.",
     "full_scan_s": "Every {0:g} s the whole home is looked at.",
     "takeover": "When a second device opens the desktop: {0}.",
+    "reauthenticate_after_s": "A client that was away for this long must be signed in to come back: {0} s.",
     "ticket_in_path": "Stock viewers may carry a ticket in the address: {0}.",
     "template": "The desktop is made from the template {0}.",
     "hook": "The user's before-close hook is run: {0}.",
@@ -94,6 +100,8 @@ def parse(data: Mapping[str, Any]) -> Policy:
 
 def _value(name: str, value: Any) -> Any:
     default = getattr(DEFAULT, name)
+    if default is None and value is None:
+        return None
     if name == "warnings_s":
         if not isinstance(value, list | tuple) or not all(_is_number(item) and item > 0 for item in value):
             raise BadInput("warnings_s is a list of seconds.", field=name)
@@ -113,7 +121,7 @@ def _value(name: str, value: Any) -> Any:
     low, high = RANGES[name]
     if not low <= value <= high:
         raise BadInput(f"{name} lies between {low:g} and {high:g}.", field=name)
-    return float(value) if isinstance(default, float) else int(value)
+    return float(value) if default is None or isinstance(default, float) else int(value)
 
 
 def _is_number(value: Any) -> bool:
@@ -122,4 +130,8 @@ def _is_number(value: Any) -> bool:
 
 def explain(policy: Policy) -> tuple[tuple[str, str], ...]:
     """Return (field, sentence) for everything a policy decides."""
-    return tuple((name, words.format(getattr(policy, name))) for name, words in WORDS.items())
+    return tuple((name, _sentence(words, getattr(policy, name))) for name, words in WORDS.items())
+
+
+def _sentence(words: str, value: Any) -> str:
+    return words.replace(" {0} s.", " never.") if value is None else words.format(value)

@@ -226,12 +226,16 @@ class Desktops:
             self._owners.forget(handle.workspace_id, handle.fence)
             self._log.info("desktop.discarded", session_id=handle.session_id)
 
-    async def mark(self, handle: Handle, *, provisional_loss_epoch: int | None) -> None:
-        """Write the provisional mark, durable when this returns."""
+    async def mark(
+        self, handle: Handle, *, provisional_loss_epoch: int | None, revoked_grant: int | None = None
+    ) -> None:
+        """Write the marks, durable when this returns."""
         async with self._locks[handle.session_id]:
             if (state := self._known(handle)) is None:
                 raise errors.DesktopGone(session_id=handle.session_id)
-            state = msgspec.structs.replace(state, provisional_loss_epoch=provisional_loss_epoch)
+            state = msgspec.structs.replace(
+                state, provisional_loss_epoch=provisional_loss_epoch, revoked_grant=revoked_grant
+            )
             state_file.write(self._layout.desktops / handle.session_id, state)
 
     def last_words(self, handle: Handle) -> str:
@@ -352,6 +356,7 @@ class Desktops:
             user_id=state.user_id,
             registry_epoch=state.registry_epoch,
             provisional_loss_epoch=state.provisional_loss_epoch,
+            revoked_grant=state.revoked_grant,
             processes=len(members),
             memory_bytes=self._groups(state).memory_bytes() if members else None,
         )

@@ -116,7 +116,11 @@ class Calls:
 
     async def _mark(self, call: Call) -> Any:
         wish = call.params(MarkCall)
-        await self._desktops.mark(wish.handle, provisional_loss_epoch=wish.provisional_loss_epoch)
+        await self._desktops.mark(
+            wish.handle,
+            provisional_loss_epoch=wish.provisional_loss_epoch,
+            revoked_grant=wish.revoked_grant,
+        )
 
     async def _last_words(self, call: Call) -> Any:
         return self._desktops.last_words(call.params(HandleCall).handle)

@@ -41,6 +41,7 @@ class DesktopState(msgspec.Struct, frozen=True, kw_only=True):
     helpers: tuple[tuple[int, int], ...] = ()
     """(pid, start time) of our processes beside it: network, log keeper."""
     provisional_loss_epoch: int | None = None
+    revoked_grant: int | None = None
     sandboxed: bool = True
     format: int = 1
 

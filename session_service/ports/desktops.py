@@ -83,6 +83,9 @@ class ObservedDesktop(msgspec.Struct, frozen=True, kw_only=True):
     user_id: str = ""
     registry_epoch: int = 0
     provisional_loss_epoch: int | None = None
+    """The loss that a resume ended while the registry was away; None when there is nothing to settle."""
+    revoked_grant: int | None = None
+    """Keys up to this grant were withdrawn while the registry was away."""
     processes: int = 0
     memory_bytes: int | None = None
 
@@ -193,8 +196,12 @@ class DesktopProvider(Protocol):
         """
         ...
 
-    async def mark(self, handle: Handle, *, provisional_loss_epoch: int | None) -> None:
-        """Write the provisional mark into the state file, fsynced, before a provisional resume."""
+    async def mark(
+        self, handle: Handle, *, provisional_loss_epoch: int | None, revoked_grant: int | None = None
+    ) -> None:
+        """Write the marks into the state file, fsynced, before a provisional resume or revocation; both
+        None clears them.
+        """
         ...
 
     def on_exit(self, callback: Callable[[Handle, str], None]) -> None:

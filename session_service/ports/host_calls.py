@@ -57,10 +57,11 @@ class ProofCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MarkCall(msgspec.Struct, frozen=True, kw_only=True):
-    """Write or clear the provisional mark."""
+    """Write or clear what was promised while the registry was away."""
 
     handle: Handle
     provisional_loss_epoch: int | None
+    revoked_grant: int | None = None
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):

@@ -107,11 +107,14 @@ class LocalDesktops:
         """End and remove a desktop that never became ready. Refuses others."""
         await self._call("discard", HandleCall(handle=handle), type(None))
 
-    async def mark(self, handle: Handle, *, provisional_loss_epoch: int | None) -> None:
-        """Write the provisional mark into the state file, durable when this returns."""
-        await self._call(
-            "mark", MarkCall(handle=handle, provisional_loss_epoch=provisional_loss_epoch), type(None)
+    async def mark(
+        self, handle: Handle, *, provisional_loss_epoch: int | None, revoked_grant: int | None = None
+    ) -> None:
+        """Write the marks into the state file, durable when this returns."""
+        call = MarkCall(
+            handle=handle, provisional_loss_epoch=provisional_loss_epoch, revoked_grant=revoked_grant
         )
+        await self._call("mark", call, type(None))
 
     def on_exit(self, callback: Callable[[Handle, str], None]) -> None:
         """Call `callback(handle, last_words)` when a desktop's processes end, whoever ended them.

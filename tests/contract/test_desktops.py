@@ -305,12 +305,14 @@ async def test_an_end_while_the_host_was_away_is_told_by_the_next_one(world: Des
 
 async def test_the_provisional_mark_outlives_the_host(world: DesktopWorld) -> None:
     handle = (await world.launch()).handle
-    await world.provider.mark(handle, provisional_loss_epoch=3)
+    await world.provider.mark(handle, provisional_loss_epoch=3, revoked_grant=2)
     await world.kill_host()
     await world.start_host()
-    assert (await world.provider.observe(handle)).provisional_loss_epoch == 3
+    seen = await world.provider.observe(handle)
+    assert (seen.provisional_loss_epoch, seen.revoked_grant) == (3, 2)
     await world.provider.mark(handle, provisional_loss_epoch=None)
-    assert (await world.provider.observe(handle)).provisional_loss_epoch is None
+    seen = await world.provider.observe(handle)
+    assert (seen.provisional_loss_epoch, seen.revoked_grant) == (None, None)
 
 
 async def test_without_a_host_every_call_is_retryable(world: DesktopWorld) -> None:

@@ -49,6 +49,8 @@ class FakeDesktop:
     at_freeze: frozenset[int] = frozenset()
     """What the home held when everything was frozen last."""
     thawed_since: bool = False
+    marks: tuple[int | None, int | None] = (None, None)
+    """The loss that a resume ended, and the grant that was withdrawn, while the registry was away."""
 
 
 class Machine:
@@ -169,6 +171,8 @@ class Machine:
             frozen=one.frozen,
             user_id=one.user_id,
             registry_epoch=one.registry_epoch,
+            provisional_loss_epoch=one.marks[0],
+            revoked_grant=one.marks[1],
         )
 
     async def census(self) -> list[ObservedDesktop]:
@@ -294,8 +298,12 @@ class Machine:
         self.desktops.pop(key, None)
         self.homes.pop(key, None)
 
-    async def mark(self, handle: Handle, *, provisional_loss_epoch: int | None) -> None:
+    async def mark(
+        self, handle: Handle, *, provisional_loss_epoch: int | None, revoked_grant: int | None = None
+    ) -> None:
         self._reach("mark")
+        one = self._running(handle)
+        one.marks = (provisional_loss_epoch, revoked_grant)
 
     def on_exit(self, callback: Callable[[Handle, str], None]) -> None:
         self._on_exit = callback

@@ -54,6 +54,7 @@ class Life:
                 streams=place,
                 policy=world.policy,
                 admission=Admission(accepting=lambda: world.accepting, disk=lambda: world.disk),
+                resume_secret=bytes(range(32)),
             ),
             node=NodeFacts(id=world.node_id, boot_id=world.machine.boot_id, address="here"),
         )
