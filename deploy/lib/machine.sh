@@ -91,7 +91,7 @@ look_at_sandbox() {
 make_users() {
   ((EUID == 0)) || return 0
   local name
-  for name in session-service session-worker; do
+  for name in session-service session-worker session-gateway; do
     id -u "$name" >/dev/null 2>&1 && continue
     useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$name"
     say "user $name: made, so that this part does not run as root"

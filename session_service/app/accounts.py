@@ -15,6 +15,8 @@ from session_service.app.refused import ConfigurationRefused
 
 SERVICE_ACCOUNT: Final = "session-service"
 WORKER_ACCOUNT: Final = "session-worker"
+GATEWAY_ACCOUNT: Final = "session-gateway"
+"""Of gateway processes; needed only where there are some."""
 WORKER_CAPABILITIES: Final = ("chown", "dac_override", "dac_read_search", "fowner", "fsetid")
 """Homes belong to the desktops' uids: the worker reads and makes files for them, and nothing else."""
 
@@ -28,6 +30,8 @@ class Accounts:
     service_gid: int
     worker_uid: int
     worker_gid: int
+    gateway_uid: int | None = None
+    """None: the account is missing."""
 
 
 def find() -> Accounts:
@@ -44,7 +48,9 @@ def find_parts(*, root: bool) -> Accounts:
 
 def _ours() -> Accounts:
     uid, gid = os.geteuid(), os.getegid()
-    return Accounts(root=False, service_uid=uid, service_gid=gid, worker_uid=uid, worker_gid=gid)
+    return Accounts(
+        root=False, service_uid=uid, service_gid=gid, worker_uid=uid, worker_gid=gid, gateway_uid=uid
+    )
 
 
 def _named() -> Accounts:
@@ -55,12 +61,17 @@ def _named() -> Accounts:
             f"the system accounts {SERVICE_ACCOUNT} and {WORKER_ACCOUNT} are missing: run ./deploy/up once, "
             "or make them with useradd --system"
         ) from exc
+    try:
+        gateway_uid = pwd.getpwnam(GATEWAY_ACCOUNT).pw_uid
+    except KeyError:
+        gateway_uid = None
     return Accounts(
         root=True,
         service_uid=service.pw_uid,
         service_gid=service.pw_gid,
         worker_uid=worker.pw_uid,
         worker_gid=worker.pw_gid,
+        gateway_uid=gateway_uid,
     )
 
 
@@ -74,6 +85,11 @@ def command_prefix(part: str, accounts: Accounts) -> tuple[str, ...]:
         return (*ended_with_parent, "--")
     if part == "service":
         uid, gid, caps = accounts.service_uid, accounts.service_gid, ""
+    elif part == "gateway":
+        # Its group is the service's: that opens the desktops' sockets and the service's private ones, by
+        # which it is known as itself.
+        assert accounts.gateway_uid is not None
+        uid, gid, caps = accounts.gateway_uid, accounts.service_gid, ""
     else:
         uid, gid = accounts.worker_uid, accounts.worker_gid
         caps = "".join(f",+{name}" for name in WORKER_CAPABILITIES)

@@ -6,14 +6,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from session_service.gateway.gateway import Gateway
+from session_service.gateway.shards import Shards
 from session_service.gateway.stats import FIRST_FRAME_BOUNDS_S, GatewayStats
 
 
 class GatewayFigures(Collector):
-    """Collects from one gateway."""
+    """Collects from all gateways."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Shards) -> None:
         self._gateway = gateway
 
     def collect(self) -> Iterator[Metric]:

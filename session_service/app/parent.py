@@ -12,15 +12,18 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from session_service.app import accounts, folders, handover
+from session_service.app import accounts, folders, handover, listening, successor
 from session_service.app.refused import ConfigurationRefused
 from session_service.base import log
+from session_service.base.aio import Tasks
 from session_service.base.layout import Layout
+from session_service.core import shards
 
 if TYPE_CHECKING:
     from session_service.app.settings import Settings
@@ -95,10 +98,21 @@ def _note(layout: Layout) -> None:
     draft.replace(path)
 
 
+def gateway_processes(settings: "Settings") -> int:
+    """Return how many gateways there are, the one inside the service included."""
+    chosen = settings.gateway.processes
+    return len(os.sched_getaffinity(0)) if chosen == "auto" else int(chosen)
+
+
 def _parts(settings: "Settings", layout: Layout, who: accounts.Accounts) -> list[_Part]:
     shared = (sys.executable, "-P", "-m", "session_service.app.part")
     # The service first: people wait for it, and it takes longest to start.
-    names = ["service", "host", *(f"worker-{number}" for number in range(settings.store.workers))]
+    names = [
+        "service",
+        *(f"gateway-{shard}" for shard in shards.names(gateway_processes(settings)) if shard != shards.FIRST),
+        "host",
+        *(f"worker-{number}" for number in range(settings.store.workers)),
+    ]
     return [
         _Part(
             name=name,
@@ -117,9 +131,19 @@ class Parent:
         self._stop = asyncio.Event()
         self._status = 0
         self._parts: list[_Part] = []
+        self._listening: tuple[socket.socket, ...] = ()
+        self._tasks = Tasks(_failed)
+        self.successor: tuple[str, ...] | None = None
+        """The command that is to take this process's place, once `run` has returned."""
+
+    def become_successor(self) -> None:
+        """Execute the successor in this process, the listening sockets open; returns only by an OSError."""
+        assert self.successor is not None
+        listening.hand_over(self._listening, os.environ)
+        os.execvpe(self.successor[0], self.successor, os.environ)
 
     async def run(self) -> int:
-        """Run until SIGTERM or SIGINT; returns the exit status.
+        """Run until SIGTERM or SIGINT, or until a successor is to follow; returns the exit status.
 
         Raises:
             AlreadyRunning, ConfigurationRefused: nothing was started.
@@ -127,8 +151,15 @@ class Parent:
         if (pid := running_parent(self._layout)) is not None:
             raise AlreadyRunning(f"process {pid} runs the service in {self._layout.root}")
         who = accounts.find()
+        if who.gateway_uid is None and gateway_processes(self._settings) > 1:
+            raise ConfigurationRefused(
+                f"the system account {accounts.GATEWAY_ACCOUNT} is missing: run ./deploy/up once, or make it "
+                "with useradd --system, or set gateway.processes = 1"
+            )
         lock = _lock(self._layout)
         try:
+            self._listening = listening.open_sockets(self._settings.listen.host, self._settings.listen.port)
+            listening.store(self._listening)
             folders.prepare(self._layout, who)
             _note(self._layout)
             return await self._run_parts(who)
@@ -139,6 +170,10 @@ class Parent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(
+            signal.SIGUSR2, lambda: self._tasks.spawn(self._replace(), name="find-successor")
+        )
         self._parts = _parts(self._settings, self._layout, who)
         async with asyncio.TaskGroup() as group:
             keepers = [group.create_task(self._keep(part), name=f"keep-{part.name}") for part in self._parts]
@@ -159,6 +194,7 @@ class Parent:
                 stdin=asyncio.subprocess.DEVNULL,
                 env=self._environment(part.name),
                 start_new_session=True,
+                pass_fds=[one.fileno() for one in self._listening] if part.name == "service" else (),
             )
             log.get_logger().debug("part.started", name=part.name, pid=part.process.pid)
             status = await part.process.wait()
@@ -181,14 +217,31 @@ class Parent:
         keep = {name: os.environ[name] for name in names if name in os.environ}
         keep[SETTINGS_VARIABLE] = handover.pack(self._settings)
         keep["PYTHONUNBUFFERED"] = "1"
+        if part == "service":
+            keep[listening.PART_VARIABLE] = ",".join(str(one.fileno()) for one in self._listening)
         # Relays keep big buffers for the next read; a worker gives each home's memory back.
         keep["MALLOC_MMAP_THRESHOLD_"] = "1048576" if part.startswith("worker") else "33554432"
         keep["MALLOC_TRIM_THRESHOLD_"] = "134217728"
         return keep
 
+    def _reload(self) -> None:
+        """Let the service read its certificate again."""
+        for part in self._parts:
+            if part.name == "service" and part.process is not None and part.process.returncode is None:
+                part.process.send_signal(signal.SIGHUP)
+
+    async def _replace(self) -> None:
+        """Make room for the program that is to come, if it would start."""
+        command = successor.find(self._layout)
+        if self._stop.is_set() or not await successor.is_usable(command):
+            return
+        log.get_logger().info("part.replaced", name="parent", command=command[0])
+        self.successor = command
+        self._stop.set()
+
     async def _end(self, group: asyncio.TaskGroup) -> None:
         """Intake first, then the workers, then the host; what does not end in time is killed."""
-        for names in (("service",), ("worker",), ("host",)):
+        for names in (("service",), ("gateway", "worker"), ("host",)):
             parts = [part for part in self._parts if part.name.split("-")[0] in names]
             enders = [group.create_task(_end_part(part), name=f"end-{part.name}") for part in parts]
             for ender in enders:
@@ -206,6 +259,10 @@ KEPT_VARIABLES: Final = (
 )  # fmt: skip
 STORE_VARIABLES: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
 """Credentials of the object store go to the workers alone."""
+
+
+def _failed(name: str, error: BaseException) -> None:
+    log.get_logger().error("task.failed", task=name, error=repr(error))
 
 
 async def _end_part(part: _Part) -> None:

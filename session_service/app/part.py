@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from session_service.app import accounts
-from session_service.app.parent import REFUSED_STATUS, parse_settings
+from session_service.app.parent import REFUSED_STATUS, gateway_processes, parse_settings
 from session_service.app.refused import ConfigurationRefused
 from session_service.base import log
 from session_service.base.layout import Layout
@@ -63,12 +63,32 @@ def _service(settings: "Settings") -> Run:
     return lambda stop: service.run(settings, stop)
 
 
+def _gateway(settings: "Settings", shard: str) -> Run:
+    from session_service.app.listening import trusted_networks
+    from session_service.app.system import SystemClock, SystemIds
+    from session_service.core.shards import names
+    from session_service.gateway import process
+
+    layout = Layout(settings.state_folder)
+    told = process.ProcessSettings(
+        calls=layout.gateway_calls,
+        sockets=layout.gateway_sockets,
+        shard=shard,
+        shards=names(gateway_processes(settings)),
+        ids=SystemIds(SystemClock()),
+        trusted=trusted_networks(settings),
+    )
+    return lambda stop: process.run(told, stop)
+
+
 def _runner(name: str, settings: "Settings") -> Run:
     root = Path(settings.state_folder).stat().st_uid == 0  # the parent made it; we may have lost root since
     if name == "host":
         return _host(settings, root=root)
     if name == "service":
         return _service(settings)
+    if name.startswith("gateway-"):
+        return _gateway(settings, name.removeprefix("gateway-"))
     return _worker(settings, int(name.removeprefix("worker-")), root=root)
 
 
@@ -98,7 +118,8 @@ def main() -> int:
     try:
         import uvloop
 
-        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop if name == "service" else None)
+        carries = name == "service" or name.startswith("gateway-")
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop if carries else None)
     except ImportError:
         runner = asyncio.Runner()
     try:

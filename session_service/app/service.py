@@ -9,12 +9,10 @@ the heartbeat is last.
 import asyncio
 import contextlib
 import gc
-import ipaddress
 import os
 import platform
 import signal
 import socket
-import ssl
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -22,12 +20,14 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from session_service.app import room
+from session_service.app import accounts, listening, room
+from session_service.app.certificate import Certificate
 from session_service.app.figures import GatewayFigures
 from session_service.app.greeting import Greeting
+from session_service.app.listening import trusted_networks
 from session_service.app.notices import Notices
+from session_service.app.parent import gateway_processes
 from session_service.app.probe import PortProbe
-from session_service.app.refused import ConfigurationRefused
 from session_service.app.resume_secret import resume_secret
 from session_service.app.system import SystemClock, SystemIds
 from session_service.base import errors, log
@@ -36,7 +36,9 @@ from session_service.checkpoints.workers import Workers
 from session_service.control.control import Control
 from session_service.control.parts import Admission, NodeFacts, Parts, StreamsPlace
 from session_service.core.policy import Policy
+from session_service.core.shards import names
 from session_service.gateway.gateway import Gateway
+from session_service.gateway.shards import Shards
 from session_service.http import setup
 from session_service.http.limits import SETUP_CODE_S
 from session_service.http.server import create_app
@@ -78,16 +80,9 @@ def _node_id(layout: Layout, ids: SystemIds) -> str:
         return path.read_text("ascii").strip()
 
 
-def _tls(settings: "Settings") -> ssl.SSLContext | None:
+def _certificate(settings: "Settings") -> Certificate | None:
     certificate, key = settings.listen.tls_certificate, settings.listen.tls_key
-    if certificate is None or key is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as exc:
-        raise ConfigurationRefused(f"the TLS files cannot be used: {exc}") from exc
-    return context
+    return None if certificate is None or key is None else Certificate(certificate, key)
 
 
 class _Origins:
@@ -126,9 +121,24 @@ class _Service:
         sockets = [self.layout.worker_socket(number) for number in range(settings.store.workers)]
         self.checkpoints = Workers(sockets)
         self.streams = StreamsPlace()
+        self.certificate = _certificate(settings)
+        self.listening = listening.for_part(os.environ)
+        self.processes = gateway_processes(settings)
         self.control = self._control()
+        self.shards = Shards(
+            self.control.attachments,
+            calls=self.layout.gateway_calls,
+            sockets=self.layout.gateway_sockets,
+            peer_uids=self._gateway_uids(),
+            origins=self.origins,
+        )
         self.figures = CollectorRegistry()
         self.runner = web.AppRunner(self._http(), access_log=None, handle_signals=False, shutdown_timeout=5.0)
+
+    def _gateway_uids(self) -> frozenset[int]:
+        """Who may ask control: gateway processes, and nobody else."""
+        root = self.settings.state_folder.stat().st_uid == 0
+        return frozenset({os.geteuid(), accounts.find_parts(root=root).gateway_uid or os.geteuid()})
 
     def _control(self) -> Control:
         parts = Parts(
@@ -163,7 +173,8 @@ class _Service:
             public_origins=frozenset(self.settings.listen.public_origins),
             secure=self.settings.listen.tls_certificate is not None or self.settings.listen.behind_proxy,
             behind_proxy=self.settings.listen.behind_proxy,
-            trusted_proxies=self._trusted(),
+            trusted_proxies=trusted_networks(self.settings),
+            gateway_processes=self.processes,
             node_id=_node_id(self.layout, self.ids),
             node_name=self.settings.node_name or platform.node(),
             version=metadata.version("session-service"),
@@ -180,11 +191,6 @@ class _Service:
             origins=self.origins,
             figures=self.figures,
         )
-
-    def _trusted(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-        if not self.settings.listen.behind_proxy:
-            return ()
-        return tuple(ipaddress.ip_network(text) for text in self.settings.listen.trusted_proxies)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop`."""
@@ -206,15 +212,18 @@ class _Service:
         await self.runner.setup()
         assert self.runner.server is not None
         gateway = Gateway(
-            attachments=self.control.attachments,
+            attachments=self.shards,
             http=self.runner.server,
             origins=self.origins,
             ids=self.ids,
-            trusted=self._trusted(),
+            trusted=trusted_networks(self.settings),
+            shards=names(self.processes),
+            elsewhere=self.shards.owner,
         )
-        self.figures.register(GatewayFigures(gateway))
-        self.streams.put(gateway)
+        self.figures.register(GatewayFigures(self.shards))
+        self.streams.put(self.shards)
         await self._listen(gateway)
+        await self.shards.open(gateway)
         await self._listen_for_cli()
         gc.collect()
         gc.freeze()
@@ -222,6 +231,8 @@ class _Service:
         try:
             async with asyncio.TaskGroup() as beside:
                 running = [beside.create_task(self.probe.run(), name="port-probe")]
+                if self.certificate is not None:
+                    running.append(beside.create_task(self.certificate.watch(), name="certificate"))
                 await self._greet(stop)
                 running.append(beside.create_task(self._offer_again(), name="offer-setup"))
                 await stop.wait()
@@ -229,19 +240,20 @@ class _Service:
                 for task in running:
                     task.cancel()
         finally:
-            await gateway.close()
+            async with asyncio.TaskGroup() as ending:
+                ending.create_task(gateway.close(), name="close-gateway")
+                ending.create_task(self.shards.close(), name="close-shards")
 
     async def _listen(self, gateway: Gateway) -> None:
-        listen = self.settings.listen
-        try:
-            addresses = await gateway.listen(listen.host, listen.port, tls=_tls(self.settings))
-        except OSError as exc:
-            raise ConfigurationRefused(
-                f"port {listen.port} on {listen.host} cannot be used ({exc.strerror}): "
-                "stop what uses it, or give another one with --port"
-            ) from exc
-        self.origins.port = addresses[0][1]
-        self.probe.listen(addresses[0][0], addresses[0][1])
+        """Take the connections of the sockets that the parent keeps."""
+        context = None
+        if self.certificate is not None:
+            context = self.certificate.context
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.certificate.look_now)
+        host, port = self.listening[0].getsockname()[:2]
+        self.origins.port = port
+        self.probe.listen(host, port)
+        await gateway.listen_on(self.listening, tls=context)
 
     async def _listen_for_cli(self) -> None:
         path = self.layout.api_socket

@@ -42,6 +42,15 @@ class Listen(_Group):
     """Networks of that proxy; nobody else's X-Forwarded-For is looked at."""
 
 
+class Gateway(_Group):
+    """The processes that carry desktops' bytes."""
+
+    processes: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = 1
+    """1 carries them inside the service; more add processes of their own, auto one per core. For hundreds of
+    busy users on one machine; put TLS into a proxy in front then.
+    """
+
+
 class Store(_Group):
     """Where checkpoints go. Change it to keep files elsewhere than on this machine."""
 
@@ -139,6 +148,7 @@ class Settings(_Group):
     node_name: str = ""
     """Name of this machine in lists; empty = its host name."""
     listen: Listen = Listen()
+    gateway: Gateway = Gateway()
     store: Store = Store()
     hold: Hold = Hold()
     desktops: Desktops = Desktops()

@@ -92,6 +92,16 @@ class Layout:
         return self.run / "service" / "api.sock"
 
     @property
+    def gateway_calls(self) -> Path:
+        """Where gateway processes ask control; by peer credentials."""
+        return self.run / "service" / "gateway.sock"
+
+    @property
+    def gateway_sockets(self) -> Path:
+        """Where gateway processes get the connections of their shard."""
+        return self.run / "service" / "passing.sock"
+
+    @property
     def address(self) -> Path:
         """The address that people open, as text, while the service runs; for the CLI."""
         return self.api_socket.with_name("address")

@@ -103,8 +103,16 @@ def _forget(calls: dict[int, asyncio.Task[Any]], number: int) -> Callable[[async
 class Server:
     """Answers calls on one socket file; only peers of the named uids are heard."""
 
-    def __init__(self, path: Path, handlers: Mapping[str, Handler], *, peer_uids: frozenset[int]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        handlers: Mapping[str, Handler],
+        *,
+        peer_uids: frozenset[int],
+        calls_max: int = CALLS_PER_CONNECTION_MAX,
+    ) -> None:
         self._path = path
+        self._calls_max = calls_max
         self._handlers = handlers
         self._peer_uids = peer_uids
         self._tasks = aio.Tasks(
@@ -145,7 +153,7 @@ class Server:
                     if (task := calls.get(frame.call)) is not None:
                         task.cancel()
                 elif frame.kind == "call" and frame.call not in calls:
-                    if len(calls) >= CALLS_PER_CONNECTION_MAX:
+                    if len(calls) >= self._calls_max:
                         # To cut the connection would cancel every other call, a start under way too.
                         busy = _Failure("part_unavailable", "too many calls at once", {})
                         _write(writer, _Frame("error", frame.call, body=_raw(busy)))

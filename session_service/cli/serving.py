@@ -58,6 +58,7 @@ def serve(
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, by its name.")
     ] = None,
     behind_proxy: Annotated[bool, typer.Option(help="A TLS proxy stands in front.")] = False,
+    check: Annotated[bool, typer.Option(help="Read the settings, start nothing.")] = False,
 ) -> None:
     """Run until SIGTERM or Ctrl-C; desktops stay."""
     flags = flags_of(set_ or [])
@@ -71,4 +72,10 @@ def serve(
     flags.update({name: value for name, value in given.items() if value is not None})
     settings = configuration.load(config, flags)
     log.configure(json=use_json(settings), level=settings.logs.level, part="parent")
-    sys.exit(asyncio.run(Parent(settings).run()))
+    if check:
+        return
+    parent = Parent(settings)
+    status = asyncio.run(parent.run())
+    if parent.successor is not None:
+        parent.become_successor()
+    sys.exit(status)

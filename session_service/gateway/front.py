@@ -13,9 +13,12 @@ from http import HTTPStatus
 from typing import Final, cast
 
 from session_service.gateway.address import client_address
-from session_service.gateway.handshake import RESUMABLE, Refusal, is_ours, read_upgrade, refuse
+from session_service.gateway.handshake import RESUMABLE, Refusal, is_ours, read_upgrade, refuse, shard_in
 from session_service.gateway.hub import Hub
-from session_service.gateway.link import Link
+from session_service.gateway.inner_relay import relay
+from session_service.gateway.link import Link, set_options
+from session_service.gateway.messages import Passed
+from session_service.gateway.passing import Owner
 from session_service.gateway.resumable_link import ResumableLink
 
 _HEAD_END: Final = b"\r\n\r\n"
@@ -25,13 +28,14 @@ _RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 class Front(asyncio.Protocol):
     """One connection of which nothing is known yet."""
 
-    __slots__ = ("_began_at", "_head", "_hub", "_transport", "bucket")
+    __slots__ = ("_began_at", "_head", "_hub", "_passed", "_transport", "bucket")
 
     _transport: asyncio.Transport
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, passed: Passed | None = None) -> None:
         self._hub = hub
-        self._head = b""
+        self._passed = passed
+        self._head = b"" if passed is None else passed.head
         self._began_at = 0.0
         self.bucket = 0
 
@@ -41,9 +45,11 @@ class Front(asyncio.Protocol):
         self._began_at = asyncio.get_running_loop().time()
         self._hub.ticker.add(self)
         self._hub.wait_for_first(self)
+        if self._passed is not None:
+            asyncio.get_running_loop().call_soon(self.data_received, b"")
 
     def data_received(self, data: bytes) -> None:
-        if self._transport.is_closing():
+        if self._transport.is_closing() or self._transport.get_protocol() is not self:
             return  # It was refused; whatever it still says is not answered a second time.
         self._head += data
         end = self._head.find(_HEAD_END)
@@ -54,7 +60,7 @@ class Front(asyncio.Protocol):
             self._hand_over()
         elif too_long:
             self._refuse(refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "This request is too long."))
-        else:
+        elif (owner := self._owner()) is None or not self._pass_on(owner):
             self._upgrade(end + len(_HEAD_END))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -93,9 +99,31 @@ class Front(asyncio.Protocol):
         self._transport.write(refusal.answer)
         self._transport.close()
 
+    def _owner(self) -> Owner | None:
+        """Return who owns the shard of this request, when that is another process which is there."""
+        shard = shard_in(self._head)
+        return None if self._passed is not None or shard == self._hub.shard else self._hub.elsewhere(shard)
+
+    def _pass_on(self, owner: Owner) -> bool:
+        """Hand the connection to its owner; False when it cannot take it, and nothing happened."""
+        transport = self._transport
+        passed = Passed(peer=self._peer(), head=self._head)
+        transport.pause_reading()
+        if transport.get_extra_info("sslcontext") is not None:
+            self._forget()
+            set_options(transport, self._hub.limits)
+            self._hub.tasks.spawn(relay(transport, passed, owner, self._hub.limits), name="inner-relay")
+            return True
+        if not owner.take(passed, transport.get_extra_info("socket").fileno()):
+            transport.resume_reading()
+            return False
+        self._forget()
+        transport.abort()  # our descriptor is closed; the connection is the owner's now
+        return True
+
     def _upgrade(self, end: int) -> None:
         hub = self._hub
-        answer = read_upgrade(self._head[:end], origins=hub.origins(), shard=hub.shard)
+        answer = read_upgrade(self._head[:end], origins=hub.origins(), shards=hub.shards)
         if isinstance(answer, Refusal):
             self._refuse(answer)
             return
@@ -109,6 +137,10 @@ class Front(asyncio.Protocol):
         link.begin(self._transport, self._head[end:])
 
     def _address(self, forwarded: Sequence[str]) -> str:
+        return client_address(self._peer(), forwarded, self._hub.trusted)
+
+    def _peer(self) -> str:
+        if self._passed is not None:
+            return self._passed.peer
         peer = self._transport.get_extra_info("peername")
-        address = peer[0] if isinstance(peer, tuple) and peer else "unix"
-        return client_address(address, forwarded, self._hub.trusted)
+        return peer[0] if isinstance(peer, tuple) and peer else "unix"

@@ -7,25 +7,33 @@ where one gateway's parts are put together, and where they are ended in order: i
 
 import asyncio
 import contextlib
+import socket
 import ssl
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import structlog
 
 from session_service.base.aio import Tasks
 from session_service.core.close_codes import Close
+from session_service.core.shards import FIRST
 from session_service.gateway.address import Networks
 from session_service.gateway.front import Front
 from session_service.gateway.hub import Hub
 from session_service.gateway.limits import GatewayLimits
 from session_service.gateway.liveness import Ticker
+from session_service.gateway.messages import Passed
+from session_service.gateway.passing import Owner
 from session_service.gateway.rings import Rings, share_of_memory
 from session_service.gateway.stats import GatewayStats
 from session_service.ports.clock import Ids
 from session_service.ports.streams import Attachments
 
-SHARD = "0"
+SHARD = FIRST
+
+
+def _nobody(_shard: str) -> None:
+    return None
 
 
 class Gateway:
@@ -39,6 +47,8 @@ class Gateway:
         trusted: networks of the proxies in front, whose X-Forwarded-For is believed; none without
         `--behind-proxy`. limits: shortened by tests only.
         shard: the part of the path that names this gateway.
+        shards: all of them; this gateway serves one whose process is away.
+        elsewhere: who takes the connections of another shard; None when nobody is there.
     """
 
     def __init__(
@@ -51,6 +61,8 @@ class Gateway:
         trusted: Networks = (),
         limits: GatewayLimits | None = None,
         shard: str = SHARD,
+        shards: Collection[str] = (),
+        elsewhere: Callable[[str], Owner | None] = _nobody,
     ) -> None:
         limits = limits or GatewayLimits()
         stats = GatewayStats()
@@ -60,6 +72,8 @@ class Gateway:
             http=http,
             origins=origins,
             shard=shard,
+            shards=frozenset((shard, *shards)),
+            elsewhere=elsewhere,
             trusted=trusted,
             limits=limits,
             stats=stats,
@@ -92,6 +106,40 @@ class Gateway:
         )
         self._servers.append(server)
         return tuple(tuple(listening.getsockname()[:2]) for listening in server.sockets)
+
+    async def listen_on(
+        self, listening: Sequence[socket.socket], *, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """Take connections of sockets that somebody else opened and listens on."""
+        for each in listening:
+            self._servers.append(
+                await asyncio.get_running_loop().create_server(
+                    self.front,
+                    sock=each,
+                    ssl=tls,
+                    backlog=self._hub.limits.backlog,
+                    ssl_handshake_timeout=self._hub.limits.head_s if tls else None,
+                )
+            )
+
+    def take(self, passed: Passed, connection: socket.socket) -> None:
+        """Take a connection that another process accepted, with what it read of it."""
+        if self._hub.is_closing:
+            connection.close()
+            return
+        self._hub.tasks.spawn(self._take(passed, connection), name="take-connection")
+
+    async def _take(self, passed: Passed, connection: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: Front(self._hub, passed), connection
+            )
+        except OSError:  # its client is gone already
+            connection.close()
+
+    def end_stream(self, session_id: str) -> None:
+        """Nobody comes back to a session's stream here: it goes on elsewhere. Unknown is done."""
+        self._hub.end_stream(session_id)
 
     def close_link(self, session_id: str, link_id: str, *, code: int, why: str, by: str = "") -> None:
         """End one link with a code: read no more at once, close frame, reset after a second. Unknown is
@@ -135,8 +183,8 @@ class Gateway:
         low_ms, high_ms = hub.limits.restart_jitter_ms
         for link in tuple(hub.links.values()):
             link.close_link(Close.RESTART, "server_restart", f"{low_ms} {high_ms}")
-        for socket in tuple(hub.waiting):
-            socket.reset()
+        for waiting in tuple(hub.waiting):
+            waiting.reset()
         for stream in tuple(hub.streams.values()):
             stream.end()
         hub.soon.stop()

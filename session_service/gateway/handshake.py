@@ -24,6 +24,7 @@ BINARY: Final = "binary"
 RESUMABLE: Final = SUBPROTOCOL
 TARGET: Final = re.compile(r"/s/([a-z0-9]{1,16})/(?:ws|t/([A-Za-z0-9_-]{16,128}))")
 """The page's address, and the one with a ticket for stock clients; nothing else below `/s/` exists."""
+_SHARD: Final = re.compile(rb"[A-Z]{1,16} /s/([a-z0-9]{1,16})/")
 USER_AGENT_CHARACTERS_MAX: Final = 256
 
 _SILENT: Final = logging.Logger("session_service.gateway.handshake", logging.CRITICAL + 1)
@@ -58,13 +59,19 @@ def is_ours(head: bytes) -> bool:
     return len(parts) > 1 and parts[1].startswith(b"/s/")
 
 
-def read_upgrade(head: bytes, *, origins: Collection[str], shard: str) -> Upgrade | Refusal:
+def shard_in(head: bytes) -> str:
+    """Return the shard in the path of a request head; "" when there is none."""
+    found = _SHARD.match(head)
+    return "" if found is None else found[1].decode()
+
+
+def read_upgrade(head: bytes, *, origins: Collection[str], shards: Collection[str]) -> Upgrade | Refusal:
     """Judge a whole request head (with its empty line).
 
     Args:
         head: the bytes as they came.
         origins: the public origins of this service; a browser must come from one, a program sends none.
-        shard: the shard this process owns.
+        shards: those this process may serve.
     """
     parser = ServerProtocol(select_subprotocol=_select, logger=_SILENT)
     parser.receive_data(head)
@@ -87,7 +94,7 @@ def read_upgrade(head: bytes, *, origins: Collection[str], shard: str) -> Upgrad
             "This page is not one of this service (check public_origins and the proxy in front).",
         )
     target = TARGET.fullmatch(request.path.partition("?")[0])
-    if target is None or target[1] != shard:
+    if target is None or target[1] not in shards:
         return refuse(HTTPStatus.NOT_FOUND, "There is no desktop at this address.")
     if target[2] is not None and parser.subprotocol == RESUMABLE:
         return refuse(HTTPStatus.BAD_REQUEST, "A ticket in the path opens a stock client's link only.")

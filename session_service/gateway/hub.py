@@ -20,6 +20,7 @@ from session_service.ports.clock import Ids
 from session_service.ports.streams import Attachments
 
 if TYPE_CHECKING:
+    from session_service.gateway.passing import Owner
     from session_service.gateway.resumable_stream import ResumableStream
 
 
@@ -52,6 +53,10 @@ class Hub:
     origins: Callable[[], Collection[str]]
     """The public origins now, e.g. {"https://desk.example"}."""
     shard: str
+    shards: frozenset[str]
+    """All that are valid in a path; those of others are served here while their process is away."""
+    elsewhere: "Callable[[str], Owner | None]"
+    """Who takes the connections of another shard."""
     trusted: Networks
     limits: GatewayLimits
     stats: GatewayStats

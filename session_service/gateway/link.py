@@ -23,6 +23,7 @@ from session_service.gateway import answers
 from session_service.gateway.first_message import read_open
 from session_service.gateway.handshake import Upgrade, refuse
 from session_service.gateway.hub import Hub
+from session_service.gateway.limits import GatewayLimits
 from session_service.gateway.stream import BinaryStream, CarriedStream
 from session_service.ports.streams import Attachment, LinkEnd, LinkOffer, LinkRefusal
 
@@ -127,7 +128,7 @@ class Link(asyncio.Protocol):
         # neither.
         self._joins = isinstance(transport, asyncio.Transport)
         transport.set_write_buffer_limits(high=self._hub.limits.down_bytes_max)
-        _set_options(transport, self._hub)
+        set_options(transport, self._hub.limits)
         self._hub.enter(self)
         self._hub.ticker.add(self)
         if self.phase is Phase.FIRST:
@@ -526,12 +527,12 @@ class Link(asyncio.Protocol):
         hub.attachments.ended(end)
 
 
-def _set_options(transport: asyncio.Transport, hub: Hub) -> None:
+def set_options(transport: asyncio.Transport, limits: GatewayLimits) -> None:
     """Make the kernel find dead peers, send at once, and keep little unsent."""
     connection = transport.get_extra_info("socket")
     if connection is None or connection.family not in {socket.AF_INET, socket.AF_INET6}:
         return
-    limits, tcp = hub.limits, socket.IPPROTO_TCP
+    tcp = socket.IPPROTO_TCP
     idle_s, interval_s, probes = limits.keepalive_s
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connection.setsockopt(tcp, socket.TCP_NODELAY, 1)

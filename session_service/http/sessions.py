@@ -9,6 +9,7 @@ from typing import Final
 from session_service.base import errors, log
 from session_service.base.ids import UserId, WorkspaceId
 from session_service.core.records import OPEN_STATES, Session, State, Workspace
+from session_service.core.shards import shard_of
 from session_service.core.views import SessionView
 from session_service.http import answers, asks, cursors, render
 from session_service.http.audit import record_operator_act
@@ -19,8 +20,6 @@ from session_service.http.serve import check_generation, etag
 from session_service.http.workspaces import owned_workspace
 
 DEFAULT_WORKSPACE: Final = "Home"
-SHARD: Final = "0"
-"""There is one gateway process today; more of them get paths of their own."""
 
 
 async def list_sessions(exchange: Exchange) -> answers.SessionsOut:
@@ -239,12 +238,13 @@ async def issue_ticket(exchange: Exchange) -> answers.TicketOut:
         device_label=ask.device_label or caller.device_label,
         mode=ask.mode,
     )
+    shard = shard_of(view.session.id, exchange.services.settings.gateway_processes)
     return answers.TicketOut(
         ticket=issued.token,
         expires_at=iso(issued.expires_at_ms),
         mode=ask.mode,
-        path=f"/s/{SHARD}/ws",
-        stock_path=f"/s/{SHARD}/t/{issued.token}",
+        path=f"/s/{shard}/ws",
+        stock_path=f"/s/{shard}/t/{issued.token}",
     )
 
 

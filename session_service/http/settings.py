@@ -24,6 +24,8 @@ class HttpSettings:
     """Everybody reaches us through a proxy on this machine: that a peer is on the loopback says nothing."""
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = field(default=())
     """Peers whose X-Forwarded-For is believed; empty = nobody's."""
+    gateway_processes: int = 1
+    """How many there are: a ticket names the one that its session belongs to."""
     node_id: str = ""
     node_name: str = ""
     version: str = "0"

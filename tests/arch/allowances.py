@@ -38,6 +38,13 @@ DESTROYING: dict[tuple[str, str], str] = {
         "terminate",
     ): "ends our own parts (service, host, worker), never a desktop",
     ("session_service/app/parent.py", "kill"): "ends our own parts when they do not stop, never a desktop",
+    (
+        "session_service/app/parent.py",
+        "send_signal",
+    ): "tells our own service part to read its certificate again",
+    ("session_service/app/successor.py", "unlink"): "the note of the program that is to come, read by us",
+    ("session_service/app/successor.py", "kill"): "a look at the newer program that does not end in its time",
+    ("session_service/gateway/passing.py", "unlink"): "the socket of our own that it listens on",
     ("session_service/app/service.py", "unlink"): "the socket of our own that it listens on",
     (
         "session_service/cli/stage.py",
@@ -76,6 +83,7 @@ DESTROYING: dict[tuple[str, str], str] = {
         "delete",
     ): "objects that this probe made a moment before, below probe/, where no repository lies",
     ("storage/objects/retry.py", "delete"): "passes a delete of repository/removal.py on, and repeats it",
+    ("storage/objects/versions.py", "delete_version"): "passes a delete of repository/removal.py on",
     (
         "storage/objects/s3.py",
         "delete_object",

@@ -8,6 +8,8 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,9 +18,13 @@ from typing import Any
 from aiohttp import web
 from websockets.asyncio.client import ClientConnection, connect
 
+from session_service.core.shards import names
 from session_service.gateway.gateway import Gateway
 from session_service.gateway.limits import GatewayLimits
+from session_service.gateway.process import GatewayProcess, ProcessSettings
+from session_service.gateway.shards import Shards
 from tests.fakes.gateway_control import FakeControl, FakeIds
+from tests.fakes.until import until
 
 SHORT = GatewayLimits(
     head_s=0.5,
@@ -52,16 +58,25 @@ GREETING = b"RFB 003.008\n"
 class World:
     """One gateway on one port."""
 
-    def __init__(self, gateway: Gateway, control: FakeControl, port: int, *, secure: bool = False) -> None:
+    def __init__(
+        self, gateway: Gateway, control: FakeControl, port: int, *, secure: bool = False, shard: str = "0"
+    ) -> None:
         self.gateway = gateway
+        """The one that carries this world's links."""
+        self.shard = shard
         self.control = control
         self.port = port
         self.origin = f"http{'s' if secure else ''}://127.0.0.1:{port}"
+        self.inside = gateway
+        """The one that accepts."""
+        self.shards: Shards
+        self.second: asyncio.Future[bool] | None = None
         self.writers: list[asyncio.StreamWriter] = []
         self.aud = f"ws{'s' if secure else ''}://127.0.0.1:{port}"
 
-    def connect(self, path: str = "/s/0/ws", **options: Any) -> connect:
+    def connect(self, path: str = "", **options: Any) -> connect:
         """A websockets client as our SDK uses it."""
+        path = path or f"/s/{self.shard}/ws"
         options.setdefault("subprotocols", ["binary"])
         options.setdefault("origin", self.origin)
         return connect(
@@ -98,8 +113,12 @@ class World:
 
 
 @asynccontextmanager
-async def running(limits: GatewayLimits | None = None, **options: Any) -> AsyncIterator[World]:
-    """A gateway with aiohttp behind it, as the program builds them."""
+async def running(
+    limits: GatewayLimits | None = None, *, processes: int = 1, **options: Any
+) -> AsyncIterator[World]:
+    """A gateway with aiohttp behind it, as the program builds them. With two processes its links are carried
+    by a second one, which has its own end of every private socket, though it lives in this process.
+    """
     control = FakeControl()
     application = web.Application()
 
@@ -118,18 +137,50 @@ async def running(limits: GatewayLimits | None = None, **options: Any) -> AsyncI
     assert runner.server is not None
     origins: set[str] = set()
     tls = options.pop("tls", None)
+    ids = FakeIds()
+    limits = limits or GatewayLimits(close_s=0.2, poll_s=0.01)
+    folder = Path(tempfile.mkdtemp(prefix="gw-", dir="/tmp"))  # short, for sockets
+    shards = Shards(
+        control,
+        calls=folder / "calls",
+        sockets=folder / "sockets",
+        peer_uids=frozenset({os.geteuid()}),
+        origins=lambda: origins,
+    )
     gateway = Gateway(
-        attachments=control,
+        attachments=shards,
         http=runner.server,
         origins=lambda: origins,
-        ids=FakeIds(),
-        limits=limits or GatewayLimits(close_s=0.2, poll_s=0.01),
+        ids=ids,
+        limits=limits,
+        shards=names(processes),
+        elsewhere=shards.owner,
         **options,
     )
-    control.streams = gateway
+    control.streams = shards
     ((_host, port),) = await gateway.listen("127.0.0.1", 0, tls=tls)
-    world = World(gateway, control, port, secure=tls is not None)
+    world = World(gateway, control, port, secure=tls is not None, shard=str(processes - 1))
     origins.add(world.origin)
+    await shards.open(gateway)
+    second = process = None
+    stop = asyncio.Event()
+    if processes == 2:
+        trusted = options.get("trusted", ())
+        told = ProcessSettings(
+            calls=folder / "calls",
+            sockets=folder / "sockets",
+            shard="1",
+            shards=names(processes),
+            ids=ids,
+            trusted=trusted,
+            limits=limits,
+        )
+        second = GatewayProcess(told)
+        process = asyncio.ensure_future(second.run(stop))
+        await until(lambda: shards.joined() == ("1",))
+        await second.joined.wait()
+        world.gateway = second.gateway
+    world.inside, world.shards, world.second = gateway, shards, process
     try:
         yield world
     finally:
@@ -138,10 +189,18 @@ async def running(limits: GatewayLimits | None = None, **options: Any) -> AsyncI
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
         await gateway.close()
+        await shards.close()
+        if process is not None:
+            stop.set()
+            await process
         await runner.cleanup()
-        hub = gateway._hub
-        left = (hub.links, hub.sessions, hub.connections, hub.waiting, len(hub.tasks), *hub.ticker._buckets)
-        assert not any(left), f"a closed gateway still knows {left}"
+        shutil.rmtree(folder)
+        for each in (gateway, second.gateway if second is not None else gateway):
+            hub = each._hub
+            left = (hub.links, hub.sessions, hub.connections, hub.waiting, len(hub.tasks))
+            assert not any((*left, *hub.ticker._buckets)), f"a closed gateway still knows {left}"
+        known = (shards._owners, shards._outposts, len(shards._tasks))
+        assert not any(known), f"closed shards still know {known}"
 
 
 async def greet(client: ClientConnection) -> bytes:

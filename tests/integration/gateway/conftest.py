@@ -17,10 +17,31 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> M
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Two processes on plain asyncio only in the soak lane: each half is in the other three combinations."""
+    if config.getoption("--lane") == "soak":
+        return
+    here = Path(__file__).parent
+    left = [
+        item
+        for item in items
+        if here in item.path.parents and "two processes" in item.name and "asyncio" in item.name
+    ]
+    config.hook.pytest_deselected(items=left)
+    gone = set(left)
+    items[:] = [item for item in items if item not in gone]
+
+
+@pytest.fixture(params=[1, 2], ids=["one process", "two processes"])
+def processes(request: pytest.FixtureRequest) -> int:
+    """One gateway, or a second one that carries what the first accepted."""
+    return int(request.param)
+
+
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+async def world(processes: int) -> AsyncIterator[World]:
     """A gateway with its usual patience."""
-    async with running() as started:
+    async with running(processes=processes) as started:
         yield started
 
 

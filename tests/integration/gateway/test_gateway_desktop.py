@@ -96,7 +96,7 @@ async def test_websockifys_own_client_works_unchanged(tmp_path: Path) -> None:
     """The client side of websockify, blocking as it is, with a ticket in the path and `binary`."""
     async with xvnc(tmp_path) as desktop, running() as world:
         world.control.add_session("s", str(desktop))
-        path = f"/s/0/t/{world.control.ticket('s')}"
+        path = f"/s/{world.shard}/t/{world.control.ticket('s')}"
         assert await asyncio.to_thread(websockify_client, world.port, path) == b"\x02\x80\x01\xe0"
         assert (await world.control.end_of()).cause == "tab_closed"
 

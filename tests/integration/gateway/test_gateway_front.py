@@ -44,7 +44,7 @@ async def test_an_upgrade_on_a_connection_that_aiohttp_owns_is_misdirected(world
     """A proxy that keeps connections alive must take a new one for a websocket."""
     reader, writer = await world.raw(b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n")
     await reader.readuntil(b"aiohttp /hello 0")
-    writer.write(request("/s/0/ws"))
+    writer.write(request(f"/s/{world.shard}/ws"))
     assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 421")
 
 
@@ -70,16 +70,16 @@ async def test_an_upgrade_on_a_connection_that_aiohttp_owns_is_misdirected(world
 )
 async def test_a_wrong_request_is_refused_before_the_upgrade(world: World, head: bytes, status: int) -> None:
     """Each answer closes the connection, is counted, and keeps the address from other sites."""
-    found = await answer(world, head)
+    found = await answer(world, head.replace(b"/s/0/", f"/s/{world.shard}/".encode()))
     assert found.startswith(b"HTTP/1.1 %d " % status), found[:200]
     assert b"Connection: close" in found
     assert b"Referrer-Policy: no-referrer" in found
-    assert world.gateway.stats().refusals[status] == 1
+    assert sum(one.stats().refusals[status] for one in {world.inside, world.gateway}) == 1
     assert not world.control.offers
 
 
 async def test_a_request_without_an_origin_is_a_program_and_let_in(world: World) -> None:
-    reader, _ = await world.raw(request("/s/0/ws"))
+    reader, _ = await world.raw(request(f"/s/{world.shard}/ws"))
     assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
 
 
@@ -95,7 +95,7 @@ async def test_at_the_limit_of_silent_sockets_the_oldest_makes_room() -> None:
     from dataclasses import replace
 
     async with running(replace(SHORT, head_s=60, first_message_s=60, waiting_sockets_max=3)) as world:
-        sockets = [await world.raw(request("/s/0/ws"))]
+        sockets = [await world.raw(request(f"/s/{world.shard}/ws"))]
         await sockets[0][0].readuntil(b"\r\n\r\n")
         sockets.append(await world.raw(b"GET /he"))
         sockets.append(await world.raw(b""))
@@ -113,7 +113,7 @@ async def test_links_beyond_the_limit_are_told_to_come_back(desktop: FakeDesktop
     async with running(replace(SHORT, links_max=1, silent_s=60, ping_s=60)) as world:
         world.control.add_session("s", str(desktop.path))
         async with world.opened("s"):
-            found = await answer(world, request("/s/0/ws"))
+            found = await answer(world, request(f"/s/{world.shard}/ws"))
             assert found.startswith(b"HTTP/1.1 503")
             assert b"Retry-After" in found
 

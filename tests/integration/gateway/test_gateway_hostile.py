@@ -19,7 +19,7 @@ KEY_A = b"\x04\x01\x00\x00\x00\x00\x00\x61"
 
 async def stock(world: World, extra: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """An open link of a stock client, after the greeting."""
-    reader, writer = await world.raw(request(f"/s/0/t/{world.control.ticket('s')}"))
+    reader, writer = await world.raw(request(f"/s/{world.shard}/t/{world.control.ticket('s')}"))
     await reader.readuntil(b"RFB 003.008\n")
     writer.write(masked(2, b"RFB 003.008\n\x01\x01") + extra)
     return reader, writer
@@ -72,12 +72,12 @@ async def test_a_broken_frame_ends_the_link_with_its_code(
 
 
 async def test_bytes_before_the_answer_are_refused(world: World) -> None:
-    reader, _ = await world.raw(request("/s/0/ws") + masked(2, b"RFB 003.008\n"))
+    reader, _ = await world.raw(request(f"/s/{world.shard}/ws") + masked(2, b"RFB 003.008\n"))
     assert last_close(await everything(reader)) == Close.BAD_MESSAGE
 
 
 async def test_text_that_is_not_utf8_is_refused(world: World) -> None:
-    reader, _ = await world.raw(request("/s/0/ws") + masked(1, b"\xc3\x28"))
+    reader, _ = await world.raw(request(f"/s/{world.shard}/ws") + masked(1, b"\xc3\x28"))
     assert last_close(await everything(reader)) == 1007
 
 
@@ -123,7 +123,7 @@ async def test_random_bytes_never_break_the_gateway(world: World, desktop: FakeD
             if kind == 0:
                 _, writer = await world.raw(junk + b"\r\n\r\n")
             elif kind == 1:
-                _, writer = await world.raw(request("/s/0/ws") + junk)
+                _, writer = await world.raw(request(f"/s/{world.shard}/ws") + junk)
             else:
                 _, writer = await stock(world, junk)
             await asyncio.sleep(0)
@@ -175,7 +175,7 @@ async def expect_distrust(
     if not known:
         world.control.add_session("s", str(path))
     with structlog.testing.capture_logs() as logs:
-        reader, writer = await world.raw(request("/s/0/ws"))
+        reader, writer = await world.raw(request(f"/s/{world.shard}/ws"))
         await reader.readuntil(b"\r\n\r\n")
         writer.write(masked(1, world.first(world.control.ticket("s")).encode()))
         found = await everything(reader)

@@ -26,7 +26,7 @@ async def test_a_closed_tab_is_told_by_its_code(
 ) -> None:
     """noVNC closes without a code, a browser that unloads a page with 1001. The code is given back."""
     world.control.add_session("s", str(desktop.path))
-    reader, writer = await world.raw(request(f"/s/0/t/{world.control.ticket('s')}"))
+    reader, writer = await world.raw(request(f"/s/{world.shard}/t/{world.control.ticket('s')}"))
     await reader.readuntil(b"RFB 003.008\n")
     writer.write(masked(8, b"" if code is None else code.to_bytes(2, "big") + b"bye"))
     end = await world.control.end_of()
@@ -39,7 +39,7 @@ async def test_a_closed_tab_is_told_by_its_code(
 async def test_a_socket_that_ends_without_a_goodbye_is_a_reset(world: World, desktop: FakeDesktop) -> None:
     world.control.add_session("s", str(desktop.path))
     for number, way in enumerate(("abort", "close")):
-        client = await world.connect(f"/s/0/t/{world.control.ticket('s')}")
+        client = await world.connect(f"/s/{world.shard}/t/{world.control.ticket('s')}")
         await client.recv()
         getattr(client.transport, way)()
         end = await world.control.end_of(number)
@@ -148,7 +148,7 @@ async def test_a_slow_client_that_still_takes_bytes_is_kept(tmp_path: object) ->
         running(limits) as world,
     ):
         world.control.add_session("s", str(desktop.path))
-        reader, writer = await world.raw(request(f"/s/0/t/{world.control.ticket('s')}"))
+        reader, writer = await world.raw(request(f"/s/{world.shard}/t/{world.control.ticket('s')}"))
         await reader.readuntil(b"RFB 003.008\n")
         writer.write(masked(2, b"RFB 003.008\n\x01\x01\x03" + bytes(9)))
         loop = asyncio.get_running_loop()
@@ -175,7 +175,7 @@ async def test_a_frame_that_never_ends_is_reset(hasty: World, desktop: FakeDeskt
 
 async def test_a_flood_of_pings_is_refused_and_answered_in_bounds(world: World, desktop: FakeDesktop) -> None:
     world.control.add_session("s", str(desktop.path))
-    reader, writer = await world.raw(request(f"/s/0/t/{world.control.ticket('s')}"))
+    reader, writer = await world.raw(request(f"/s/{world.shard}/t/{world.control.ticket('s')}"))
     await reader.readuntil(b"RFB 003.008\n")
     writer.write(masked(9, b"x" * 125) * 1000)
     found = await everything(reader)
@@ -185,7 +185,7 @@ async def test_a_flood_of_pings_is_refused_and_answered_in_bounds(world: World, 
 
 async def test_a_pong_waits_until_there_is_room(world: World, desktop: FakeDesktop) -> None:
     world.control.add_session("s", str(desktop.path))
-    reader, writer = await world.raw(request(f"/s/0/t/{world.control.ticket('s')}"))
+    reader, writer = await world.raw(request(f"/s/{world.shard}/t/{world.control.ticket('s')}"))
     await reader.readuntil(b"RFB 003.008\n")
     (found,) = world.gateway._hub.connections
     link = cast("Link", found)
@@ -225,7 +225,7 @@ async def test_a_dead_loop_accuses_nobody(hasty: World, desktop: FakeDesktop) ->
 
     async with running(replace(SHORT, stall_s=0.1)) as world:
         world.control.add_session("s", str(desktop.path))
-        async with world.connect(f"/s/0/t/{world.control.ticket('s')}") as client:
+        async with world.connect(f"/s/{world.shard}/t/{world.control.ticket('s')}") as client:
             await client.recv()
             time.sleep(3 * SHORT.silent_s)  # noqa: ASYNC251 - this is the stall
             with pytest.raises(TimeoutError):
@@ -256,7 +256,7 @@ async def test_the_newest_link_wins_and_the_older_stays_down(world: World, deskt
 async def test_input_of_a_displaced_link_is_not_obeyed(world: World, desktop: FakeDesktop) -> None:
     """It may go on talking until it has read its close."""
     world.control.add_session("s", str(desktop.path))
-    reader, writer = await world.raw(request(f"/s/0/t/{world.control.ticket('s')}"))
+    reader, writer = await world.raw(request(f"/s/{world.shard}/t/{world.control.ticket('s')}"))
     await reader.readuntil(b"RFB 003.008\n")
     writer.write(masked(2, b"RFB 003.008\n\x01\x01"))
     viewer = await desktop.viewer()

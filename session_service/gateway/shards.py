@@ -1,0 +1,386 @@
+"""All gateways of a service together: the one inside the service process, and the processes that joined.
+
+Not a decision about sessions: control owns those, and is asked here for each of them. To control this is
+one gateway (`ports.streams.Streams`); to the gateway inside it is control (`ports.streams.Attachments`). A
+gateway process that dies loses its links and nothing else: their sessions are held, cause `server_restart`.
+
+Source: gateway.md section 8; docs/design/0015.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Final, Protocol
+
+import structlog
+
+from session_service.base import errors, rpc
+from session_service.base.aio import Tasks
+from session_service.core.close_codes import Close
+from session_service.core.records import LossCause
+from session_service.gateway.messages import (
+    Answer,
+    Attach,
+    Counted,
+    Heard,
+    LinkNamed,
+    ResumeAsk,
+    Serve,
+    Told,
+)
+from session_service.gateway.outpost import Outpost
+from session_service.gateway.passing import Owner, Passer, PassingDoor
+from session_service.gateway.stats import GatewayStats
+from session_service.ports.streams import (
+    Attachment,
+    Attachments,
+    LinkEnd,
+    LinkOffer,
+    LinkRefusal,
+    ResumeOffer,
+)
+
+PLACES_MAX: Final = 65_536
+"""Sessions whose gateway is remembered; a stream that is forgotten here ends by itself after its hold."""
+CALLS_AT_ONCE_MAX: Final = 16_384
+"""Of one gateway process: a storm of its clients is one call each."""
+LEAVE_S: Final = 4.0
+"""For the gateway processes to say goodbye to their links."""
+
+
+class Inside(Protocol):
+    """The gateway in this process."""
+
+    def close_link(self, session_id: str, link_id: str, *, code: int, why: str, by: str = "") -> None: ...
+    def links(self, session_id: str) -> tuple[str, ...]: ...
+    def end_stream(self, session_id: str) -> None: ...
+    def stats(self) -> GatewayStats: ...
+
+
+class Shards:
+    """Where control, the gateway of this process and the gateway processes meet."""
+
+    def __init__(
+        self,
+        desk: Attachments,
+        *,
+        calls: Path,
+        sockets: Path,
+        peer_uids: frozenset[int],
+        origins: Callable[[], Collection[str]],
+    ) -> None:
+        self._desk = desk
+        self._origins = origins
+        self._inside: Inside | None = None
+        self._outposts: dict[str, Outpost] = {}
+        self._arrived: dict[tuple[str, int], Passer] = {}
+        """Channels for sockets whose process has not joined yet."""
+        self._owners: dict[str, Outpost] = {}
+        """The gateway process of a link, from before control is asked."""
+        self._places: OrderedDict[str, Outpost | None] = OrderedDict()
+        """Where a session's stream is; None = inside."""
+        self._ended = GatewayStats()
+        """Counters of processes that are gone."""
+        self._log = structlog.get_logger()
+        self._tasks = Tasks(self._asked_in_vain)
+        self._empty = asyncio.Event()
+        self._server = rpc.Server(
+            calls,
+            {
+                "serve": self._serve,
+                "heard": self._heard,
+                "attach": self._attach,
+                "resume": self._resume,
+                "wait_starting": self._wait_starting,
+                "ended": self._link_ended,
+                "leave": self._link_left,
+                "leg_lost": self._leg_lost,
+                "counted": self._counted,
+            },
+            peer_uids=peer_uids,
+            calls_max=CALLS_AT_ONCE_MAX,
+        )
+        self._door = PassingDoor(sockets, peer_uids=peer_uids, arrived=self._sockets_arrived)
+
+    async def open(self, inside: Inside) -> None:
+        """Let gateway processes join."""
+        self._inside = inside
+        await self._server.start(mode=0o660)
+        self._door.open(mode=0o660)
+
+    async def close(self) -> None:
+        """Tell every gateway process to say goodbye to its links, and return when they are gone."""
+        self._door.close()
+        for outpost in self._outposts.values():
+            outpost.tell(Told(kind="leave", number=0))
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                while self._outposts:
+                    self._empty.clear()
+                    await self._empty.wait()
+        except TimeoutError:
+            self._log.warning("part.ended", name="gateway", late=sorted(self._outposts))
+        await self._server.close()
+        for outpost in tuple(self._outposts.values()):
+            self._gone(outpost)
+        await self._tasks.wait(LEAVE_S)
+        await self._tasks.close()
+
+    def owner(self, shard: str) -> Owner | None:
+        """Return who takes the connections of a shard; None: nobody is there, so the service does."""
+        outpost = self._outposts.get(shard)
+        return None if outpost is None else outpost.passer
+
+    def joined(self) -> tuple[str, ...]:
+        """Return the shards whose process is there and takes connections."""
+        return tuple(sorted(shard for shard, one in self._outposts.items() if one.passer is not None))
+
+    # -- to control this is one gateway ---------------------------------------------------------------
+
+    def close_link(self, session_id: str, link_id: str, *, code: int, why: str, by: str = "") -> None:
+        """End one link with a code, wherever it is. Unknown is done."""
+        outpost = self._owners.get(link_id)
+        told = Told(
+            kind="close_link", number=0, session_id=session_id, link_id=link_id, code=code, why=why, by=by
+        )
+        if outpost is not None:
+            outpost.tell(told)
+            return
+        if self._inside is not None:
+            self._inside.close_link(session_id, link_id, code=code, why=why, by=by)
+            if link_id in self._inside.links(session_id):
+                return
+        # It may wait for its start there: such a link has asked for nothing yet.
+        for other in self._outposts.values():
+            other.tell(told)
+
+    def links(self, session_id: str) -> tuple[str, ...]:
+        """Return the ids of the links that are open now, oldest first."""
+        inside = () if self._inside is None else self._inside.links(session_id)
+        outside = [
+            link_id
+            for outpost in self._outposts.values()
+            for link_id, known in outpost.links.items()
+            if known == session_id
+        ]
+        return tuple(sorted((*inside, *outside)))
+
+    def stats(self) -> GatewayStats:
+        """Return the counters of all gateway processes together."""
+        each = [one.stats for one in self._outposts.values()]
+        if self._inside is not None:
+            each.append(self._inside.stats())
+        return added((self._ended, *each))
+
+    # -- to the gateway inside this is control ----------------------------------------------------------
+
+    async def attach(self, offer: LinkOffer) -> Attachment | LinkRefusal:
+        answer = await self._desk.attach(offer)
+        if isinstance(answer, Attachment):
+            await self._settle(None, answer)
+        return answer
+
+    async def resume(self, offer: ResumeOffer) -> Attachment | LinkRefusal:
+        answer = await self._desk.resume(offer)
+        if isinstance(answer, Attachment):
+            await self._settle(None, answer)
+        return answer
+
+    async def wait_starting(self, offer: LinkOffer) -> str:
+        return await self._desk.wait_starting(offer)
+
+    def leave(self, session_id: str, link_id: str) -> None:
+        self._desk.leave(session_id, link_id)
+
+    def ended(self, end: LinkEnd) -> None:
+        self._desk.ended(end)
+
+    def leg_lost(self, session_id: str, link_id: str) -> None:
+        self._desk.leg_lost(session_id, link_id)
+
+    # -- what gateway processes call --------------------------------------------------------------------
+
+    async def _serve(self, call: rpc.Call) -> bool:
+        """Last as long as the process does; everything it is told goes over this call."""
+        serve = call.params(Serve)
+        old = self._outposts.get(serve.shard)
+        if old is not None:
+            self._gone(old)
+        outpost = Outpost(serve)
+        outpost.passer = self._arrived.pop((serve.shard, serve.process_id), None)
+        outpost.tell(Told(kind="welcome", number=0, origins=tuple(sorted(self._origins()))))
+        self._outposts[serve.shard] = outpost
+        self._log.info("gateway.joined", shard=serve.shard)
+        try:
+            while True:
+                await call.event(await outpost.orders.get())
+        finally:
+            self._gone(outpost)
+
+    async def _heard(self, call: rpc.Call) -> bool:
+        heard = call.params(Heard)
+        outpost = self._outposts.get(heard.shard)
+        if outpost is not None:
+            outpost.heard(heard.number)
+        return True
+
+    async def _attach(self, call: rpc.Call) -> Answer:
+        ask = call.params(Attach)
+        return await self._admit(self._of(ask.shard), ask.offer)
+
+    async def _resume(self, call: rpc.Call) -> Answer:
+        ask = call.params(ResumeAsk)
+        return await self._admit(self._of(ask.shard), ask.offer)
+
+    async def _wait_starting(self, call: rpc.Call) -> str:
+        return await self._desk.wait_starting(call.params(Attach).offer)
+
+    async def _link_ended(self, call: rpc.Call) -> bool:
+        end = call.params(LinkEnd)
+        outpost = self._owners.pop(end.link_id, None)
+        if outpost is not None and outpost.links.pop(end.link_id, None) is not None:
+            self._desk.ended(end)
+        return True
+
+    async def _link_left(self, call: rpc.Call) -> bool:
+        link = call.params(LinkNamed)
+        self._desk.leave(link.session_id, link.link_id)
+        return True
+
+    async def _leg_lost(self, call: rpc.Call) -> bool:
+        link = call.params(LinkNamed)
+        self._desk.leg_lost(link.session_id, link.link_id)
+        return True
+
+    async def _counted(self, call: rpc.Call) -> bool:
+        counted = call.params(Counted)
+        outpost = self._outposts.get(counted.shard)
+        if outpost is not None:
+            outpost.stats = counted.stats
+        return True
+
+    # -- parts of the above -----------------------------------------------------------------------------
+
+    def _of(self, shard: str) -> Outpost:
+        outpost = self._outposts.get(shard)
+        if outpost is None:
+            raise errors.PartUnavailable(part=f"gateway-{shard}")
+        return outpost
+
+    async def _admit(self, outpost: Outpost, offer: LinkOffer | ResumeOffer) -> Answer:
+        """Ask control in a task of its own: a process that dies meanwhile must not cancel a commit, because
+        then a session would have a link that does not exist.
+        """
+        return await asyncio.shield(
+            self._tasks.spawn(self._ask(outpost, offer), name=f"ask-for-{offer.link_id}")
+        )
+
+    async def _ask(self, outpost: Outpost, offer: LinkOffer | ResumeOffer) -> Answer:
+        self._owners[offer.link_id] = outpost
+        answer: Attachment | LinkRefusal | None = None
+        try:
+            if isinstance(offer, LinkOffer):
+                answer = await self._desk.attach(offer)
+            else:
+                answer = await self._desk.resume(offer)
+        finally:
+            if not isinstance(answer, Attachment):
+                self._owners.pop(offer.link_id, None)
+        if isinstance(answer, LinkRefusal):
+            return Answer(refusal=answer)
+        outpost.links[offer.link_id] = answer.session_id
+        if not outpost.is_gone:
+            await self._settle(outpost, answer)
+        if outpost.is_gone:
+            self._lost(outpost, offer.link_id)
+        return Answer(attachment=answer)
+
+    async def _settle(self, place: Outpost | None, attachment: Attachment) -> None:
+        """Nothing of an older link may reach the desktop from here on: displaced links were closed there, and
+        a stream that was kept elsewhere is over.
+        """
+        session_id = attachment.session_id
+        if attachment.mode == "control":
+            known = session_id in self._places
+            before = self._places.pop(session_id, None)
+            self._places[session_id] = place
+            if len(self._places) > PLACES_MAX:
+                self._places.popitem(last=False)
+            if known and before is not place:
+                if before is not None and not before.is_gone:
+                    before.tell(Told(kind="end_stream", number=0, session_id=session_id))
+                elif before is None and self._inside is not None:
+                    self._inside.end_stream(session_id)
+        for outpost in tuple(self._outposts.values()):
+            await outpost.settled()
+
+    def _sockets_arrived(self, serve: Serve, passer: Passer) -> None:
+        outpost = self._outposts.get(serve.shard)
+        if outpost is not None and outpost.process_id == serve.process_id:
+            outpost.passer = passer
+            return
+        key = (serve.shard, serve.process_id)
+        for old in [known for known in self._arrived if known[0] == serve.shard]:
+            self._arrived.pop(old).close()
+        self._arrived[key] = passer
+
+    def _gone(self, outpost: Outpost) -> None:
+        """A gateway process left or died: its links are lost. Repeating this is harmless."""
+        if outpost.is_gone:
+            return
+        outpost.leave()
+        if self._outposts.get(outpost.shard) is outpost:
+            del self._outposts[outpost.shard]
+        self._ended = ended(self._ended, outpost.stats)
+        lost = tuple(outpost.links)
+        for link_id in lost:
+            self._lost(outpost, link_id)
+        self._log.info("gateway.left", shard=outpost.shard, links_lost=len(lost))
+        self._empty.set()
+
+    def _lost(self, outpost: Outpost, link_id: str) -> None:
+        session_id = outpost.links.pop(link_id, None)
+        self._owners.pop(link_id, None)
+        if session_id is None:
+            return
+        cause = LossCause.SERVER_RESTART
+        self._ended.links_ended[cause.value] += 1
+        self._desk.ended(
+            LinkEnd(session_id=session_id, link_id=link_id, cause=cause.value, close_code=int(Close.ABNORMAL))
+        )
+
+    def _asked_in_vain(self, name: str, error: BaseException) -> None:
+        """Whoever asked is told, and that is logged where the answer is made."""
+
+
+_NOW: Final = frozenset({"links_open", "waiting", "unacknowledged_bytes", "streams_detached"})
+"""What is there at the moment, and not a count of what happened."""
+_LONGEST: Final = frozenset({"loop_stall_longest_s"})
+
+
+def added(each: Iterable[GatewayStats]) -> GatewayStats:
+    """Return counters of several gateways as those of one."""
+    total = GatewayStats()
+    for one in each:
+        for field in fields(GatewayStats):
+            before, more = getattr(total, field.name), getattr(one, field.name)
+            if isinstance(before, dict):
+                for key, count in more.items():
+                    before[key] = before.get(key, 0) + count
+            elif isinstance(before, list):
+                setattr(total, field.name, [a + b for a, b in zip(before, more, strict=True)])
+            elif field.name in _LONGEST:
+                setattr(total, field.name, max(before, more))
+            else:
+                setattr(total, field.name, before + more)
+    return total
+
+
+def ended(before: GatewayStats, gone: GatewayStats) -> GatewayStats:
+    """Keep what a gateway process had counted when it went, so that no counter ever falls."""
+    total = added((before, gone))
+    for name in _NOW:
+        setattr(total, name, 0)
+    return total
