@@ -20,6 +20,7 @@ from storage.errors import (
     LimitReached,
     MustBeKept,
     NoSuchCheckpoint,
+    ObjectDamaged,
 )
 from storage.format import names
 from storage.format.entries import Fields, Forget, Keep, Version
@@ -222,6 +223,21 @@ class Upkeep:
     async def _collect(self, report: UpkeepReport, witnesses: Witnesses) -> UpkeepReport:
         collector = self.collector()
         state = await collector.read(witnesses=witnesses)
+        seen = state.seq, state.hash
+        try:
+            report = await self._run_on(report, collector, state)
+        except (CollectRefused, ObjectDamaged) as exc:
+            # What another run moved and deleted meanwhile is missing here: that is no damage, only late.
+            now = await self._workspace.log.another().refresh()
+            if (now.seq, now.hash) == seen:
+                raise
+            raise CommitContended(what="the log grew during the run", seq=now.seq) from exc
+        await self._workspace.log.refresh()
+        await self._workspace.log.save_cache()
+        return report
+
+    async def _run_on(self, report: UpkeepReport, collector: Collector, state: LogState) -> UpkeepReport:
+        """Do what is due on a chain that was just read."""
         listing = await collector.listing(state)
         swept = await collector.sweep(state, listing)
         marks = await collector.mark(state)
@@ -229,8 +245,6 @@ class Upkeep:
             report = await self._give_up(report, collector, state, listing, marks)
         except LimitReached as exc:
             report = replace(report, refused=str(exc))
-        await self._workspace.log.refresh()
-        await self._workspace.log.save_cache()
         return replace(report, deleted_objects=swept.objects, deleted_bytes=swept.bytes)
 
     async def _give_up(

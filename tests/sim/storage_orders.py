@@ -19,7 +19,7 @@ import storage
 from storage.errors import CollectRefused, CommitContended, CommitUncertain, FenceMoved, NoSuchCheckpoint
 from storage.ops import save, uploads
 from storage.ops.upkeep import Upkeep, UpkeepReport
-from storage.repository import collect, fold
+from storage.repository import collect, fold, repack
 from storage.repository.packer import NewChunks
 from storage.repository.retention import Retention
 from tests.fakes.storage_rig import IMPATIENT, MASTER_KEY, PREFIX, REF, seeded
@@ -31,17 +31,29 @@ LOST = (CommitContended, CommitUncertain, FenceMoved)
 
 
 def prepare(monkeypatch, homes: Path, *, in_packs: bool) -> None:
-    """Put the code into the small: inline threads, tiny packs, no pauses; make the homes A, B and C."""
+    """Put the code into the small: inline threads, tiny packs, no pauses; make the homes A, B and C, and D, E
+    and F that hold what two of them hold. Nothing is repacked unless a world asks for it.
+    """
     monkeypatch.setattr("storage.front.opened.Threads", InlineThreads)
     monkeypatch.setattr("storage.repository.settle.PAUSES_S", (0.0, 0.0))
     monkeypatch.setattr(uploads, "PACK_BYTES", 65_536)
     monkeypatch.setattr(collect, "ENABLED", True)
     monkeypatch.setattr(fold, "ENTRIES_MIN", 10**9)
+    monkeypatch.setattr(repack, "SMALL_PACKS_MIN", 10**9)
     if in_packs:
         monkeypatch.setattr(save, "NewChunks", functools.partial(NewChunks, inline_bytes_max=0))
     for name in "ABC":
         (homes / name).mkdir()
-        (homes / name / "file").write_bytes(hashlib.sha256(name.encode()).digest() * 8)
+        (homes / name / "file").write_bytes(content(name))
+    for name, parts in (("D", "AB"), ("E", "AC"), ("F", "BC")):
+        (homes / name).mkdir()
+        for part in parts:
+            (homes / name / part).write_bytes(content(part))
+
+
+def content(name: str) -> bytes:
+    """Return the bytes of the file of the home A, B or C."""
+    return hashlib.sha256(name.encode()).digest() * 8
 
 
 @dataclass(slots=True)
@@ -55,6 +67,10 @@ class Bench:
     told: list[storage.CheckpointInfo] = field(default_factory=list)
     sides: list[storage.CheckpointInfo] = field(default_factory=list)
     fences: list[int] = field(default_factory=list)
+
+    def fold_from(self, entries: int) -> None:
+        """From now on fold so many entries; `prepare` has it put back after the test."""
+        fold.ENTRIES_MIN = entries
 
     def machine(self, name: str) -> storage.Storage:
         """Start a process."""
