@@ -19,21 +19,23 @@ from session_service.base.errors import (
 )
 from session_service.base.ids import DeviceId, LinkId, SessionId
 from session_service.base.log import get_logger
+from session_service.control.endings import Endings, cause_of
 from session_service.control.marks import MarkBook
 from session_service.control.node import Node
 from session_service.control.parts import Parts
-from session_service.control.pause import Pause
 from session_service.control.sessions import Live, OpenLink, Sessions
 from session_service.control.tickets import ReturnLogin, hash_of
 from session_service.core import limits, refusals
 from session_service.core.changes import Rank, Unit, UseTicket
-from session_service.core.close_codes import Close
+from session_service.core.close_codes import Close, Next
 from session_service.core.continuity import attempts
+from session_service.core.continuity.failures import RETRY_MS as FAILED_RETRY_MS
+from session_service.core.continuity.failures import Failures
 from session_service.core.continuity.limits import SUBPROTOCOL
 from session_service.core.continuity.messages import Resume
 from session_service.core.continuity.proof import grant_key, session_secret
 from session_service.core.events import Event, Facts
-from session_service.core.records import AuditEntry, LossCause, Session, State, Ticket
+from session_service.core.records import AuditEntry, LossCause, NodeState, Session, State, Ticket
 from session_service.core.refusals import Refusal
 from session_service.ports.streams import Attachment, LinkEnd, LinkOffer, LinkRefusal, ResumeOffer
 
@@ -62,10 +64,11 @@ class LinkDesk:
         self._parts = parts
         self._marks = marks
         self._login = ReturnLogin(parts=parts, node=node)
+        self._failures = Failures()
         self._look_now = look_now
         self._node = node
         self._sessions = sessions
-        self._tasks = tasks
+        self._endings = Endings(parts=parts, node=node, sessions=sessions, tasks=tasks)
         self._log = get_logger()
         self._secret = parts.resume_secret
         self._starting: dict[str, Live] = {}
@@ -78,10 +81,15 @@ class LinkDesk:
     async def attach(self, offer: LinkOffer) -> Attachment | LinkRefusal:
         """Use the ticket up and attach; the answer comes after the commit."""
         answer = await self._attach(offer)
-        if isinstance(answer, Refusal):
-            self._log.info("link.refused", link_id=offer.link_id, code=int(answer.code), why=answer.why)
-            return _wire(answer)
-        return answer
+        return self._refused(offer, answer, Next.OPEN) if isinstance(answer, Refusal) else answer
+
+    def _refused(self, offer: LinkOffer | ResumeOffer, refusal: Refusal, step: Next) -> LinkRefusal:
+        """Return the refusal as it is told; an address that only guesses is told to wait."""
+        guessed = refusal is refusals.UNKNOWN_TICKET or refusal is attempts.NOT_FOUND
+        if guessed and self._failures.failed(offer.address, self._parts.clock.monotonic_ms()):
+            refusal = refusals.too_many(step=step, retry_ms=FAILED_RETRY_MS)
+        self._log.info("link.refused", link_id=offer.link_id, code=int(refusal.code), why=refusal.why)
+        return _wire(refusal)
 
     async def _attach(self, offer: LinkOffer) -> Attachment | Refusal:
         if not self.open:
@@ -166,10 +174,7 @@ class LinkDesk:
             answer = await self._resume(offer)
         except RegistryUnavailable:
             answer = refusals.RETRY_RESUME
-        if isinstance(answer, Refusal):
-            self._log.info("link.refused", link_id=offer.link_id, code=int(answer.code), why=answer.why)
-            return _wire(answer)
-        return answer
+        return self._refused(offer, answer, Next.RESUME) if isinstance(answer, Refusal) else answer
 
     async def _resume(self, offer: ResumeOffer) -> Attachment | Refusal:
         attempt = offer.attempt
@@ -282,7 +287,15 @@ class LinkDesk:
         old = attempts.Order().admit(
             attempt, grant=record.grant, cause=record.grant_cause, by=record.device_label
         )
-        return old or await self._refusal(record.id) or refusals.RETRY_RESUME
+        return old or await self._refusal(record.id) or await self._elsewhere(record)
+
+    async def _elsewhere(self, record: Session) -> Refusal:
+        """An open session of another node: it is asked again, or its node is lost and the user is told."""
+        node = await self._parts.registry.node(record.node_id)
+        if node is None or node.state is not NodeState.LOST:
+            return refusals.RETRY_RESUME
+        lease = await self._parts.registry.lease(record.workspace_id)
+        return refusals.node_unreachable(saved_as_of_ms=None if lease is None else lease.saved_as_of_ms)
 
     async def _audit_refused(self, record: Session, refusal: Refusal) -> None:
         """A proved attempt that may not attach is a late one, or a copy: somebody may want to know."""
@@ -305,23 +318,7 @@ class LinkDesk:
         """The user ended the session over its control link."""
         live = self._sessions.find(session_id)
         if live is not None and live.record.link_id == link_id:
-            self._tasks.spawn(self._end(live, link_id), name=f"leave-{link_id}")
-
-    async def _end(self, live: Live, link_id: str) -> None:
-        pause = Pause(self._parts.ids)
-        while live.record.state is not State.CLOSED:
-            try:
-                await self._sessions.move(
-                    live,
-                    Event.USER_END,
-                    lambda record: self._node.facts(actor=f"user:{record.user_id}", reason="by its page"),
-                )
-            except (TransitionRefused, NotFound):
-                return
-            except (RegistryUnavailable, Conflict):
-                await pause.wait()
-            else:
-                return
+            self._endings.left(live, link_id)
 
     # -- parts of both --------------------------------------------------------------------------------
 
@@ -465,6 +462,7 @@ class LinkDesk:
             gap_s=max(0.0, gap_s) if gap_s is not None else None,
             grant=live.record.grant if key is not None else 0,
             key=key,
+            soft_s=self._parts.policy.reauthenticate_after_s,
         )
 
     async def wait_starting(self, offer: LinkOffer) -> str:
@@ -539,30 +537,15 @@ class LinkDesk:
         self._starting.pop(end.link_id, None)
         if live is not None:
             live.viewers.pop(end.link_id, None)
-            self._marks.ended(live, end.link_id, _cause(end.cause))
+            self._marks.ended(live, end.link_id, cause_of(end.cause))
         if live is None or live.links.pop(end.link_id, None) is None:
             return
         self._sessions.tell(live)
-        self.lost(live, end.link_id, _cause(end.cause))
+        self.lost(live, end.link_id, cause_of(end.cause))
 
     def lost(self, live: Live, link_id: str, cause: LossCause) -> None:
         """Record a loss in the background, as long as it takes; a later attach makes it moot."""
-        self._tasks.spawn(self._record_loss(live, link_id, cause), name=f"loss-{link_id}")
-
-    async def _record_loss(self, live: Live, link_id: str, cause: LossCause) -> None:
-        pause = Pause(self._parts.ids)
-        while live.record.link_id == link_id and live.record.state is State.ACTIVE:
-            try:
-                await self._sessions.move(
-                    live,
-                    Event.CLIENT_DROPPED,
-                    lambda _: self._node.facts(link_id=LinkId(link_id), cause=cause),
-                    rank=Rank.DROP,
-                )
-            except (TransitionRefused, NotFound):
-                return
-            except (RegistryUnavailable, Conflict):
-                await pause.wait()
+        self._endings.lost(live, link_id, cause)
 
     def leg_lost(self, session_id: str, link_id: str) -> None:
         """The desktop's side of a link broke: look whether the desktop still lives, now and not in half a
@@ -571,13 +554,6 @@ class LinkDesk:
         live = self._sessions.find(session_id)
         if live is not None:
             self._look_now()
-
-
-def _cause(text: str) -> LossCause:
-    try:
-        return LossCause(text)
-    except ValueError:
-        return LossCause.UNKNOWN
 
 
 def _wire(refusal: Refusal) -> LinkRefusal:
@@ -589,4 +565,5 @@ def _wire(refusal: Refusal) -> LinkRefusal:
         by=refusal.by,
         saved_as_of_ms=refusal.saved_as_of_ms,
         outcome=refusal.outcome,
+        to=refusal.to,
     )

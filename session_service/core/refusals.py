@@ -6,7 +6,7 @@ Source: lifecycle.md section 3 ("What the refused caller is told") and gateway.m
 
 from dataclasses import dataclass
 
-from session_service.core.close_codes import Close
+from session_service.core.close_codes import Close, Next
 from session_service.core.records import CloseStep, Outcome, Session, State
 
 RETRY_MS = 1_000
@@ -24,6 +24,8 @@ class Refusal:
     by: str = ""
     saved_as_of_ms: int | None = None
     outcome: str = ""
+    to: str | None = None
+    """Where it is carried now: a path of this origin, for `moved`."""
 
 
 UNKNOWN_TICKET = Refusal(code=Close.NOT_FOUND, why="not_found", next="login")
@@ -34,6 +36,27 @@ NOT_IN_PATH = Refusal(code=Close.NOT_FOUND, why="not_found", next="login")
 RETRY_NEW_TICKET = Refusal(code=Close.RETRY, why="retry", next="open", retry_ms=RETRY_MS)
 RETRY_RESUME = Refusal(code=Close.RETRY, why="retry", next="resume", retry_ms=RETRY_MS)
 STARTING = Refusal(code=Close.RETRY, why="starting", next="open", retry_ms=RETRY_MS)
+
+
+def too_many(*, step: Next, retry_ms: int) -> Refusal:
+    """This address failed too often; only failing attempts are told so."""
+    return Refusal(code=Close.TOO_MANY, why="too_many", next=step, retry_ms=retry_ms)
+
+
+def moved(to: str) -> Refusal:
+    """The session is carried elsewhere: a path of the same origin. Proof and ticket are unused."""
+    return Refusal(code=Close.MOVED, why="moved", next=Next.RESUME, retry_ms=0, to=to)
+
+
+def node_unreachable(*, saved_as_of_ms: int | None) -> Refusal:
+    """The session's machine is declared lost: it waits, or its user goes on from the last checkpoint."""
+    return Refusal(
+        code=Close.NODE_UNREACHABLE,
+        why="node_unreachable",
+        next=Next.RESUME,
+        retry_ms=SAVING_RETRY_MS,
+        saved_as_of_ms=saved_as_of_ms,
+    )
 
 
 def in_use(session: Session) -> Refusal:

@@ -43,10 +43,11 @@ def no(refusal: LinkRefusal) -> bytes:
             "why": refusal.why,
             "next": str(refusal.next),
             "retry": refusal.retry_ms,
-            "to": None,
+            "to": refusal.to,
             "by": refusal.by,
             "saved_as_of": refusal.saved_as_of_ms,
             "outcome": refusal.outcome,
+            **({} if refusal.back_at_ms is None else {"back": refusal.back_at_ms, "note": refusal.note}),
         }
     )
 

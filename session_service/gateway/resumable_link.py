@@ -135,6 +135,7 @@ class ResumableLink(Link):
                     key=attachment.key,
                     hold_s=attachment.hold_s,
                     gap_s=attachment.gap_s,
+                    soft_s=attachment.soft_s,
                 )
             )
         self._hub.stats.resumes["resync"] += 1

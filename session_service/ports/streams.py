@@ -53,6 +53,8 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     grant: int = 0
     key: bytes | None = None
     """The key of that grant, for `opened` on a resumable control link; else None. Never logged."""
+    soft_s: float | None = None
+    """How long a lost client may be away and come back without a login; None: as long as the hold."""
 
     def __repr__(self) -> str:
         return f"Attachment(session_id={self.session_id!r}, mode={self.mode!r}, grant={self.grant})"
@@ -68,6 +70,21 @@ class LinkRefusal(msgspec.Struct, frozen=True, kw_only=True):
     by: str = ""
     saved_as_of_ms: int | None = None
     outcome: str = ""
+    to: str | None = None
+    """A path of the same origin, where the session is carried now; with `moved` only."""
+    back_at_ms: int | None = None
+    """When the service means to be back from a planned pause, UTC milliseconds."""
+    note: str = ""
+    """What people are told about that pause; plain text."""
+
+
+class PlannedPause(msgspec.Struct, frozen=True, kw_only=True):
+    """An announced pause of the service, for people: nothing is ever decided by these times."""
+
+    begins_at_ms: int
+    back_at_ms: int
+    """UTC milliseconds, both."""
+    note: str = ""
 
 
 class LinkEnd(msgspec.Struct, frozen=True, kw_only=True):

@@ -192,6 +192,7 @@ def opened(
     key: bytes | None,
     hold_s: float,
     gap_s: float | None,
+    soft_s: float | None = None,
 ) -> str:
     """Return the answer to `open`. It holds the key and is never logged."""
     return say(
@@ -203,7 +204,7 @@ def opened(
         n=0,
         mode=mode,
         hold=hold_s,
-        soft=None,
+        soft=soft_s,
         win=[DOWN_RING_BYTES, UP_RING_BYTES],
         ack=[ACK_DOWN_BYTES, ACK_UP_BYTES, round(ACK_S * 1000)],
         hb=round(BEAT_S),
@@ -236,6 +237,14 @@ def taken(by: str) -> str:
     return say(t="taken", by=by)
 
 
-def drain(after_ms: tuple[int, int], to: str | None = None) -> str:
-    """Return when to come back, while this server still answers."""
-    return say(t="drain", after=list(after_ms), to=to)
+def drain(
+    after_ms: tuple[int, int], to: str | None = None, *, back_ms: int | None = None, note: str = ""
+) -> str:
+    """Return when to come back, while this server still answers; `back` and `note` are for the user."""
+    planned = {} if back_ms is None else {"back": back_ms, "note": note}
+    return say(t="drain", after=list(after_ms), to=to, **planned)
+
+
+def pause(*, begins_ms: int | None, back_ms: int | None, note: str) -> str:
+    """Return the announcement of a planned pause; both times None: there is none any more."""
+    return say(t="pause", begin=begins_ms, back=back_ms, note=note)
