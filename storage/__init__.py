@@ -18,6 +18,7 @@ from storage.errors import (
     IdRefused,
     KeyMissing,
     KeysChanged,
+    KeyServiceFailed,
     MustBeKept,
     NewerServiceNeeded,
     NoSuchCheckpoint,
@@ -37,11 +38,12 @@ from storage.errors import (
     TargetNotEmpty,
     WorkspaceErased,
 )
+from storage.format.recovery import code_of, private_of, public_half
 from storage.front.door import Storage, has_repositories
 from storage.ids import WorkspaceRef
 from storage.objects.retry import RetryPolicy
 from storage.objects.store import ProbeCheck, ProbeVerdict
-from storage.ops.erasure import ErasureReport
+from storage.ops.erasure import ErasureReport, Tombstone
 from storage.ops.upkeep import UpkeepReport
 from storage.ops.values import (
     BadPath,
@@ -57,10 +59,14 @@ from storage.ops.values import (
     Progress,
     RestoreReport,
     StoreSpec,
+    TenantLook,
     VerifyReport,
 )
+from storage.repository.key_use import EpochUse, older_than
 from storage.repository.retention import Retention
+from storage.repository.rewrap import Rewrapped
 from storage.repository.verify import VerifiedCheckpoint
+from storage.repository.ways import KeyWays, Kms
 
 __all__ = [
     "AmbiguousWrite",
@@ -78,6 +84,7 @@ __all__ = [
     "Diff",
     "Differences",
     "EntryInfo",
+    "EpochUse",
     "ErasureReport",
     "FenceMoved",
     "FormatError",
@@ -85,7 +92,10 @@ __all__ = [
     "IdRefused",
     "KeyMissing",
     "KeyReport",
+    "KeyServiceFailed",
+    "KeyWays",
     "KeysChanged",
+    "Kms",
     "LogHead",
     "MustBeKept",
     "NewerServiceNeeded",
@@ -104,6 +114,7 @@ __all__ = [
     "RestoreReport",
     "Retention",
     "RetryPolicy",
+    "Rewrapped",
     "ScanError",
     "Storage",
     "StorageError",
@@ -113,10 +124,16 @@ __all__ = [
     "StoreUnavailable",
     "StoreUnsafe",
     "TargetNotEmpty",
+    "TenantLook",
+    "Tombstone",
     "UpkeepReport",
     "VerifiedCheckpoint",
     "VerifyReport",
     "WorkspaceErased",
     "WorkspaceRef",
+    "code_of",
     "has_repositories",
+    "older_than",
+    "private_of",
+    "public_half",
 ]

@@ -304,6 +304,13 @@ class Cancelled(StorageError):
     retryable = True
 
 
+class KeyServiceFailed(RepositoryError):
+    """The KMS, or the command that asks it, did not answer as it must. Nothing was written because of it."""
+
+    code = "key_service_failed"
+    retryable = True
+
+
 class WorkspaceErased(RepositoryError):
     """A tombstone says that this workspace was erased on purpose. It is never "no checkpoint"."""
 

@@ -2,8 +2,9 @@
 
 A key slot is an envelope whose K is the wrapping key. The slot of a key epoch holds
 `[repository id, tenant, workspace, key epoch, K, id secret]`, the slot of a tenant key `[tenant, tenant
-key]`. The ids in a slot must be the ones asked for, else a whole repository copied to another prefix would
-open there. A receipt is `[body, signer key id, Ed25519 signature over "session-service receipt v1" + body]`.
+key, number]`. The ids in a slot must be the ones asked for, else a whole repository copied to
+another prefix would open there. A receipt is `[body, signer key id, Ed25519 signature over
+"session-service receipt v1" + body]`.
 
 Source: storage.md 4.5 table of keys, 4.1 "Receipt".
 """
@@ -42,6 +43,8 @@ class TenantSecret(Body, frozen=True):
 
     tenant: str
     tenant_key: bytes
+    number: int = 0
+    """Of several keys of a tenant the one with the highest is for new slots; a rotation's is one higher."""
 
     def __repr__(self) -> str:
         return f"TenantSecret(tenant={self.tenant!r})"
@@ -73,12 +76,12 @@ def decode_epoch_secrets(
     return secrets
 
 
-def decode_tenant_secret(raw: bytes, *, tenant: str) -> bytes:
-    """Return the tenant key of a slot, if it is of the tenant that was asked for."""
+def decode_tenant_secret(raw: bytes, *, tenant: str) -> TenantSecret:
+    """Return what a slot wraps, if it is of the tenant that was asked for."""
     secret = decode(_tenant_decoder, raw, what="tenant slot")
     if secret.tenant != tenant or len(secret.tenant_key) != SECRET_BYTES:
         raise Malformed(rule="key slot of another tenant")
-    return secret.tenant_key
+    return secret
 
 
 class ReceiptSigner:

@@ -8,7 +8,7 @@ wait.
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -23,6 +23,8 @@ from storage.objects.probe import probe
 from storage.objects.retry import RetryingStore, RetryPolicy
 from storage.objects.store import ObjectStore, ProbeVerdict
 from storage.ops.values import StoreSpec
+from storage.repository.slots import Reread
+from storage.repository.ways import KeyWays
 
 
 class Storage(Saving, Reading, Keys, Tidying):
@@ -33,13 +35,15 @@ class Storage(Saving, Reading, Keys, Tidying):
         cls,
         spec: StoreSpec,
         *,
-        master_key: bytes,
+        master_key: bytes | KeyWays,
         cache_folder: Path,
         fresh: Callable[[int], bytes] = os.urandom,
         clock_ms: Callable[[], int],
         retry: RetryPolicy = RETRY,
+        reread: Reread | None = None,
+        signers: Mapping[bytes, bytes] | None = None,
     ) -> "Storage":
-        """Open the store of a spec.
+        """Open the store of a spec. What opens its keys: see `Opened`.
 
         Call `probe` before anything is entrusted to a store for the first time.
         """
@@ -51,6 +55,8 @@ class Storage(Saving, Reading, Keys, Tidying):
             fresh=fresh,
             clock_ms=clock_ms,
             retry=retry,
+            reread=reread,
+            signers=signers,
         )
 
     async def __aenter__(self) -> "Storage":

@@ -5,7 +5,7 @@ together.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,9 +17,10 @@ from storage.ops.gather import ignore_progress
 from storage.ops.upkeep import Upkeep
 from storage.ops.values import Progress
 from storage.ops.workspace import Workspace, Workspaces
-from storage.repository.slots import Keyring
+from storage.repository.slots import Keyring, Reread
 from storage.repository.state import LogState
 from storage.repository.threads import Threads
+from storage.repository.ways import KeyWays
 
 RETRY: Final = RetryPolicy(give_up_after_s=20.0)
 """A call that cannot reach the store says so after this; whoever closes a session calls again for ever."""
@@ -34,17 +35,26 @@ class Opened:
         self,
         store: ObjectStore,
         *,
-        master_key: bytes,
+        master_key: bytes | KeyWays,
         cache_folder: Path,
         fresh: Callable[[int], bytes],
         clock_ms: Callable[[], int],
         retry: RetryPolicy = RETRY,
+        reread: Reread | None = None,
+        signers: Mapping[bytes, bytes] | None = None,
     ) -> None:
-        """Take a store that is open already. `open` is the usual way."""
+        """Take a store that is open already. `open` is the usual way.
+
+        Args:
+            master_key: or everything that opens the store.
+            reread: reads that again where it may have changed; asked when a slot does not open.
+            signers: public halves, by their ids, of signers of receipts whose master key is gone.
+        """
+        ways = master_key if isinstance(master_key, KeyWays) else KeyWays(master=master_key)
         self._bare = store
         self._store = RetryingStore(store, retry)
-        self._keyring = Keyring(self._store, master_key, fresh)
-        self._signer = ReceiptSigner(master_key)
+        self._keyring = Keyring(self._store, ways, fresh, reread=reread)
+        self._former = dict(signers or {})
         self._fresh = fresh
         self._clock_ms = clock_ms
         self._threads = Threads()
@@ -55,6 +65,17 @@ class Opened:
             cache_folder=cache_folder,
             clock_ms=clock_ms,
         )
+
+    @property
+    def _signer(self) -> ReceiptSigner:
+        return ReceiptSigner(self._keyring.ways.master)
+
+    @property
+    def signers(self) -> dict[bytes, bytes]:
+        """Return the public halves of every known signer of receipts, by their ids."""
+        ways = self._keyring.ways
+        known = [ReceiptSigner(key) for key in (ways.master, *ways.previous)]
+        return self._former | {one.key_id: one.public_key for one in known}
 
     async def _refreshed(self, workspace: Workspace) -> LogState:
         async with workspace.lock:

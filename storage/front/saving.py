@@ -76,7 +76,9 @@ class Saving(Opened):
             await workspace.log.save_cache()
         # The log may hold a later E already: its fence is another owner's, never to be returned as ours.
         save.require_fence(state, row.fence)
-        return _head(state)
+        head = _head(state)
+        await self._lending.let_go(await self._upkeep(ref), state)
+        return head
 
     async def head(self, ref: WorkspaceRef) -> LogHead | None:
         """Return where the log stands; None only if it cleanly does not exist."""
@@ -191,7 +193,7 @@ class Saving(Opened):
         return None if workspace is None else await self._receipts(workspace).get(session)
 
     def _receipts(self, workspace: Workspace) -> Receipts:
-        return Receipts(workspace.place, workspace.keys, self._signer, self._fresh)
+        return Receipts(workspace.place, workspace.keys, self._signer, self._fresh, self.signers)
 
 
 class _Standing(Exception):

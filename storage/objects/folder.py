@@ -33,6 +33,7 @@ from storage.errors import (
 )
 from storage.objects.names import OBJECT_BYTES_MAX, check_name, check_prefix
 from storage.objects.store import ObjectInfo
+from storage.objects.versions import ObjectVersion
 
 MARKER = ".object-store"
 INCOMING = ".incoming"
@@ -130,6 +131,14 @@ class FolderStore:
     async def delete(self, name: str) -> None:
         check_name(name)
         await self._run(self._delete, name)
+
+    async def list_versions(self, prefix: str) -> tuple[ObjectVersion, ...]:
+        """None: a deleted file is gone (what snapshots of the file system keep, only its owner knows)."""
+        check_prefix(prefix)
+        return ()
+
+    async def delete_version(self, name: str, version: str) -> None:
+        raise AssertionError("it lists none")
 
     async def close(self) -> None:
         if self._root_fd < 0:

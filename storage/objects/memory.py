@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from storage.errors import ObjectExists, ObjectNotFound, StoreRefused
 from storage.objects.names import OBJECT_BYTES_MAX, check_name, check_prefix
 from storage.objects.store import ObjectInfo
+from storage.objects.versions import ObjectVersion
 
 PAGE = 100
 """Names read at once while listing: small, so that tests meet a listing that changes between pages."""
@@ -85,6 +86,15 @@ class MemoryStore:
         await self._pause()
         self.bucket.objects.pop(name, None)
         await asyncio.sleep(0)
+
+    async def list_versions(self, prefix: str) -> tuple[ObjectVersion, ...]:
+        """None are kept."""
+        check_prefix(prefix)
+        await self._pause()
+        return ()
+
+    async def delete_version(self, name: str, version: str) -> None:
+        raise AssertionError("it lists none")
 
     async def close(self) -> None:
         self._closed = True

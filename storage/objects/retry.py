@@ -18,6 +18,7 @@ from stamina.instrumentation import set_on_retry_hooks
 from storage.errors import AmbiguousWrite, StoreError
 from storage.objects.names import check_name
 from storage.objects.store import ObjectInfo, ObjectStore
+from storage.objects.versions import ObjectVersion, delete_version, versions_below
 
 T = TypeVar("T")
 OnRetry = Callable[[StoreError, int], None]
@@ -97,6 +98,12 @@ class RetryingStore:
 
     async def delete(self, name: str) -> None:
         await self._repeat(lambda: self.inner.delete(name))
+
+    async def list_versions(self, prefix: str) -> tuple[ObjectVersion, ...] | None:
+        return await self._repeat(lambda: versions_below(self.inner, prefix))
+
+    async def delete_version(self, name: str, version: str) -> None:
+        await self._repeat(lambda: delete_version(self.inner, ObjectVersion(name=name, version=version)))
 
     async def close(self) -> None:
         await self.inner.close()

@@ -8,7 +8,8 @@ is given.
 
 aioboto3 is loaded late (0.2 s) and its client is made once, its models read in a thread, because that would
 stop the event loop for up to two seconds. It costs 2 to 3 ms of CPU per request (storage.md 2.4), so
-callers count requests. It is not a general S3 client: no overwrite, no copy, no versions.
+callers count requests. It is not a general S3 client: no overwrite, no copy; versions are listed and removed
+for erasure only.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from storage.errors import ObjectNotFound, StoreRefused, StoreUnavailable
 from storage.objects import s3_answers
 from storage.objects.names import OBJECT_BYTES_MAX, check_name, check_prefix, is_name
 from storage.objects.store import ObjectInfo
+from storage.objects.versions import ObjectVersion
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -40,6 +42,9 @@ BYTES_PER_S_LEAST = 512 * 1024
 
 DIGEST_HERE_BYTES = 1024 * 1024
 """Up to here a digest takes less than the hop into a thread is worth (2 ms at most)."""
+
+CANNOT_TELL = frozenset({"NotImplemented", "MethodNotAllowed"})
+"""What servers without versions answer to a question about them."""
 
 LIST_NAMES_MAX = 1_000_000
 """Some 200 MB of memory. A workspace has thousands; more than this is a mistake in the prefix."""
@@ -183,6 +188,48 @@ class S3Store:
         with contextlib.suppress(ObjectNotFound), s3_answers.of_read(name):
             async with asyncio.timeout(REQUEST_S):
                 await self._client.delete_object(Bucket=self._place.bucket, Key=self._prefix + name)
+
+    async def list_versions(self, prefix: str) -> tuple[ObjectVersion, ...] | None:
+        """Return all versions and marks of deletion; None where the server cannot or may not tell."""
+        self._check_open()
+        check_prefix(prefix)
+        found: list[ObjectVersion] = []
+        markers: dict[str, Any] = {}
+        while True:
+            try:
+                with s3_answers.of_read(prefix):
+                    async with asyncio.timeout(REQUEST_S):
+                        page = await self._client.list_object_versions(
+                            Bucket=self._place.bucket, Prefix=self._prefix + prefix, **markers
+                        )
+            except StoreRefused:
+                return None
+            except StoreUnavailable as exc:
+                if exc.facts.get("code") in CANNOT_TELL:
+                    return None
+                raise
+            for row in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
+                key = row["Key"]
+                if not key.startswith(self._prefix + prefix):
+                    raise StoreUnavailable(
+                        prefix=prefix, reason="the listing holds names that were not asked for"
+                    )
+                found.append(ObjectVersion(name=key.removeprefix(self._prefix), version=row["VersionId"]))
+            if not page.get("IsTruncated"):
+                return tuple(found)
+            after = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
+            if after == markers or len(found) > LIST_NAMES_MAX:
+                raise StoreUnavailable(prefix=prefix, reason="the listing of versions does not end")
+            markers = after
+
+    async def delete_version(self, name: str, version: str) -> None:
+        self._check_open()
+        check_name(name)
+        with contextlib.suppress(ObjectNotFound), s3_answers.of_read(name):
+            async with asyncio.timeout(REQUEST_S):
+                await self._client.delete_object(
+                    Bucket=self._place.bucket, Key=self._prefix + name, VersionId=version
+                )
 
     async def close(self) -> None:
         self._closed = True

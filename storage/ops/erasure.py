@@ -1,10 +1,13 @@
 """Erasure of one workspace: a tombstone first, then its keys, then its objects; with a signed receipt.
 
 From the tombstone on nobody opens the workspace any more, and it is never "no checkpoint". From the last slot
-on nobody can read what lies there. A repeat goes on where a crash ended it. Copies elsewhere (noncurrent
-versions, replicas, backups of the bucket with their slots) are not reached from here: see the design note.
+on nobody can read what lies there: noncurrent versions of slots go with them where the store has any and
+tells. A repeat goes on where a crash ended it. Between keys and objects the caller lets every process forget
+what it remembers (`destroy_keys`, then all of them `drop`, then `run`). What a backup of the bucket brought
+back is swept: the tombstone is there, so its slots go again. Copies that this store does not know of (backups
+kept elsewhere) are not reached from here: a KMS key per workspace reaches them.
 
-Source: storage.md 4.5 "Erasure".
+Source: storage.md 4.5 "Erasure"; docs/design/0009-keys-and-erasure.md.
 """
 
 from collections.abc import Callable
@@ -13,18 +16,18 @@ from typing import Final
 
 import msgspec
 
-from storage.errors import Malformed
+from storage.errors import IdRefused, KeyMissing, Malformed, RepositoryMissing
 from storage.format import names
 from storage.format.encoding import Body, decode, encode
 from storage.format.envelope import make_object, open_head
 from storage.format.header import ObjectType, header_key_id, make_header
-from storage.format.keys import NO_REPOSITORY, EpochKeys, key_id
+from storage.format.keys import NO_REPOSITORY, EpochKeys
 from storage.format.secrets import ReceiptSigner
 from storage.ids import WorkspaceRef
 from storage.objects.store import ObjectStore
 from storage.repository.packer import Fresh
 from storage.repository.prefixed import Prefixed
-from storage.repository.removal import remove_erased
+from storage.repository.removal import remove_erased, remove_erased_slots
 from storage.repository.settle import settle_create
 from storage.repository.slots import Keyring
 
@@ -46,6 +49,8 @@ class _ErasureBody(Body, frozen=True):
     slots: int
     objects: int
     bytes: int
+    versions: int | None = None
+    processes: int = 0
 
 
 _decoder: Final = msgspec.msgpack.Decoder(Tombstone)
@@ -61,6 +66,8 @@ class ErasureReport:
     objects: int
     size: int
     """Bytes of objects that were deleted."""
+    versions: int | None
+    """Noncurrent versions that went with them; None: the store cannot say whether it keeps any."""
     receipt: bytes
 
 
@@ -82,42 +89,90 @@ class Erasure:
         self._fresh = fresh
         self._clock_ms = clock_ms
 
-    async def run(self, ref: WorkspaceRef, *, actor: str, reason: str) -> ErasureReport:
+    async def destroy_keys(self, ref: WorkspaceRef, *, actor: str, reason: str) -> None:
+        """Place the tombstone and delete every key slot: from now on nobody who does not know K reads it."""
+        await self._bury(ref, actor=actor, reason=reason)
+        await remove_erased_slots(self._store, tenant=ref.tenant, workspace=ref.workspace)
+
+    async def run(self, ref: WorkspaceRef, *, actor: str, reason: str, processes: int = 0) -> ErasureReport:
         """Erase a workspace, or finish an erasure that was begun: then who, when and why are those of its
         tombstone.
+
+        Args:
+            processes: how many have confirmed that they forgot the keys; for the receipt.
         """
         stone = await self._bury(ref, actor=actor, reason=reason)
         gone = await remove_erased(self._store, tenant=ref.tenant, workspace=ref.workspace)
-        body = encode(_ErasureBody(ref.tenant, stone, gone.slots, gone.objects, gone.bytes))
+        slots = max(gone.slots, len(stone.slots))
+        body = encode(
+            _ErasureBody(ref.tenant, stone, slots, gone.objects, gone.bytes, gone.versions, processes)
+        )
         return ErasureReport(
             actor=stone.actor,
             at_ms=stone.at_ms,
-            slots=gone.slots,
+            slots=slots,
             objects=gone.objects,
             size=gone.bytes,
+            versions=gone.versions,
             receipt=self._signer.sign(body),
         )
+
+    async def sweep(self) -> list[WorkspaceRef]:
+        """Delete what came back of erased workspaces, keys first; return whose it was."""
+        erased: set[WorkspaceRef] = set()
+        there: set[WorkspaceRef] = set()
+        async for info in self._store.list("t/"):
+            parts = info.name.split("/")
+            try:
+                if len(parts) == 4 and parts[2] == "e":
+                    erased.add(WorkspaceRef(tenant=parts[1], workspace=parts[3]))
+                elif len(parts) >= 5 and parts[2] == "w":
+                    there.add(WorkspaceRef(tenant=parts[1], workspace=parts[3]))
+            except IdRefused:
+                continue  # not a name that we can have made
+        back = sorted(erased & there, key=lambda ref: (ref.tenant, ref.workspace))
+        for ref in back:
+            await remove_erased(self._store, tenant=ref.tenant, workspace=ref.workspace)
+        return back
+
+    async def tombstone(self, ref: WorkspaceRef) -> Tombstone | None:
+        """Return who erased a workspace, when and why; None if it was not erased."""
+        tenant = Prefixed(self._store, names.tenant_prefix(ref.tenant))
+        if await tenant.head(names.tombstone(ref.workspace)) is None:
+            return None
+        return await self._read(ref, tenant)
 
     async def _bury(self, ref: WorkspaceRef, *, actor: str, reason: str) -> Tombstone:
         """Place the tombstone and read it back."""
         tenant = Prefixed(self._store, names.tenant_prefix(ref.tenant))
         place = Prefixed(self._store, names.repository_prefix(ref.tenant, ref.workspace))
-        tenant_keys = await self._keyring.tenant_keys(ref.tenant)
-        wrapping = {
-            key_id(secret): EpochKeys.wrapping(NO_REPOSITORY, secret) for secret in tenant_keys.values()
-        }
         name = names.tombstone(ref.workspace)
         if await tenant.head(name) is None:
+            wrapping = await self._wrapping(ref.tenant)
             slots = [info.name async for info in place.list(names.KEY_PREFIX)]
             stone = Tombstone(ref.workspace, actor, self._clock_ms(), reason, slots)
-            keys = wrapping[min(wrapping)]
+            keys = next(iter(wrapping.values()))
             header = make_header(keys, ObjectType.TOMBSTONE, name, self._fresh(32))
             raw = make_object(
                 keys, header, kind=0, body=encode(stone), boxes=(), fresh=self._fresh(32), compress=False
             )
             await settle_create(tenant, name, raw)
+        return await self._read(ref, tenant)
+
+    async def _wrapping(self, tenant: str) -> dict[bytes, EpochKeys]:
+        """Return the keys of tombstones by key id, the tenant's newest first."""
+        tenant_keys = await self._keyring.tenant_keys(tenant)
+        if not tenant_keys:
+            raise RepositoryMissing(tenant=tenant, what="this tenant has no key, so it has no workspace")
+        return {key: EpochKeys.wrapping(NO_REPOSITORY, secret) for key, secret in tenant_keys.items()}
+
+    async def _read(self, ref: WorkspaceRef, tenant: Prefixed) -> Tombstone:
+        name = names.tombstone(ref.workspace)
         raw = await tenant.get(name)
-        opened = open_head(wrapping[header_key_id(raw, name)], ObjectType.TOMBSTONE, name, raw)
+        keys = (await self._wrapping(ref.tenant)).get(header_key_id(raw, name))
+        if keys is None:
+            raise KeyMissing(object=name, key_id=header_key_id(raw, name).hex())
+        opened = open_head(keys, ObjectType.TOMBSTONE, name, raw)
         found = decode(_decoder, opened.body, what="tombstone")
         if found.workspace != ref.workspace or opened.area_start != len(raw):
             raise Malformed(rule="tombstone of another workspace", object=name)

@@ -6,6 +6,8 @@ compared.
 Source: lifecycle.md 6.5, storage.md 4.1 "Receipt".
 """
 
+from collections.abc import Mapping
+
 from blake3 import blake3
 
 from storage.errors import ObjectDamaged
@@ -25,11 +27,20 @@ PAD_TO_BYTES = 4 * KIB
 class Receipts:
     """Receipts of one repository."""
 
-    def __init__(self, place: Prefixed, keys: RepositoryKeys, signer: ReceiptSigner, fresh: Fresh) -> None:
+    def __init__(
+        self,
+        place: Prefixed,
+        keys: RepositoryKeys,
+        signer: ReceiptSigner,
+        fresh: Fresh,
+        signers: Mapping[bytes, bytes] | None = None,
+    ) -> None:
+        """Take the parts; `signers` are the public halves that may have signed, by their ids."""
         self._place = place
         self._keys = keys
         self._signer = signer
         self._fresh = fresh
+        self._signers = dict(signers or {}) | {signer.key_id: signer.public_key}
 
     async def put(self, session: str, body: bytes) -> bytes:
         """Store a receipt and read it back; return BLAKE3-256 of the body. The same body may be put again.
@@ -63,4 +74,4 @@ class Receipts:
         head = open_head(self._keys.of_header(raw, name), ObjectType.RECEIPT, name, raw)
         if head.area_start != len(raw):
             raise ObjectDamaged(object=name, what="bytes after the receipt")
-        return read_receipt(head.body, {self._signer.key_id: self._signer.public_key})
+        return read_receipt(head.body, self._signers)

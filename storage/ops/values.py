@@ -167,6 +167,8 @@ class RestoreReport:
     bytes: int
     not_made: tuple[BadPath, ...] = ()
     differences: tuple[BadPath, ...] = ()
+    resumed: bool = False
+    """A restore that was cut off before was taken up: what it had finished was not written again."""
 
     @property
     def whole(self) -> bool:
@@ -194,6 +196,21 @@ class VerifyReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TenantLook:
+    """By what the keys of one tenant are wrapped; counts of keys."""
+
+    tenant: str
+    keys: int
+    opened: int
+    under_master: int
+    under_previous: int
+    """Still under a master key that is being replaced: a re-wrap moves them."""
+    under_recovery: int
+    under_other_codes: int
+    """Under recovery codes that are not the present one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyReport:
     """Which tenants' keys the master key opens."""
 
@@ -201,6 +218,7 @@ class KeyReport:
     opened: tuple[str, ...]
     refused: tuple[str, ...]
     workspaces: tuple[WorkspaceRef, ...]
+    tenants: tuple[TenantLook, ...] = ()
 
     @property
     def fits(self) -> bool:

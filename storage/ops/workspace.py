@@ -16,7 +16,7 @@ from storage.format import names
 from storage.ids import WorkspaceRef
 from storage.objects.store import ObjectStore
 from storage.ops.stat_cache import StatCache
-from storage.repository.cache import CacheFile, RecordFile
+from storage.repository.cache import CacheFile, RecordFile, empty_files
 from storage.repository.log import CommitLog
 from storage.repository.prefixed import Prefixed
 from storage.repository.reader import Reader, SegmentCache
@@ -152,12 +152,13 @@ class Workspaces:
         self._known.pop(ref, None)
 
     async def erase(self, ref: WorkspaceRef) -> None:
-        """Forget an erased repository, its local files included: they hold names of files."""
+        """Forget an erased repository, its local files included, opened or not: they hold names of files."""
         known = self._known.pop(ref, None)
         if known is not None:
-            await self._threads.quick(known.stat_file.write, b"")
-            known.log.forget()
-            await known.log.save_cache()
+            async with known.lock:  # whoever is writing ends first, and fails at its next look at the store
+                known.log.forget()
+        self._segments.forget(names.repository_prefix(ref.tenant, ref.workspace))
+        await self._threads.quick(empty_files, self._cache_folder / ref.tenant / ref.workspace)
 
     def _make_room(self) -> None:
         """Drop workspaces that nobody used for long; their files of cache make the next opening cheap.

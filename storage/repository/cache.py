@@ -121,3 +121,11 @@ class RecordFile:
 
     def _checked(self, body: bytes) -> bytes:
         return blake3(self._check + body, key=self._key).digest(length=RECORD_CHECK_BYTES)
+
+
+def empty_files(folder: Path) -> None:
+    """Empty every file of a workspace's cache: it was erased, and they hold names of files."""
+    for path in folder.glob("*.cache") if folder.is_dir() else ():
+        with open(os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "wb") as file:
+            file.truncate(0)
+            os.fsync(file.fileno())

@@ -82,6 +82,11 @@ class SegmentCache:
             _, dropped = self._segments.popitem(last=False)
             self._bytes -= sum(map(len, dropped.values()))
 
+    def forget(self, prefix: str) -> None:
+        """Drop every segment of one repository: it was erased."""
+        for key in [key for key in self._segments if key[0] == prefix]:
+            self._bytes -= sum(map(len, self._segments.pop(key).values()))
+
 
 class Reader:
     """Reads through the index of one repository. One per workspace; calls may overlap."""

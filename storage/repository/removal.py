@@ -3,8 +3,9 @@
 An object of a repository goes only if the commit log, as it was just read from the store, says so: packs, old
 histories that no R names, forgotten side checkpoints and outdated index snapshots by an R that names them,
 entries by a fold. Entries go in ascending order, each proven gone before the next: a sleeping writer's look
-at its predecessor relies on it. What no log speaks of is erasure, which follows a tombstone. (The objects
-that a probe of the store made a moment before are removed by the probe: tests/arch/allowances.py.)
+at its predecessor relies on it. What no log speaks of is erasure, which follows a tombstone, and key slots
+that a re-wrap has replaced, each while another slot of its secret is there. (The objects that a probe of the
+store made a moment before are removed by the probe: tests/arch/allowances.py.)
 
 Source: storage.md 4.4 rules 3, 5 and 6, 4.5 "Erasure".
 """
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from storage.errors import CollectRefused
 from storage.format import names
 from storage.objects.store import ObjectStore
+from storage.objects.versions import delete_version, versions_below
 from storage.repository.state import LogState
 
 
@@ -42,6 +44,18 @@ class Erased:
     slots: int
     objects: int
     bytes: int
+    versions: int | None
+    """Noncurrent versions and marks of deletion that went with them; None: the store cannot say."""
+
+
+async def remove_erased_slots(store: ObjectStore, *, tenant: str, workspace: str) -> Erased:
+    """Delete the key slots of a workspace whose tombstone stands, with every version of them.
+
+    Raises:
+        CollectRefused: there is no tombstone, or something is still listed afterwards.
+    """
+    await _require_tombstone(store, tenant, workspace)
+    return await _remove_below(store, names.repository_prefix(tenant, workspace) + names.KEY_PREFIX)
 
 
 async def remove_erased(store: ObjectStore, *, tenant: str, workspace: str) -> Erased:
@@ -50,23 +64,79 @@ async def remove_erased(store: ObjectStore, *, tenant: str, workspace: str) -> E
     Raises:
         CollectRefused: there is no tombstone, or something is still listed afterwards.
     """
+    slots = await remove_erased_slots(store, tenant=tenant, workspace=workspace)
+    rest = await _remove_below(store, names.repository_prefix(tenant, workspace))
+    told = None if slots.versions is None or rest.versions is None else slots.versions + rest.versions
+    return Erased(slots=slots.objects, objects=rest.objects, bytes=slots.bytes + rest.bytes, versions=told)
+
+
+async def _require_tombstone(store: ObjectStore, tenant: str, workspace: str) -> None:
     stone = names.tenant_prefix(tenant) + names.tombstone(workspace)
     if await store.head(stone) is None:
         raise CollectRefused(what="no tombstone allows it", object=stone)
-    prefix = names.repository_prefix(tenant, workspace)
-    slots = await _remove_all(store, prefix + names.KEY_PREFIX)
-    rest = await _remove_all(store, prefix)
-    return Erased(slots=len(slots), objects=len(rest), bytes=sum(slots) + sum(rest))
 
 
-async def _remove_all(store: ObjectStore, prefix: str) -> list[int]:
-    sizes: list[int] = []
-    for info in [info async for info in store.list(prefix)]:
+async def _remove_below(store: ObjectStore, prefix: str) -> Erased:
+    found = [info async for info in store.list(prefix)]
+    for info in found:
         await store.delete(info.name)
-        sizes.append(info.size)
+    versions = await versions_below(store, prefix)
+    for one in versions or ():
+        await delete_version(store, one)
     async for info in store.list(prefix):
         raise CollectRefused(what="still there after its delete", object=info.name)
-    return sizes
+    if versions and await versions_below(store, prefix):
+        raise CollectRefused(what="older versions are still there after their delete", object=prefix)
+    count = None if versions is None else len(versions)
+    return Erased(slots=0, objects=len(found), bytes=sum(info.size for info in found), versions=count)
+
+
+async def remove_slot(store: ObjectStore, prefix: str, name: str, *, instead: str) -> None:
+    """Delete a key slot whose secret lies in another slot as well: `instead` was made or read a moment ago.
+
+    Raises:
+        CollectRefused: `instead` is the slot itself, is of another secret, or is not there.
+    """
+    of, _, slot = name.rpartition("-")
+    of_instead, _, slot_instead = instead.rpartition("-")
+    if not name.startswith(names.KEY_PREFIX) or of != of_instead or slot == slot_instead:
+        raise CollectRefused(what="no other slot of this secret", object=name)
+    if await store.head(prefix + instead) is None:
+        raise CollectRefused(what="the other slot of this secret is gone", object=name)
+    await _remove_versions(store, prefix + name)
+
+
+async def remove_tenant_key(store: ObjectStore, tenant: str, tenant_key_id: bytes, *, instead: bytes) -> int:
+    """Delete every slot of a tenant key that a rotation has replaced by `instead`; return how many.
+
+    Raises:
+        CollectRefused: the other key has no slot, or a workspace still has a slot under the older key and
+        none under the other, as both are listed now.
+    """
+    prefix = names.tenant_prefix(tenant)
+    old, new = f"-m{tenant_key_id.hex()}", f"-m{instead.hex()}"
+    if tenant_key_id == instead or not [
+        info async for info in store.list(f"{prefix}{names.KEY_PREFIX}{instead.hex()}-")
+    ]:
+        raise CollectRefused(what="no other tenant key", tenant=tenant)
+    there = {info.name async for info in store.list(f"{prefix}w/")}
+    for name in there:
+        if "/k/" in name and name.endswith(old) and name.removesuffix(old) + new not in there:
+            raise CollectRefused(what="a workspace needs this tenant key", object=name)
+    gone = [info.name async for info in store.list(f"{prefix}{names.KEY_PREFIX}{tenant_key_id.hex()}-")]
+    for name in gone:
+        await _remove_versions(store, name)
+    return len(gone)
+
+
+async def _remove_versions(store: ObjectStore, name: str) -> int:
+    """Delete an object with every noncurrent version of it; return how many of those there were."""
+    await store.delete(name)
+    found = await versions_below(store, name)
+    mine = [one for one in found or () if one.name == name]
+    for one in mine:
+        await delete_version(store, one)
+    return len(mine)
 
 
 class Remover:

@@ -46,7 +46,6 @@ from storage.objects.store import ObjectStore
 from storage.repository.prefixed import Prefixed
 from storage.repository.settle import settle_create
 from storage.repository.ways import (
-    METHOD_ABOVE,
     ByKey,
     KeyWays,
     Wrapper,
@@ -118,7 +117,6 @@ class Keyring:
         ways: KeyWays,
         fresh: Callable[[int], bytes],
         *,
-        clock_ms: Callable[[], int] = lambda: 0,
         reread: Reread | None = None,
     ) -> None:
         """Take the parts.
@@ -129,7 +127,6 @@ class Keyring:
         self.ways = ways
         self._store = store
         self._fresh = fresh
-        self._clock_ms = clock_ms
         self._reread = reread
 
     @property
@@ -181,7 +178,7 @@ class Keyring:
             raise failed
         if slots and not found:
             raise KeyMissing(tenant=tenant, master_key_id=self.master_key_id, slots=len(slots))
-        order = sorted(found, key=lambda key: (-found[key].made_ms, key))
+        order = sorted(found, key=lambda key: (-found[key].number, key))
         return TenantKeys(opened={key: found[key] for key in order}, slots=tuple(slots))
 
     async def _open_tenant_slot(
@@ -248,16 +245,19 @@ class Keyring:
         self, place: Prefixed, ref: WorkspaceRef, repository_id: bytes, slots: list[str]
     ) -> list[OpenedSlot]:
         tenant_keys = await self._tenant(ref.tenant)
-        ways = {way.slot: way for way in (ByKey(secret) for secret in tenant_keys.secrets.values())}
+        ways: dict[str, Wrapper] = {}
+        for secret in tenant_keys.secrets.values():
+            way = ByKey(secret)
+            ways[way.slot] = way
         opened: list[OpenedSlot] = []
         kms = workspace_kms(self.ways, ref.workspace)
         if kms is not None:
-            ways[kms.slot] = kms  # type: ignore[assignment]  # the other kind of `Wrapper`
+            ways[kms.slot] = kms
         for name in slots:
             epoch, slot = names.epoch_slot_parts(name)
-            way = ways.get(slot)
-            if way is not None:
-                secrets = await self._secrets(place, name, way, repository_id, ref, epoch)
+            opener = ways.get(slot)
+            if opener is not None:
+                secrets = await self._secrets(place, name, opener, repository_id, ref, epoch)
                 opened.append(OpenedSlot(name=name, slot=slot, key_epoch=epoch, secrets=secrets))
         return opened
 
@@ -281,7 +281,7 @@ class Keyring:
         epoch, slot = names.epoch_slot_parts(f"{names.KEY_PREFIX}{config.hints[0] if config.hints else hint}")
         way = {one.slot: one for one in await self._workspace_makers(ref)}.get(slot)
         if way is None and await self._was_never_used(place):
-            # It was named for a tenant key that a rotation has removed meanwhile, so nothing can lie under it.
+            # It was named for a tenant key that a rotation has removed since, so nothing can lie under it.
             way = (await self._workspace_makers(ref))[0]
         if way is None or epoch != FIRST_EPOCH:
             raise KeyMissing(workspace=ref.workspace, what="the first slot is for another key", slot=slot)
@@ -340,8 +340,10 @@ class Keyring:
         return [ByKey(secret) for secret in found.secrets.values()]
 
     async def make_tenant_key(self, tenant: str) -> bytes:
-        """Make a tenant key with a slot for every way in, read back; return its id."""
-        secret = TenantSecret(tenant, self._fresh(SECRET_BYTES), self._clock_ms())
+        """Make the next tenant key with a slot for every way in, each read back; return its id."""
+        present = (await self._tenant(tenant)).opened.values()
+        number = max((one.number for one in present), default=0) + 1
+        secret = TenantSecret(tenant, self._fresh(SECRET_BYTES), number)
         place = Prefixed(self._store, names.tenant_prefix(tenant))
         for way in tenant_makers(self.ways):
             await self.wrap_tenant_key(place, secret, way)
@@ -374,7 +376,7 @@ class Keyring:
         self, place: Prefixed, ref: WorkspaceRef, fresh: EpochSecrets, way: Wrapper
     ) -> None:
         """Make the slot of an epoch by `way`, or take over the one that is there; then wrap its secrets for
-        every tenant key that came meanwhile.
+        the tenant key that a rotation has made meanwhile.
         """
         name = names.epoch_slot(fresh.key_epoch, way.slot)
         wrapping_key, blob = await way.sealing(self._fresh)
@@ -388,9 +390,12 @@ class Keyring:
         )
         await settle_create(place, name, raw)
         secrets = await self._secrets(place, name, way, fresh.repository_id, ref, fresh.key_epoch)
-        for other in await self._workspace_makers(ref):
-            if other.slot != way.slot:
-                await self.wrap_secrets(place, secrets, other)
+        if isinstance(way, ByKey):
+            present = (await self._tenant(ref.tenant)).opened
+            newest = next(iter(present.values()))
+            used = present.get(key_id(way.secret))
+            if used is None or newest.number > used.number:
+                await self.wrap_secrets(place, secrets, ByKey(newest.tenant_key))
 
     async def wrap_secrets(self, place: Prefixed, secrets: EpochSecrets, way: Wrapper) -> None:
         """Make one slot of a workspace's key epoch, and read it back.
@@ -431,8 +436,3 @@ class Keyring:
             return len(await self.tenant_keys(tenant))
         except FormatError as exc:
             raise KeyMissing(tenant=tenant, master_key_id=self.master_key_id) from exc
-
-
-def is_above(slot: str) -> bool:
-    """Return whether a slot id is of method m."""
-    return slot[0] == METHOD_ABOVE

@@ -42,7 +42,7 @@ DESTROYING: dict[tuple[str, str], str] = {
         "session_service/app/parent.py",
         "send_signal",
     ): "tells our own service part to read its certificate again",
-    ("session_service/app/successor.py", "unlink"): "the note of the program that is to come, read by us",
+    ("session_service/app/successor.py", "unlink"): "notes of ours about the program that is to come",
     ("session_service/app/successor.py", "kill"): "a look at the newer program that does not end in its time",
     ("session_service/gateway/passing.py", "unlink"): "the socket of our own that it listens on",
     ("session_service/app/service.py", "unlink"): "the socket of our own that it listens on",

@@ -85,7 +85,9 @@ def destroying(module: Module) -> Iterator[tuple[ast.expr, str]]:
         if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
             name = dotted(node)
             last = name.rpartition(".")[2]
-            of_object = last == "delete" and module.path.startswith("storage/") and "." in name
+            of_object = (
+                last in ("delete", "delete_version") and module.path.startswith("storage/") and "." in name
+            )
             if last in ENDING | WIPING or name == "os.remove" or of_object:
                 yield node, name
         elif isinstance(node, ast.Constant) and node.value == KILL_FILE:

@@ -34,6 +34,7 @@ from storage.errors import (
     StoreUnavailable,
 )
 from storage.objects.store import ObjectInfo, ObjectStore
+from storage.objects.versions import ObjectVersion, delete_version, versions_below
 
 Operation = Literal["create", "get", "head", "list", "delete"]
 T = TypeVar("T")
@@ -184,6 +185,14 @@ class FaultyStore:
         await self._do("delete", name, self.inner.delete(name))
         if fault is Fault.LOST_ANSWER:
             raise StoreUnavailable(name=name)
+
+    async def list_versions(self, prefix: str) -> tuple[ObjectVersion, ...] | None:
+        await self._meet("list", prefix)
+        return await self._do("list", prefix, versions_below(self.inner, prefix))
+
+    async def delete_version(self, name: str, version: str) -> None:
+        await self._meet("delete", name)
+        await self._do("delete", name, delete_version(self.inner, ObjectVersion(name=name, version=version)))
 
     async def close(self) -> None:
         await self.inner.close()

@@ -8,10 +8,10 @@ behave as two machines do.
 import hashlib
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from storage import RetryPolicy, Storage, WorkspaceRef
+from storage import KeyWays, RetryPolicy, Storage, WorkspaceRef
 from storage.objects.memory import MemoryBucket, MemoryStore
 from tests.fakes.faulty_store import FaultyStore
 
@@ -31,7 +31,13 @@ class Node:
         self.clock = itertools.count(1_700_000_000_000)
         self.fresh = fresh
 
-    def open(self, *, master_key: bytes = MASTER_KEY) -> Storage:
+    def open(
+        self,
+        *,
+        master_key: bytes | KeyWays = MASTER_KEY,
+        reread: Callable[[], Awaitable[KeyWays]] | None = None,
+        signers: dict[bytes, bytes] | None = None,
+    ) -> Storage:
         """Start a process on this machine; its caches are those that the last one left."""
         return Storage(
             self.store,
@@ -40,6 +46,8 @@ class Node:
             fresh=self.fresh,
             clock_ms=lambda: next(self.clock),
             retry=IMPATIENT,
+            reread=reread,
+            signers=signers,
         )
 
 
