@@ -190,6 +190,12 @@ class ObjectDamaged(RepositoryError):
     code = "object_damaged"
 
 
+class ObjectMissing(ObjectDamaged):
+    """An object or a chunk is not where the log had it. It may have been moved meanwhile: who reads looks at
+    the log again, and only what is missing by the newest log, too, is damage.
+    """
+
+
 class CommitContended(RepositoryError):
     """The end of the log moved again and again while an entry was being placed."""
 
@@ -233,6 +239,21 @@ class CollectRefused(RepositoryError):
     code = "collect_refused"
 
 
+class ReplicaDiverged(RepositoryError):
+    """The second store holds other bytes under a name of the main one, or is ahead of it.
+
+    Nothing is overwritten.
+    """
+
+    code = "replica_diverged"
+
+
+class NotMain(StoreError):
+    """Another store was made the main one; this one must not be written as such."""
+
+    code = "not_main"
+
+
 class PartMissing(RepositoryError):
     """A compiled part that the format needs is not installed (pyfastcdc, zstandard, AES)."""
 
@@ -260,6 +281,12 @@ class HomeMoved(ScanError):
     code = "home_moved"
 
 
+class RouteLost(ScanError):
+    """A scan of what changed met something that only a scan of everything can tell. Its caller makes one."""
+
+    code = "route_lost"
+
+
 class RestoreError(StorageError):
     """A restore could not be done."""
 
@@ -270,6 +297,13 @@ class TargetNotEmpty(RestoreError):
     """A restore goes into a folder of its own; this one exists and holds something."""
 
     code = "target_not_empty"
+
+
+class RestoreRunning(RestoreError):
+    """Another process restores into the same folder at this moment."""
+
+    code = "restore_running"
+    retryable = True
 
 
 class TargetFull(RestoreError):

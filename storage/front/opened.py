@@ -14,9 +14,12 @@ from storage.ids import WorkspaceRef
 from storage.objects.retry import RetryingStore, RetryPolicy
 from storage.objects.store import ObjectStore
 from storage.ops.gather import ignore_progress
+from storage.ops.lending import Lending
 from storage.ops.upkeep import Upkeep
 from storage.ops.values import Progress
 from storage.ops.workspace import Workspace, Workspaces
+from storage.replica.copier import Copier
+from storage.replica.second import SecondStore
 from storage.repository.slots import Keyring, Reread
 from storage.repository.state import LogState
 from storage.repository.threads import Threads
@@ -24,6 +27,9 @@ from storage.repository.ways import KeyWays
 
 RETRY: Final = RetryPolicy(give_up_after_s=20.0)
 """A call that cannot reach the store says so after this; whoever closes a session calls again for ever."""
+
+SPARED_MAX: Final = 1_000
+"""Objects that were read from the second store, remembered until a repair."""
 
 Tell = Callable[[Progress], None]
 
@@ -42,6 +48,7 @@ class Opened:
         retry: RetryPolicy = RETRY,
         reread: Reread | None = None,
         signers: Mapping[bytes, bytes] | None = None,
+        second: SecondStore | None = None,
     ) -> None:
         """Take a store that is open already. `open` is the usual way.
 
@@ -49,6 +56,7 @@ class Opened:
             master_key: or everything that opens the store.
             reread: reads that again where it may have changed; asked when a slot does not open.
             signers: public halves, by their ids, of signers of receipts whose master key is gone.
+            second: where a copy of everything goes; it may be away.
         """
         ways = master_key if isinstance(master_key, KeyWays) else KeyWays(master=master_key)
         self._bare = store
@@ -58,13 +66,24 @@ class Opened:
         self._fresh = fresh
         self._clock_ms = clock_ms
         self._threads = Threads()
+        self._second = second
+        self._lending = Lending(fresh)
+        self._spared: dict[str, str] = {}
+        self._copiers: dict[WorkspaceRef, Copier] = {}
+        self._replicating: dict[WorkspaceRef, asyncio.Lock] = {}
         self._known = Workspaces(
             self._store,
             self._keyring,
             self._threads,
             cache_folder=cache_folder,
             clock_ms=clock_ms,
+            second=second.for_reading if second is not None else None,
+            spared=self._note_spared,
         )
+
+    def _note_spared(self, prefix: str, name: str, words: str) -> None:
+        if len(self._spared) < SPARED_MAX:
+            self._spared[prefix + name] = words
 
     @property
     def _signer(self) -> ReceiptSigner:

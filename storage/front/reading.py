@@ -1,13 +1,16 @@
 """Looking at checkpoints and bringing them back: lists, folders, files, archives, restores, verification.
 
-Reads only, and never through what a writer remembers where damage is looked for.
+Nothing here is written but pins: restores and downloads of older checkpoints keep them from being forgotten
+meanwhile. Whatever is read is looked for again where a garbage collection or a fold has moved it. Nothing is
+read through what a writer remembers where damage is looked for.
 """
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
+from storage.format.limits import MIB
 from storage.front.countable import countable
 from storage.front.opened import Opened, Tell
 from storage.ids import WorkspaceRef
@@ -26,8 +29,13 @@ from storage.ops.values import (
     RestoreReport,
     VerifyReport,
 )
+from storage.ops.workspace import Workspace
+from storage.repository.current import CurrentPlaces
 from storage.repository.scrub import Scrub
+from storage.repository.state import LogState, Row
 
+PINNED_FROM_BYTES: Final = 16 * MIB
+"""A smaller file of an older checkpoint is read at once; a pin would cost more than it."""
 T = TypeVar("T")
 Rows: TypeAlias = list[T]
 """A list; `Storage` has a method of that name."""
@@ -58,29 +66,35 @@ class Reading(Opened):
         workspace = await self._known.required(ref)
         state = await self._refreshed(workspace)
         rows = countable(state, before), countable(state, after)
-        return await compare(workspace.reader, state.index, *rows)
+        return await compare(workspace.reader, self._places(workspace, state, *rows), *rows)
 
     async def folder(self, ref: WorkspaceRef, *, seq: int, path: bytes = b"") -> Rows[EntryInfo]:
         """Return what is in a folder of a checkpoint."""
-        browser = await self._browser(ref, seq)
+        browser, _, _ = await self._browser(ref, seq)
         where = await browser.find(path)
         return [entry_info(entry) async for entry in browser.entries(where)]
 
     async def read(self, ref: WorkspaceRef, *, seq: int, path: bytes) -> AsyncIterator[bytes]:
         """Yield the bytes of one file of a checkpoint."""
-        browser = await self._browser(ref, seq)
+        browser, state, row = await self._browser(ref, seq)
         entry = await browser.find(path)
-        async for piece in browser.data(entry):
-            yield piece
+        if entry.size < PINNED_FROM_BYTES:
+            async for piece in browser.data(entry):
+                yield piece
+            return
+        async with self._lending.pinned(await self._upkeep(ref), state, row):
+            async for piece in browser.data(entry):
+                yield piece
 
     async def archive(
         self, ref: WorkspaceRef, *, seq: int, path: bytes = b"", kind: ArchiveKind = "zip"
     ) -> AsyncIterator[bytes]:
         """Yield a zip or tar of a folder of a checkpoint, made while it is read."""
-        browser = await self._browser(ref, seq)
+        browser, state, row = await self._browser(ref, seq)
         entry = await browser.find(path)
-        async for piece in archive.stream(browser, entry, kind=kind):
-            yield piece
+        async with self._lending.pinned(await self._upkeep(ref), state, row):
+            async for piece in archive.stream(browser, entry, kind=kind):
+                yield piece
 
     async def restore(
         self,
@@ -90,13 +104,16 @@ class Reading(Opened):
         into: Path,
         owner: tuple[int, int] | None = None,
         becomes_home: bool = False,
+        resumable: bool = False,
         progress: Tell | None = None,
     ) -> RestoreReport:
         """Restore a checkpoint into a folder that does not exist or is empty.
 
-        If this raises, the folder is partial and the caller drops it.
+        If this raises, the folder is partial; the caller drops it, or calls again if it is resumable.
 
         Args:
+            resumable: take up what an earlier call with the same arguments left in the folder. A note lies
+                beside it meanwhile. Raises TargetNotEmpty where that cannot be: drop both and call again.
             becomes_home: the next checkpoints of this workspace will be taken of this folder, which nobody
                 else has touched when this returns; it may be renamed. Then they need not read it first.
         """
@@ -105,14 +122,16 @@ class Reading(Opened):
         row = countable(state, seq)
         restore = Restore(
             reader=workspace.reader,
-            index=state.index,
+            places=self._places(workspace, state, row),
             row=row,
             threads=self._threads,
             owner=owner,
             progress=self._told(progress),
             becomes_home=becomes_home,
+            resumable=resumable,
         )
-        report = await restore.run(into)
+        async with self._lending.pinned(await self._upkeep(ref), state, row):
+            report = await restore.run(into)
         if restore.cache is not None:
             async with workspace.lock:
                 await workspace.remember(restore.cache, row)
@@ -137,7 +156,18 @@ class Reading(Opened):
             orphans=result.orphans,
         )
 
-    async def _browser(self, ref: WorkspaceRef, seq: int) -> Browser:
+    async def _browser(self, ref: WorkspaceRef, seq: int) -> tuple[Browser, LogState, Row]:
         workspace = await self._known.required(ref)
         state = await self._refreshed(workspace)
-        return Browser(workspace.reader, state.index, countable(state, seq))
+        row = countable(state, seq)
+        return Browser(workspace.reader, self._places(workspace, state, row), row), state, row
+
+    def _places(self, workspace: Workspace, state: LogState, *rows: Row) -> CurrentPlaces:
+        """Return where chunks lie, by the log of now and of whenever one of them is missed."""
+
+        async def read_log(cold: bool) -> LogState:
+            if cold:
+                return await workspace.log.another().refresh()
+            return await self._refreshed(workspace)
+
+        return CurrentPlaces(state, rows, read_log)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from storage.front.opened import Opened
 from storage.ids import WorkspaceRef
+from storage.ops.lending import words_of
 from storage.ops.upkeep import UpkeepReport
 from storage.repository.retention import Retention
 
@@ -43,4 +44,10 @@ class Tidying(Opened):
         """
         upkeep = await self._upkeep(ref)
         witnesses = () if witness is None else (witness,)
-        return await upkeep.run(policy, actor=actor, told_ms=told_ms, witnesses=witnesses)
+        state = await self._refreshed(await self._known.required(ref))
+        await self._lending.let_go(upkeep, state)
+        readers = words_of(state)
+        try:
+            return await upkeep.run(policy, actor=actor, told_ms=told_ms, witnesses=witnesses)
+        finally:
+            await self._lending.say_again(upkeep, readers)

@@ -11,7 +11,7 @@ from storage.format.keys import BoxKind
 from storage.format.limits import KIB
 from storage.format.tree import Entry
 from storage.ops.values import BadPath, CheckpointInfo, EntryInfo
-from storage.repository.index import ChunkIndex
+from storage.repository.index import Places
 from storage.repository.reader import Reader
 from storage.repository.state import Row
 from storage.scan.entry import Kind
@@ -92,7 +92,7 @@ def entry_info(entry: Entry) -> EntryInfo:
 class Browser:
     """Finds paths in one checkpoint."""
 
-    def __init__(self, reader: Reader, index: ChunkIndex, row: Row) -> None:
+    def __init__(self, reader: Reader, index: Places, row: Row) -> None:
         assert row.checkpoint is not None
         self._reader = reader
         self._index = index

@@ -10,7 +10,7 @@ from typing import Final
 from storage.format import tree
 from storage.format.tree import Entry, EntryType
 from storage.ops.values import Change, Diff
-from storage.repository.index import ChunkIndex
+from storage.repository.index import Places
 from storage.repository.reader import Reader
 from storage.repository.state import Row
 
@@ -18,7 +18,7 @@ CHANGES_MAX: Final = 10_000
 """Changes that are named; more are only said to be there."""
 
 
-async def compare(reader: Reader, index: ChunkIndex, before: Row, after: Row) -> Diff:
+async def compare(reader: Reader, index: Places, before: Row, after: Row) -> Diff:
     """Return what changed from one checkpoint to another."""
     assert before.checkpoint is not None
     assert after.checkpoint is not None
@@ -30,7 +30,7 @@ async def compare(reader: Reader, index: ChunkIndex, before: Row, after: Row) ->
     return Diff(changes=tuple(found))
 
 
-async def _below(reader: Reader, index: ChunkIndex, before: Entry, after: Entry) -> AsyncIterator[Change]:
+async def _below(reader: Reader, index: Places, before: Entry, after: Entry) -> AsyncIterator[Change]:
     todo: list[tuple[bytes, Entry | None, Entry | None]] = [(b"", before, after)]
     while todo:
         path, old, new = todo.pop()
@@ -54,7 +54,7 @@ def _content(entry: Entry | None) -> object:
     return entry.content if entry is not None and entry.type == EntryType.FOLDER else None
 
 
-async def _names(reader: Reader, index: ChunkIndex, folder: Entry | None) -> dict[bytes, Entry]:
+async def _names(reader: Reader, index: Places, folder: Entry | None) -> dict[bytes, Entry]:
     if folder is None or _content(folder) is None:
         return {}
     return {entry.name: entry async for entry in reader.folder(index, tree.node_ref(folder))}

@@ -1,273 +1,295 @@
-"""Writes the files of a restore: two lanes, each with one batch being written and the next being fetched.
+"""Writes the files of a restore: two lanes, each with a load of segments being written and the next fetched.
 
-A file has one writer, because two threads on one inode only wait for each other's lock; so a lane takes
-batches of small files as they come, and a large file whole. Segments are opened by the thread that writes
-their bytes, where every chunk is checked against its id. What is opened waits in a small cache for the next
-batch, because batches end where segments end, but a deduplicated chunk may lie anywhere.
+It goes by segments and not by files: each is fetched and opened once in a tier, by the thread that writes its
+bytes, and everything that wants a part of it is served while it is open, checked against its ids. So a file
+may be written by both lanes in turn; they meet on an inode for the time of one write, which is little beside
+opening a segment. Almost every file lies whole in one segment and is made by one call (`scan/lane.py`).
 
-Memory: two lanes with a batch being written and one fetched, and the cache.
+A load whose objects were moved meanwhile is placed anew by the log as it is then.
 
-Source: storage.md 4.6 "Order".
+Memory: for each lane a load being written, one being fetched, and one opened segment.
+
+Source: storage.md 4.6 "Order", 4.4 rule 3.
 """
 
 import asyncio
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
+from storage.errors import ObjectMissing
 from storage.format.frame import Buffer
 from storage.format.keys import BoxKind
-from storage.format.limits import MIB, SEGMENT_RAW_BYTES_MAX
-from storage.repository.index import ChunkIndex, Place
+from storage.format.limits import MIB, SEALED_EXTRA_BYTES_MAX, SEGMENT_RAW_BYTES_MAX
+from storage.format.table import Segment
+from storage.repository.index import Container, Places
 from storage.repository.reader import CACHE_BYTES, Reader, SealedRun
 from storage.repository.threads import Stop, Threads
 from storage.repository.together import first_failure
-from storage.scan.entry import FileWriter, RestoreFacts
-from storage.scan.extract import Extractor
+from storage.scan.entry import RestoreFacts
+from storage.scan.extract import Extractor, OpenFile
+from storage.scan.lane import Lane
 
 LANES: Final = 2
-BATCH_BYTES: Final = 4 * MIB
-OPENED_BYTES_MAX: Final = 8 * MIB
-"""Opened segments that wait for the next batch of either lane."""
+LOAD_BYTES: Final = 4 * MIB
+"""Sealed segments that a lane fetches at once."""
+WRITERS_OPEN_MAX: Final = 64
+"""Files that lie in several segments and are open; the others of them wait closed."""
 
 RESTORE_BYTES_MAX: Final = (
-    LANES * (2 * (BATCH_BYTES + SEGMENT_RAW_BYTES_MAX) + BATCH_BYTES + SEGMENT_RAW_BYTES_MAX)
-    + OPENED_BYTES_MAX
+    LANES * (2 * (LOAD_BYTES + SEGMENT_RAW_BYTES_MAX + SEALED_EXTRA_BYTES_MAX) + 2 * SEGMENT_RAW_BYTES_MAX)
     + CACHE_BYTES
 )
-"""What a restore holds at once besides its plan: for each lane a fetched batch, the one being opened, and
-that one opened (each may overlap one more segment); opened segments; and the reader's cache of metadata.
-A test holds it to this."""
-
-SegmentKey = tuple[str, int]
-Opened = dict[SegmentKey, Buffer]
+"""What a restore holds at once besides its plan: for each lane a load being written and one fetched (each may
+overlap one segment), a segment's plain frame and what it expands to; and the reader's cache of metadata. A
+test holds it to this."""
 
 
 @dataclass(slots=True)
 class File:
-    """A file to be written, with its chunks and where its data goes."""
+    """A file to be written, with its chunks."""
 
     path: bytes
     facts: RestoreFacts
     refs: list[tuple[bytes, int]]
-    order: SegmentKey
-    """Container and segment of its first chunk: files are read as they lie."""
+    left: int = 0
+    """Chunks that are not written yet."""
+    writer: OpenFile | None = None
+    users: int = 0
+    """Lanes that are writing it at this moment."""
 
 
-@dataclass(slots=True)
-class _Piece:
-    """Some neighbouring chunks of one file."""
+class _Piece(NamedTuple):
+    """Neighbouring chunks of one file that are neighbours in one segment, too."""
 
     file: File
-    first_ref: int
-    end_ref: int
+    first: int
+    """Number of the first chunk in the file."""
+    chunks: int
+    data_start: int
+    """Bytes of the file's data before it, holes not counted."""
     start: int
-    """Of the data written before; bytes without holes."""
-    places: list[Place] = field(default_factory=list)
+    """First raw byte in the segment."""
+    length: int
+
+
+_Wanted = dict[int, tuple[Segment, list[_Piece]]]
+"""Pieces of one container by segment."""
 
 
 @dataclass(slots=True)
-class _Batch:
-    pieces: list[_Piece] = field(default_factory=list)
+class _Load:
+    """Segments of one container that are fetched together, with what is written from each."""
+
+    container: Container
+    looks: int
+    wanted: _Wanted = field(default_factory=dict)
     sealed: list[SealedRun] = field(default_factory=list)
-    opened: Opened = field(default_factory=dict)
 
 
-class _OpenedCache:
-    """Opened segments, the least recently used dropped first. Shared by the threads of one restore."""
+class _Writers:
+    """Files that are written piece by piece. Shared by the lanes; a bounded number is open."""
 
-    def __init__(self) -> None:
+    def __init__(self, extractor: Extractor) -> None:
+        self._extractor = extractor
         self._lock = threading.Lock()
-        self._segments: OrderedDict[SegmentKey, Buffer] = OrderedDict()
-        self._bytes = 0
+        self._open: OrderedDict[int, File] = OrderedDict()
 
-    def get(self, key: SegmentKey) -> Buffer | None:
+    def take(self, file: File) -> OpenFile:
+        """Return the writer of a file, which stays open until it is given back."""
         with self._lock:
-            found = self._segments.get(key)
-            if found is not None:
-                self._segments.move_to_end(key)
-            return found
+            if file.writer is None:
+                file.writer = self._extractor.file(file.path, file.facts)
+            file.users += 1
+            self._open[id(file)] = file
+            self._open.move_to_end(id(file))
+            if len(self._open) > WRITERS_OPEN_MAX:
+                self._rest_one()
+            file.writer.wake()
+            return file.writer
 
-    def keep(self, key: SegmentKey, raw: Buffer) -> None:
+    def give_back(self, file: File, chunks: int) -> None:
+        """Say how many chunks were written; the last ones make the file whole."""
         with self._lock:
-            if key in self._segments:
+            file.users -= 1
+            file.left -= chunks
+            if file.left:
                 return
-            self._segments[key] = raw
-            self._bytes += len(raw)
-            while self._bytes > OPENED_BYTES_MAX and len(self._segments) > 1:
-                self._bytes -= len(self._segments.popitem(last=False)[1])
+            del self._open[id(file)]
+        assert file.writer is not None
+        file.writer.close()
+        file.writer = None
+
+    def _rest_one(self) -> None:
+        for key, file in self._open.items():
+            if not file.users and file.writer is not None:
+                file.writer.rest()
+                del self._open[key]
+                return
 
 
 class Lanes:
-    """Writes files tier by tier. One per restore."""
+    """Writes files tier by tier. One per restore; close it."""
 
     def __init__(
         self,
         extractor: Extractor,
         reader: Reader,
-        index: ChunkIndex,
+        places: Places,
         threads: Threads,
         stop: Stop,
         *,
         written: Callable[[int], None],
     ) -> None:
-        self._extractor = extractor
         self._reader = reader
-        self._index = index
+        self._places = places
         self._threads = threads
         self._stop = stop
         self._written = written
-        self._cache = _OpenedCache()
+        self._writers = _Writers(extractor)
+        self._hands = [Lane(extractor) for _ in range(LANES)]
 
-    async def write(self, files: Iterable[File], *, whole: bool) -> None:
-        """Write files.
-
-        Args:
-            whole: every file is an item of its own, for one lane; else several make a batch.
-        """
-        ordered = sorted(files, key=lambda file: file.order)
-        work = deque([file] for file in ordered) if whole else deque(_grouped(ordered))
+    async def write(self, files: Iterable[File]) -> None:
+        """Write files to their ends."""
+        work = deque(await self._placed([_whole(file) for file in files]))
         try:
             async with asyncio.TaskGroup() as group:
-                for number in range(LANES):
-                    group.create_task(self._lane(work), name=f"restore-lane-{number}")
+                for number, hand in enumerate(self._hands):
+                    group.create_task(self._lane(work, hand), name=f"restore-lane-{number}")
         except BaseExceptionGroup as failed:
             raise first_failure(failed) from failed
 
-    async def _lane(self, work: deque[list[File]]) -> None:
-        """Write one batch while the next is fetched, until there is no work."""
-        batches = _batches_of(work)
-        writing: _Batch | None = None
-        open_file: list[FileWriter] = []
+    def close(self) -> None:
+        """Give back the folders that the lanes hold open."""
+        for hand in self._hands:
+            hand.close()
+
+    async def _placed(self, pieces: Sequence[_Piece]) -> list[_Load]:
         while True:
-            fetching = next(batches, None)
+            looks = self._places.looks
+            try:
+                return await self._threads.run(self._stop, self._loads_of, pieces, looks)
+            except ObjectMissing:
+                if not await self._places.look_again(looks):
+                    raise
+
+    def _loads_of(self, pieces: Sequence[_Piece], looks: int) -> list[_Load]:
+        """Find where the chunks of pieces lie now, and put what lies together into loads, as it lies."""
+        by_container: dict[str, tuple[Container, _Wanted]] = {}
+        for piece in pieces:
+            self._stop.check()
+            for container, number, part in self._parts(piece):
+                wanted = by_container.setdefault(container.name, (container, {}))[1]
+                there = wanted.get(number)
+                if there is None:
+                    wanted[number] = container.segments[number], [part]
+                else:
+                    there[1].append(part)
+        return [
+            load for name in sorted(by_container) for load in _cut_loads(*by_container[name], looks=looks)
+        ]
+
+    def _parts(self, piece: _Piece) -> Iterator[tuple[Container, int, _Piece]]:
+        """Cut a piece where its chunks are no neighbours."""
+        file, place = piece.file, self._places.place
+        at, data_start = piece.first, piece.data_start
+        first = place(BoxKind.DATA, file.refs[at][0])
+        count, length = 0, 0
+        for chunk_id, size in file.refs[piece.first : piece.first + piece.chunks]:
+            here = place(BoxKind.DATA, chunk_id)
+            assert here.length == size, "the index has the lengths of the tables"
+            follows = here.container is first.container and here.segment == first.segment
+            if count and not (follows and here.start == first.start + length):
+                part = _Piece(file, at, count, data_start, first.start, length)
+                yield first.container, first.segment, part
+                at, data_start, first, count, length = at + count, data_start + length, here, 0, 0
+            count += 1
+            length += size
+        yield first.container, first.segment, _Piece(file, at, count, data_start, first.start, length)
+
+    async def _lane(self, work: deque[_Load], hand: Lane) -> None:
+        """Write one load while the next is fetched, until there is no work."""
+        writing: _Load | None = None
+        while True:
+            fetching = work.popleft() if work else None
             async with asyncio.TaskGroup() as group:
                 if fetching is not None:
-                    group.create_task(self._fetch(fetching), name="fetch-batch")
+                    group.create_task(self._fetch(fetching, work), name="fetch-load")
                 if writing is not None:
-                    await self._threads.run(self._stop, self._write, writing, open_file)
-            if fetching is None:
+                    await self._threads.run(self._stop, self._write, writing, hand)
+            if fetching is None and not work:
                 return
             writing = fetching
 
-    async def _fetch(self, batch: _Batch) -> None:
-        wanted = {}
-        for piece in batch.pieces:
-            for chunk_id, length in piece.file.refs[piece.first_ref : piece.end_ref]:
-                place = self._index.place(BoxKind.DATA, chunk_id)
-                assert place.length == length, "the index has the lengths of the tables"
-                piece.places.append(place)
-                key = place.container.name, place.segment
-                if key in wanted or key in batch.opened:
-                    continue
-                opened = self._cache.get(key)
-                if opened is not None:
-                    batch.opened[key] = opened
-                else:
-                    wanted[key] = place.container, place.container.segments[place.segment]
-        batch.sealed = await self._reader.fetch(wanted.values())
+    async def _fetch(self, load: _Load, work: deque[_Load]) -> None:
+        """Fetch a load. If it lies elsewhere by now, what it was to serve becomes work anew."""
+        try:
+            load.sealed = await self._reader.fetch(
+                (load.container, segment) for segment, _ in load.wanted.values()
+            )
+        except ObjectMissing:
+            if not await self._places.look_again(load.looks):
+                raise
+            pieces = [piece for _, served in load.wanted.values() for piece in served]
+            load.wanted = {}
+            work.extendleft(reversed(await self._placed(pieces)))
 
-    def _write(self, batch: _Batch, open_file: list[FileWriter]) -> None:
-        """Open what was fetched and write it; in a thread."""
-        opened = batch.opened
-        for sealed in batch.sealed:
+    def _write(self, load: _Load, hand: Lane) -> None:
+        """Open what was fetched, segment by segment, and write it; in a thread."""
+        for sealed in load.sealed:
             for segment, raw in sealed.opened():
-                key = sealed.container.name, segment.index
-                opened[key] = raw
-                self._cache.keep(key, raw)
-                self._stop.check()
-        batch.sealed = []
-        for piece in batch.pieces:
-            self._stop.check()
-            self._write_piece(piece, opened, open_file)
-        self._written(sum(place.length for piece in batch.pieces for place in piece.places))
+                view = memoryview(raw)
+                served = load.wanted[segment.index][1]
+                for piece in served:
+                    self._stop.check()
+                    self._write_piece(piece, view, hand)
+                self._written(sum(piece.length for piece in served))
+        load.sealed = []
 
-    def _write_piece(self, piece: _Piece, opened: Opened, open_file: list[FileWriter]) -> None:
-        file = piece.file
-        if piece.first_ref == 0:
-            assert not open_file, "one file after the other"
-            open_file.append(self._extractor.file(file.path, file.facts))
-        writer = open_file[0]
-        at = piece.start
-        for key, start, length in _runs(piece.places):
-            data = memoryview(opened[key])[start : start + length]
-            if file.facts.extents is None:
-                writer.write(at, data)
-            else:
-                for offset, part in _at_extents(file.facts.extents, at, data):
-                    writer.write(offset, part)
-            at += length
-        if piece.end_ref == len(file.refs):
-            open_file.clear()
-            writer.close()
+    def _write_piece(self, piece: _Piece, raw: memoryview, hand: Lane) -> None:
+        file, data = piece.file, raw[piece.start : piece.start + piece.length]
+        extents = file.facts.extents
+        if piece.chunks == len(file.refs) and extents is None:
+            hand.file(file.path, file.facts, data)
+            return
+        writer = self._writers.take(file)
+        if extents is None:
+            writer.write(piece.data_start, data)
+        else:
+            for offset, part in _at_extents(extents, piece.data_start, data):
+                writer.write(offset, part)
+        self._writers.give_back(file, piece.chunks)
 
 
-def _grouped(files: list[File]) -> Iterator[list[File]]:
-    """Cut small files, in the order they lie, into groups of about 4 MiB that end where a segment ends."""
-    group: list[File] = []
-    size = 0
-    for file in files:
-        if size >= BATCH_BYTES and file.order != group[-1].order:
-            yield group
-            group, size = [], 0
-        group.append(file)
-        size += file.facts.size
-    if group:
-        yield group
+def _whole(file: File) -> _Piece:
+    """Return all of a file, not placed yet."""
+    file.left = len(file.refs)
+    return _Piece(file, 0, file.left, 0, 0, 0)
 
 
-def _batches_of(work: deque[list[File]]) -> Iterator[_Batch]:
-    """Take one item of work after the other; a group is one batch, a large file several."""
-    while work:
-        group = work.popleft()
-        batch = _Batch()
-        for file in group:
-            for piece in _pieces(file):
-                if len(group) == 1 and batch.pieces:
-                    yield batch
-                    batch = _Batch()
-                batch.pieces.append(piece)
-        yield batch
-
-
-def _pieces(file: File) -> Iterator[_Piece]:
-    """Cut a file into pieces of at most 4 MiB and a chunk; a small one is one piece."""
-    first = start = taken = 0
-    for at, (_, length) in enumerate(file.refs):
-        if taken >= BATCH_BYTES:
-            yield _Piece(file, first, at, start)
-            first, start, taken = at, start + taken, 0
-        taken += length
-    yield _Piece(file, first, len(file.refs), start)
-
-
-def _runs(places: list[Place]) -> Iterator[tuple[SegmentKey, int, int]]:
-    """Put neighbouring chunks together: (segment, first raw byte, length)."""
-    key: SegmentKey | None = None
-    start = length = 0
-    for place in places:
-        here = place.container.name, place.segment
-        if here == key and place.start == start + length:
-            length += place.length
-            continue
-        if key is not None:
-            yield key, start, length
-        key, start, length = here, place.start, place.length
-    if key is not None:
-        yield key, start, length
+def _cut_loads(container: Container, wanted: _Wanted, *, looks: int) -> Iterator[_Load]:
+    load, size = _Load(container, looks), 0
+    for number in sorted(wanted):
+        if size >= LOAD_BYTES:
+            yield load
+            load, size = _Load(container, looks), 0
+        load.wanted[number] = wanted[number]
+        size += wanted[number][0].sealed_bytes
+    yield load
 
 
 def _at_extents(
-    extents: tuple[tuple[int, int], ...], start: int, data: memoryview
+    extents: tuple[tuple[int, int], ...], start: int, data: Buffer
 ) -> Iterator[tuple[int, memoryview]]:
     """Yield (file offset, bytes) of data that begins `start` bytes into the file's data."""
+    view = memoryview(data)
     before = 0
     for offset, length in extents:
-        low, high = max(start, before), min(start + len(data), before + length)
+        low, high = max(start, before), min(start + len(view), before + length)
         if low < high:
-            yield offset + low - before, data[low - start : high - start]
+            yield offset + low - before, view[low - start : high - start]
         before += length
-        if before >= start + len(data):
+        if before >= start + len(view):
             return

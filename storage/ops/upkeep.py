@@ -146,6 +146,12 @@ class Upkeep:
         async with self._workspace.lock:
             await self._place(lambda state: _keep_fields(state, seq=seq, pin=pin, actor=actor, reason=reason))
 
+    async def place(self, fields_for: Callable[[LogState], Fields]) -> Placed:
+        """Place one entry, decided anew for every state that it may follow."""
+        async with self._workspace.lock:
+            await self._workspace.log.refresh()
+            return await self._place(fields_for)
+
     async def require_key_epoch(self, epoch: int) -> None:
         """Refuse older key epochs from now on: after a leak. Their objects stay readable."""
         async with self._workspace.lock:
@@ -232,8 +238,10 @@ class Upkeep:
             if (now.seq, now.hash) == seen:
                 raise
             raise CommitContended(what="the log grew during the run", seq=now.seq) from exc
-        await self._workspace.log.refresh()
-        await self._workspace.log.save_cache()
+        log = self._workspace.log
+        await log.refresh()
+        await self._workspace.write_snapshot(self._fresh)
+        await log.save_cache()
         return report
 
     async def _run_on(self, report: UpkeepReport, collector: Collector, state: LogState) -> UpkeepReport:

@@ -7,9 +7,9 @@ are kept apart, so that a reference to a tree node can never be answered with a 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from storage.errors import ObjectDamaged
+from storage.errors import ObjectMissing
 from storage.format.header import ObjectType
 from storage.format.keys import BoxKind
 from storage.format.table import Segment
@@ -36,8 +36,28 @@ class Place(NamedTuple):
     length: int
 
 
+class Places(Protocol):
+    """Where chunks lie, for whoever reads them; a chunk may be moved while he does."""
+
+    @property
+    def looks(self) -> int:
+        """Return how often the log was looked at again."""
+
+    def place(self, kind: BoxKind, chunk_id: bytes) -> Place:
+        """Return where a chunk lies. Raises ObjectMissing."""
+
+    async def look_again(self, looks: int) -> bool:
+        """Something was not where it should be: return whether the log may say by now where it is.
+
+        Args:
+            looks: as they were before the place was asked for; who comes second finds the answer of the first.
+        """
+
+
 class ChunkIndex:
     """Live chunks by class and id."""
+
+    looks = 0
 
     def __init__(self) -> None:
         self._places: dict[BoxKind, dict[bytes, Place]] = {BoxKind.DATA: {}, BoxKind.META: {}}
@@ -76,7 +96,11 @@ class ChunkIndex:
         try:
             return self._places[kind][chunk_id]
         except KeyError:
-            raise ObjectDamaged(what="chunk is in no live object", chunk=chunk_id.hex()) from None
+            raise ObjectMissing(what="chunk is in no live object", chunk=chunk_id.hex()) from None
+
+    async def look_again(self, looks: int) -> bool:
+        """Return False: this is the log of one moment. `CurrentPlaces` follows it."""
+        return False
 
     def counts(self) -> tuple[int, int]:
         """Return how many data and meta chunks are known."""

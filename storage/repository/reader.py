@@ -8,20 +8,29 @@ Source: storage.md 4.6.
 """
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from storage.errors import Malformed, ObjectDamaged, ObjectNotFound
+from storage.errors import (
+    FormatError,
+    Malformed,
+    NotAuthentic,
+    ObjectDamaged,
+    ObjectMissing,
+    ObjectNotFound,
+    StorageError,
+    StoreUnavailable,
+)
 from storage.format import lists, tree
 from storage.format.extras import Extent, unpack_extents
 from storage.format.frame import Buffer
 from storage.format.header import OpenHeader, open_header
 from storage.format.keys import BoxKind, EpochKeys
 from storage.format.limits import EXTENTS_INLINE_MAX, HEADER_BYTES, MIB
-from storage.format.table import Segment, cut_chunks, open_segment, read_chunk_refs
+from storage.format.table import Segment, cut_chunks, digest, open_segment, read_chunk_refs
 from storage.format.tree import Content, Entry, NodeRef
-from storage.repository.index import ChunkIndex, Container
+from storage.repository.index import Container, Places
 from storage.repository.prefixed import Prefixed
 from storage.repository.slots import RepositoryKeys
 from storage.repository.threads import Threads
@@ -55,6 +64,24 @@ class SealedRun:
         for segment in self.run:
             at = segment.offset - first
             yield segment, open_segment(self.keys, self.header, segment, view[at : at + segment.sealed_bytes])
+
+    def check(self) -> None:
+        """Compare every segment with its row: that alone tells a damaged copy from a whole one."""
+        view = memoryview(self.raw)
+        first = self.run[0].offset
+        for segment in self.run:
+            at = segment.offset - first
+            if digest(view[at : at + segment.sealed_bytes]) != segment.digest:
+                raise NotAuthentic(object=self.container.name, index=segment.index, digest="differs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spare:
+    """A second place with the same objects, asked for one that is missing or damaged in the first."""
+
+    place: Callable[[], Awaitable[Prefixed]]
+    told: Callable[[str, str, str], None]
+    """Called with prefix, object and what was wrong with the first copy, after the second one was used."""
 
 
 class SegmentCache:
@@ -97,15 +124,26 @@ class Reader:
         keys: RepositoryKeys,
         threads: Threads,
         cache: SegmentCache | None = None,
+        spare: Spare | None = None,
     ) -> None:
         self._place = place
         self._keys = keys
         self._threads = threads
+        self._spare = spare
         self._cache = cache if cache is not None else SegmentCache()
         self._headers: OrderedDict[str, tuple[EpochKeys, OpenHeader]] = OrderedDict()
 
-    async def chunk(self, index: ChunkIndex, kind: BoxKind, chunk_id: bytes) -> bytes:
-        """Return one chunk."""
+    async def chunk(self, index: Places, kind: BoxKind, chunk_id: bytes) -> bytes:
+        """Return one chunk, from wherever it was moved to meanwhile."""
+        while True:
+            looks = index.looks
+            try:
+                return await self._chunk(index, kind, chunk_id)
+            except ObjectMissing:
+                if not await index.look_again(looks):
+                    raise
+
+    async def _chunk(self, index: Places, kind: BoxKind, chunk_id: bytes) -> bytes:
         place = index.place(kind, chunk_id)
         key = (self._place.prefix, place.container.name, place.segment)
         chunks = self._cache.get(key)
@@ -135,28 +173,53 @@ class Reader:
         return await self._threads.quick(_open_run, await self.fetch_run(container, run))
 
     async def fetch_run(self, container: Container, run: Sequence[Segment]) -> SealedRun:
-        """Fetch neighbouring segments of one container."""
-        keys, header = await self._header(container)
+        """Fetch neighbouring segments of one container; from the second place where the first has no whole
+        copy of them.
+        """
+        if self._spare is None:
+            return await self._fetched(self._place, container, run)
+        try:
+            sealed = await self._fetched(self._place, container, run)
+            await self._threads.quick(sealed.check)
+            return sealed
+        except (FormatError, ObjectDamaged, StoreUnavailable) as exc:
+            self._headers.pop(container.name, None)
+            return await self._from_spare(self._spare, container, run, exc)
+
+    async def _from_spare(
+        self, spare: Spare, container: Container, run: Sequence[Segment], failure: StorageError
+    ) -> SealedRun:
+        """Fetch from the second place; what was wrong with the first counts if that does not help."""
+        try:
+            sealed = await self._fetched(await spare.place(), container, run)
+            await self._threads.quick(sealed.check)
+        except StorageError as exc:
+            raise failure from exc
+        spare.told(self._place.prefix, container.name, str(failure))
+        return sealed
+
+    async def _fetched(self, place: Prefixed, container: Container, run: Sequence[Segment]) -> SealedRun:
+        keys, header = await self._header(place, container)
         start = container.area_start + run[0].offset
         length = run[-1].offset + run[-1].sealed_bytes - run[0].offset
         try:
-            raw = await self._place.get(container.name, start=start, length=length)
+            raw = await place.get(container.name, start=start, length=length)
         except ObjectNotFound as exc:
-            raise ObjectDamaged(object=container.name, what="missing") from exc
+            raise ObjectMissing(object=container.name, what="missing") from exc
         if len(raw) != length:
             raise ObjectDamaged(object=container.name, what="cut short")
         return SealedRun(keys=keys, header=header, container=container, run=run, raw=raw)
 
     async def key_id(self, container: Container) -> bytes:
         """Return which key a container's header names."""
-        return (await self._header(container))[0].key_id
+        return (await self._header(self._place, container))[0].key_id
 
-    async def _header(self, container: Container) -> tuple[EpochKeys, OpenHeader]:
+    async def _header(self, place: Prefixed, container: Container) -> tuple[EpochKeys, OpenHeader]:
         known = self._headers.get(container.name)
         if known is None:
-            raw = await self._place.find(container.name, length=HEADER_BYTES)
+            raw = await place.find(container.name, length=HEADER_BYTES)
             if raw is None:
-                raise ObjectDamaged(object=container.name, what="missing")
+                raise ObjectMissing(object=container.name, what="missing")
             keys = self._keys.of_header(raw, container.name)
             known = keys, open_header(keys, raw, container.object_type, container.name)
             self._headers[container.name] = known
@@ -164,7 +227,7 @@ class Reader:
                 self._headers.popitem(last=False)
         return known
 
-    async def folder(self, index: ChunkIndex, ref: NodeRef) -> AsyncIterator[Entry]:
+    async def folder(self, index: Places, ref: NodeRef) -> AsyncIterator[Entry]:
         """Yield the entries of a folder, ascending by name over all of its nodes."""
         last = b""
         todo: list[tuple[bytes, int, bytes | None]] = [(ref[0], ref[1], None)]
@@ -186,7 +249,7 @@ class Reader:
                 last = entry.name
                 yield entry
 
-    async def refs(self, index: ChunkIndex, content: Content) -> AsyncIterator[tuple[bytes, int]]:
+    async def refs(self, index: Places, content: Content) -> AsyncIterator[tuple[bytes, int]]:
         """Yield the chunks of a content, in order."""
         if content is None:
             return
@@ -208,7 +271,7 @@ class Reader:
             for ref in items:
                 yield ref
 
-    async def extents(self, index: ChunkIndex, entry: Entry) -> tuple[Extent, ...] | None:
+    async def extents(self, index: Places, entry: Entry) -> tuple[Extent, ...] | None:
         """Return the data extents of a file; None where it has no holes."""
         extras = tree.entry_extras(entry)
         if extras.extents_content is None:

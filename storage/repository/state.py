@@ -32,6 +32,7 @@ from storage.format.entries import (
 from storage.format.header import ObjectType
 from storage.format.history import HistoryHead, HistoryRow
 from storage.format.limits import HEADER_BYTES
+from storage.format.snapshot import SnapshotHead, SnapshotObject
 from storage.format.table import Table, read_table
 from storage.repository.index import ChunkIndex, Container
 
@@ -52,7 +53,7 @@ class StoredSide(Body, frozen=True):
 
 class StoredHead(Body, frozen=True):
     """An opened head, as it was read from the store or kept in the cache. Kind 0: a history, see
-    `StoredHistory`.
+    `StoredHistory`. Kind 256: an index snapshot, see `StoredSnapshot`.
     """
 
     seq: int
@@ -75,7 +76,19 @@ class StoredHistory(Body, frozen=True):
     rows: list[HistoryRow]
 
 
+class StoredSnapshot(Body, frozen=True):
+    """The body of a stored head of kind 256. Its number, hash and area start are those of the entry that the
+    snapshot ends with.
+    """
+
+    head: SnapshotHead
+    rows: list[HistoryRow]
+    objects: list[SnapshotObject]
+
+
 HISTORY_KIND: Final = 0
+SNAPSHOT_KIND: Final = 256
+"""No entry has it: theirs are one byte."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +139,8 @@ class LogState:
     """Live packs by name, without their tables."""
     forgotten: set[int] = field(default_factory=set)
     pinned: dict[int, bool] = field(default_factory=dict)
+    pin_words: dict[int, tuple[int, str]] = field(default_factory=dict)
+    """By whose word a pin stands: number and reason of its K, where no fold has it yet."""
     sides: dict[int, Side] = field(default_factory=dict)
     """Live side branches by the number of their B."""
     retired: dict[str, int] = field(default_factory=dict)
@@ -199,6 +214,8 @@ class LogState:
         """
         if head.kind == HISTORY_KIND:
             return self._apply_history(head)
+        if head.kind == SNAPSHOT_KIND:
+            return self._apply_snapshot(head)
         entry = decode_entry(head.kind, head.body)
         if entry.seq != head.seq or entry.seq != self.seq + 1:
             raise ChainBroken(what="number in the entry", seq=head.seq, told=entry.seq)
@@ -277,6 +294,7 @@ class LogState:
             kept = self.row(fields.seq)
             if kept is not None and kept.hash == fields.hash:
                 self.pinned[fields.seq] = fields.pin
+                self.pin_words[fields.seq] = (entry.seq, fields.reason)
         elif isinstance(fields, Retire):
             self._retire(fields, entry.seq)
         elif isinstance(fields, Version):
@@ -311,12 +329,12 @@ class LogState:
 
     def _fold_rows(self) -> list[str]:
         """Bring rows to what a history says of them; return the entries that were containers."""
-        gone: list[str] = []
+        gone = [name for name in self.index.containers if _is_entry_to(name, self.folded_to)]
         for at, row in enumerate(self.rows[: self.folded_to]):
-            gone += [name for name in row.containers if name.startswith(names.LOG_PREFIX)]
             checkpoint = row.checkpoint if self.counts(row) else None
             self.rows[at] = replace(row, checkpoint=checkpoint, containers=())
         self.forgotten = {seq for seq in self.forgotten if seq > self.folded_to}
+        self.pin_words = {seq: told for seq, told in self.pin_words.items() if told[0] > self.folded_to}
         self.retired = {name: seq for name, seq in self.retired.items() if seq > self.folded_to}
         return gone
 
@@ -326,7 +344,21 @@ class LogState:
         if self.rows:
             raise ChainBroken(what="a history inside of the log", seq=head.seq)
         told = stored.head
-        for found in stored.rows:
+        self._take_rows(stored.rows)
+        if told.fence != self.fence or self.rows[-1].hash != head.hash:
+            raise ChainBroken(what="history contradicts itself", seq=head.seq)
+        self.pinned = dict(told.pins)
+        self.key_ids, self.histories = list(told.key_ids), list(told.earlier)
+        self._judge_version(told.version, head.seq)
+        for ref, table in _with_tables(told.packs, head.tables, head.seq):
+            self._add([pack_container(ref, table)], [ref])
+        for side in told.sides:
+            self._add_side(side.seq, self.rows[side.seq - 1].hash, side.name, side.hash, head.sides)
+        return self.rows[-1]
+
+    def _take_rows(self, rows: Sequence[HistoryRow]) -> None:
+        """Take in what a history or a snapshot says of entries, and judge their fences as the log does."""
+        for found in rows:
             take_over = found.kind == EntryKind.TAKE_OVER
             void = found.fence <= self.fence if take_over else found.fence != self.fence
             if take_over and not void:
@@ -343,13 +375,23 @@ class LogState:
                     checkpoint=found.checkpoint,
                 )
             )
-        if told.fence != self.fence or self.rows[-1].hash != head.hash:
-            raise ChainBroken(what="history contradicts itself", seq=head.seq)
-        self.pinned = dict(told.pins)
-        self.key_ids, self.histories = list(told.key_ids), list(told.earlier)
+
+    def _apply_snapshot(self, head: StoredHead) -> Row:
+        """Begin with what a snapshot says of the log up to its entry."""
+        stored = decode(_snapshot_decoder, head.body, what="stored snapshot")
+        told = stored.head
+        if self.rows or (told.to, told.hash) != (head.seq, head.hash):
+            raise ChainBroken(what="a snapshot inside of the log", seq=head.seq)
+        self._take_rows(stored.rows)
+        if told.fence != self.fence:
+            raise ChainBroken(what="snapshot contradicts itself", seq=head.seq)
+        self.pinned, self.key_ids, self.histories = dict(told.pins), list(told.key_ids), list(told.histories)
         self._judge_version(told.version, head.seq)
-        for ref, table in _with_tables(told.packs, head.tables, head.seq):
-            self._add([pack_container(ref, table)], [ref])
+        self.folded_to, self.fold_at, self.retired_at = told.folded_to, told.fold_at, told.retired_at
+        self.snapshot_at = told.to
+        for one in stored.objects:
+            self.index.add(snapshot_container(one))
+        self.packs = {names.pack(ref.fence, ref.pack_id): ref for ref in told.packs}
         for side in told.sides:
             self._add_side(side.seq, self.rows[side.seq - 1].hash, side.name, side.hash, head.sides)
         return self.rows[-1]
@@ -362,6 +404,27 @@ class LogState:
         if fields.min_gc > OUR_VERSION:
             self.collectors_stop = f"the log asks for garbage collection {fields.min_gc}"
         self.version = fields
+
+
+def _is_entry_to(name: str, to: int) -> bool:
+    return name.startswith(names.LOG_PREFIX) and names.log_entry_seq(name) <= to
+
+
+def snapshot_container(one: SnapshotObject) -> Container:
+    """Return an object of a snapshot as a container."""
+    name = one.name()
+    object_type = ObjectType.PACK
+    if name.startswith(names.LOG_PREFIX):
+        object_type = ObjectType.LOG_ENTRY
+    elif one.beside and not names.is_side_pack(name):
+        object_type = ObjectType.SIDE_CHECKPOINT
+    return Container(
+        name=name,
+        object_type=object_type,
+        area_start=one.area_start,
+        segments=read_table(Table(one.rows, one.chunks)),
+        size=one.size,
+    )
 
 
 def _containers(name: str, object_type: ObjectType, area_start: int, entry: LogEntry) -> list[Container]:
@@ -424,4 +487,5 @@ def pack_container(ref: PackRef, table: Table) -> Container:
 
 
 _history_decoder: Final = msgspec.msgpack.Decoder(StoredHistory)
+_snapshot_decoder: Final = msgspec.msgpack.Decoder(StoredSnapshot)
 stored_head_decoder: Final = msgspec.msgpack.Decoder(StoredHead)

@@ -28,7 +28,7 @@ from storage.format.limits import DEPTH_FOLDERS_MAX, ENTRIES_MAX
 from storage.format.table import read_chunk_refs
 from storage.format.tree import Entry, EntryType
 from storage.ids import WorkspaceRef
-from storage.repository.index import ChunkIndex, Container
+from storage.repository.index import ChunkIndex, Container, Places
 from storage.repository.log import CommitLog, Placed
 from storage.repository.prefixed import Prefixed
 from storage.repository.reader import Reader
@@ -101,7 +101,7 @@ def announced(row: Row) -> TreeTotals:
 
 
 async def walk_tree(
-    reader: Reader, index: ChunkIndex, row: Row, *, skip_known: set[tuple[bytes, int]] | None = None
+    reader: Reader, index: Places, row: Row, *, skip_known: set[tuple[bytes, int]] | None = None
 ) -> AsyncIterator[tuple[bytes, Entry]]:
     """Yield (path, entry) of everything below a checkpoint's root, a folder before what is in it.
 

@@ -14,7 +14,7 @@ import struct
 
 from storage.scan import acl
 from storage.scan.attributes import FLAG_APPEND, FLAG_IMMUTABLE, FLAG_NOCOW, FLAG_NODUMP, GET_FLAGS
-from storage.scan.entry import RestoreFacts, RestorePolicy
+from storage.scan.entry import NO_ATTRIBUTES, RestoreFacts, RestorePolicy
 
 SET_FLAGS = 0x40086602
 """FS_IOC_SETFLAGS on 64-bit Linux."""
@@ -23,6 +23,8 @@ PLAIN_SECONDS = (-(1 << 31), 1 << 31)
 """Times that every file system keeps; others are looked at again after they were set."""
 
 _SECOND_NS = 1_000_000_000
+_NEW_MODE = 0o600
+_SPECIAL_BITS = 0o7000
 _PRIVILEGED = (b"security.", b"trusted.")
 
 
@@ -35,6 +37,43 @@ class Wardrobe:
         self._owner = policy.owner if policy.owner is not None else (os.geteuid(), os.getegid())
         self._numbers = policy.numbered_owners and as_root
         self._as_root = as_root
+
+    def is_plain(self, facts: RestoreFacts) -> bool:
+        """Return whether a file needs an owner, a mode and a time and nothing that could be refused."""
+        return (
+            facts.attributes is NO_ATTRIBUTES
+            and facts.uid is None
+            and facts.gid is None
+            and facts.extents is None
+            and not facts.mode & _SPECIAL_BITS
+            and PLAIN_SECONDS[0] <= facts.mtime_s < PLAIN_SECONDS[1]
+        )
+
+    def dress_plain(self, fd: int, facts: RestoreFacts) -> os.stat_result:
+        """Dress a plain file that was made with mode 0600 a moment ago; return how it looked before."""
+        found = os.fstat(fd)
+        if (found.st_uid, found.st_gid) != self._owner:
+            os.fchown(fd, *self._owner)
+        if facts.mode != _NEW_MODE:
+            os.fchmod(fd, facts.mode)
+        at_ns = facts.mtime_s * _SECOND_NS + facts.mtime_ns
+        os.utime(fd, ns=(at_ns, at_ns))
+        return found
+
+    def wears(self, found: os.stat_result, facts: RestoreFacts) -> bool:
+        """Return whether a file that an earlier try of the same restore left is dressed, so that it is whole.
+
+        Times come last but for flags, so a file with its time has all that comes before. Of files with more
+        than a plain one has this is not believed; they are written again.
+        """
+        return (
+            self.is_plain(facts)
+            and found.st_nlink == 1
+            and (found.st_uid, found.st_gid) == self._owner
+            and stat.S_IMODE(found.st_mode) == facts.mode
+            and found.st_size == facts.size
+            and found.st_mtime_ns == facts.mtime_s * _SECOND_NS + facts.mtime_ns
+        )
 
     def dress(self, fd: int, facts: RestoreFacts, *, handle: bool = False) -> list[str]:
         """Make the entry behind `fd` what `facts` say; return what was left off.

@@ -13,6 +13,10 @@ The functions that fill and use these values (in this folder):
         iterator. Deep trees hold a bounded number of descriptors. A folder that cannot be listed comes with
         `error`.
 
+    walk_folders(root_fd, *, repair_rights, stop) -> Iterator[FolderFound | Found]
+        The same walk by folder. `FolderFound.others(before, settled_ns)` passes by what is as it was before,
+        without making a value of it.
+
     read_stable(folder_fd, name, expected: StatFacts, *, sink: Sink, repair_rights: bool, stop) -> ReadOutcome
         O_NOFOLLOW | O_NONBLOCK | O_NOATIME, fstat, data extents by SEEK_DATA/SEEK_HOLE, fstat again; retries
         with pauses of 20, 100 and 500 ms; at last grade FUZZY.
@@ -72,6 +76,11 @@ class StatFacts(NamedTuple):
     minor: int = 0
 
 
+Before: TypeAlias = tuple[bytes, tuple[int, int, int, int, int, int, int] | None, int, int, int, int]
+"""An entry as an earlier walk saw it: name; mode with type, inode, device, links, uid, gid and size, as a
+stat result begins; mtime_ns; ctime_ns; when that look began; and a number of whoever remembers it."""
+
+
 class Found(NamedTuple):
     """One entry as the walk saw it."""
 
@@ -85,6 +94,8 @@ class Found(NamedTuple):
     """Of a symlink."""
     error: int | None = None
     """errno: the link could not be read, or the folder not listed (then nothing below it follows)."""
+    passed: bool = False
+    """A folder that the walk did not enter, as its route says that nothing changed there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +105,10 @@ class Attributes:
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     xattr_errors: tuple[tuple[bytes, int], ...] = ()
     inode_flags: int | None = None
+
+
+NO_ATTRIBUTES: Final = Attributes()
+"""Of almost every entry: one value, so that asking for it is a comparison."""
 
 
 class Sink(Protocol):
@@ -137,7 +152,7 @@ class RestoreFacts:
     mtime_ns: int
     size: int = 0
     extents: tuple[tuple[int, int], ...] | None = None
-    attributes: Attributes = field(default_factory=Attributes)
+    attributes: Attributes = NO_ATTRIBUTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

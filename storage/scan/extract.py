@@ -6,14 +6,17 @@ everything is in them; owners, modes and times of folders come last, the deepest
 to files of this restore. Whatever fails, the harm is limited to the fresh folder that the caller gave, and
 is his to remove.
 
-Devices and sockets are not made. Two threads may use one extractor; each file has one writer.
+A restore that was cut off is taken up by another extractor on the same folder, which nobody but us could
+enter meanwhile: what stands there with its right kind, size, mode and time is whole, because times come last.
+
+Devices and sockets are not made. Threads may share an extractor; for plain small files each has a lane of its
+own (`lane.py`).
 """
 
 import errno
 import os
 import stat
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -22,10 +25,10 @@ from storage.errors import DescriptorsExhausted, HostileTree, TargetFailed, Targ
 from storage.scan.attributes import FLAG_NOCOW
 from storage.scan.dress import Wardrobe, set_nocow
 from storage.scan.entry import ExtractReport, RestoreFacts, RestorePolicy, StatFacts
+from storage.scan.open_folders import OpenFolders
 from storage.scan.rights import HANDLE, READ_FOLDER
 from storage.scan.walk import PATH_BYTES_MAX, facts_of
 
-FOLDERS_OPEN_MAX = 64
 DIFFERENCES_MAX = 10_000
 NAME_BYTES_MAX = 255
 TARGET_BYTES_MAX = 4_095
@@ -34,7 +37,9 @@ FILE_BYTES_MAX = (1 << 63) - 1
 SPARE_BYTES_PER_ENTRY = 1_024
 """Added to the contents when asking whether a target is large enough: names, inodes and rounding."""
 
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+READ_AGAIN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_AGAIN = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
 
@@ -59,19 +64,26 @@ class _Folder:
 class Extractor:
     """An `EntryExtractor`. Close it, also after an error: it holds descriptors."""
 
-    def __init__(self, root_fd: int, policy: RestorePolicy, *, remember: bool = False) -> None:
-        """Take an open, empty folder, which stays the caller's to close.
+    def __init__(
+        self, root_fd: int, policy: RestorePolicy, *, remember: bool = False, resumed: bool = False
+    ) -> None:
+        """Take an open folder, which stays the caller's to close; it is empty unless `resumed`.
 
         Args:
             remember: keep in `made` how each file looked through the descriptor it was written with.
+            resumed: an extractor for the same checkpoint was here before and was cut off; nobody else was.
         """
         with os.scandir(root_fd) as entries:
-            if next(entries, None) is not None:
+            if not resumed and next(entries, None) is not None:
                 raise TargetNotEmpty()
+        self._resumed = resumed
+        self._begun: set[bytes] = set()
+        """Files that were not whole when a restore was taken up: to be written over."""
+        self._met: set[int] = set()
+        """Inodes of what stood already and is no file."""
         self._policy = policy
         self._wardrobe = Wardrobe(policy)
         self._lock = threading.RLock()
-        self._open: OrderedDict[bytes, int] = OrderedDict()
         self._root_fd = root_fd
         self._folders: dict[bytes, _Folder] = {}
         self._files: set[int] = set()
@@ -79,6 +91,7 @@ class Extractor:
         self._writers: set[OpenFile] = set()
         self._renamed: dict[bytes, bytes] = {}
         """Path to the name it really got, where its own was taken."""
+        self._open = self.open_folders()
         self._entries = 0
         self._bytes = 0
         self._differences: list[tuple[bytes, str]] = []
@@ -88,55 +101,108 @@ class Extractor:
 
     def folder(self, path: bytes, facts: RestoreFacts) -> None:
         """Make a folder; for `b""` note what the root shall become."""
-        with self._lock, _Target(path):
+        with self._lock, Target(path):
             if path == b"":
                 self._folders[path] = _Folder(facts, _identity(os.fstat(self._root_fd)))
                 return
             parent_fd, leaf = self._place(path)
-            leaf = self._make(path, leaf, lambda name: os.mkdir(name, 0o700, dir_fd=parent_fd))
+            if not self._stands(path, parent_fd, leaf, stat.S_IFDIR):
+                leaf = self._make(path, leaf, lambda name: os.mkdir(name, 0o700, dir_fd=parent_fd))
             fd = os.open(leaf, READ_FOLDER, dir_fd=parent_fd)
-            self._keep_open(path, fd)
+            self._open.keep(path, fd)
             self._folders[path] = _Folder(facts, _identity(os.fstat(fd)))
 
     def file(self, path: bytes, facts: RestoreFacts) -> "OpenFile":
         """Make an empty file and return its writer. Closing the writer gives the file its size, owner and
         times.
         """
-        length = _check_extents(path, facts)
-        with self._lock, _Target(path):
-            self._bytes += length
-            if self._bytes > self._policy.bytes_max:
-                raise HostileTree(path=path, rule="more bytes than announced")
-            parent_fd, leaf = self._place(path)
+        with self._lock:
+            self.count(path, _check_extents(path, facts))
+            return self.counted_file(path, facts)
+
+    def counted_file(self, path: bytes, facts: RestoreFacts) -> "OpenFile":
+        """As `file`, for one that was counted."""
+        with self._lock, Target(path):
+            parent_fd, leaf = self._place(path, new=False)
             made: list[int] = []
-            self._make(
-                path, leaf, lambda name: made.append(os.open(name, _NEW_FILE, 0o600, dir_fd=parent_fd))
-            )
-            writer = OpenFile(self, path, made[0], facts)
+            if path in self._begun:
+                made.append(os.open(leaf, _AGAIN | os.O_TRUNC, dir_fd=parent_fd))
+            else:
+                self._make(
+                    path, leaf, lambda name: made.append(os.open(name, NEW_FILE, 0o600, dir_fd=parent_fd))
+                )
+            found = os.fstat(made[0])
+            writer = OpenFile(self, path, made[0], facts, found.st_ino)
             self._writers.add(writer)
-            self._files.add(os.fstat(made[0]).st_ino)
+            self._files.add(found.st_ino)
             if (facts.attributes.inode_flags or 0) & FLAG_NOCOW and not set_nocow(made[0]):
                 self._differs(path, ["flag nocow"])
             return writer
+
+    def count(self, path: bytes, length: int) -> None:
+        """Count a file before it is made. Raises HostileTree for more than was announced."""
+        with self._lock:
+            self._bytes += length
+            if self._bytes > self._policy.bytes_max:
+                raise HostileTree(path=path, rule="more bytes than announced")
+            _check_path(path, self._policy.depth_max)
+            self._entries += 1
+            if self._entries > self._policy.entries_max:
+                raise HostileTree(path=path, rule="more entries than announced")
+
+    def plain_file(self, path: bytes, found: os.stat_result) -> None:
+        """Called by a lane: a file stands with its bytes and all that it was to become."""
+        self._files.add(found.st_ino)
+        if self._remember and path not in self._renamed:
+            self.made[path] = facts_of(found)
+
+    def is_whole(self, path: bytes, facts: RestoreFacts) -> bool:
+        """Return whether an earlier extractor finished this file, and count it if so; else it is begun anew.
+
+        Asked only of a restore that is taken up, once for each file, after the folders.
+        """
+        assert self._resumed
+        with self._lock, Target(path):
+            _check_path(path, self._policy.depth_max)
+            parent_fd, leaf = self._place(path, new=False)
+            try:
+                fd = os.open(leaf, READ_AGAIN, dir_fd=parent_fd)
+            except FileNotFoundError:
+                return False
+            try:
+                found = os.fstat(fd)
+                if not stat.S_ISREG(found.st_mode) or found.st_ino in self._files:
+                    return False  # two names that are one here; it is made under another one, as at first
+                if not self._wardrobe.wears(found, facts):
+                    self._begun.add(path)
+                    return False
+                self.count(path, _check_extents(path, facts))
+                self.plain_file(path, found)
+                return True
+            finally:
+                os.close(fd)
 
     def symlink(self, path: bytes, target: bytes, facts: RestoreFacts) -> None:
         """Write a link; where it leads is nobody's business here."""
         if not 1 <= len(target) <= TARGET_BYTES_MAX or b"\0" in target:
             raise HostileTree(path=path, rule="target of a link")
-        with self._lock, _Target(path):
+        with self._lock, Target(path):
             parent_fd, leaf = self._place(path)
-            leaf = self._make(path, leaf, lambda name: os.symlink(target, name, dir_fd=parent_fd))
+            stands = self._stands(path, parent_fd, leaf, stat.S_IFLNK)
+            if not stands or os.readlink(leaf, dir_fd=parent_fd) != target:
+                leaf = self._make(path, leaf, lambda name: os.symlink(target, name, dir_fd=parent_fd))
             self._dress_handle(path, parent_fd, leaf, stat.S_IFLNK, facts)
 
     def fifo(self, path: bytes, facts: RestoreFacts) -> None:
-        with self._lock, _Target(path):
+        with self._lock, Target(path):
             parent_fd, leaf = self._place(path)
-            leaf = self._make(path, leaf, lambda name: os.mkfifo(name, 0o600, dir_fd=parent_fd))
+            if not self._stands(path, parent_fd, leaf, stat.S_IFIFO):
+                leaf = self._make(path, leaf, lambda name: os.mkfifo(name, 0o600, dir_fd=parent_fd))
             self._dress_handle(path, parent_fd, leaf, stat.S_IFIFO, facts)
 
     def hardlink(self, path: bytes, first: bytes) -> None:
         """Make `path` another name of `first`, a file this extractor made."""
-        with self._lock, _Target(path):
+        with self._lock, Target(path):
             first_fd, first_leaf = self._place(first, new=False)
             handle = os.open(first_leaf, HANDLE, dir_fd=first_fd)
             try:
@@ -146,18 +212,20 @@ class Extractor:
                 self.made.pop(first, None)  # its ctime moves now
                 parent_fd, leaf = self._place(path)
                 source = f"/proc/self/fd/{handle}"
+                if self._stands(path, parent_fd, leaf, stat.S_IFREG, inode=found.st_ino):
+                    return
                 self._make(path, leaf, lambda name: os.link(source, name, dst_dir_fd=parent_fd))
             finally:
                 os.close(handle)
 
     def finish(self) -> ExtractReport:
-        """Dress the folders, deepest first, the root last; nothing may be made afterwards."""
+        """Dress the folders, each after those in it, the root last; nothing may be made afterwards."""
         with self._lock:
             assert not self._writers, "every file is closed before the folders are finished"
-            for path in sorted(self._folders, key=lambda item: (-_depth(item), item)):
+            for path in sorted(self._folders, reverse=True):  # what is in a folder sorts behind it
                 folder = self._folders[path]
-                with _Target(path):
-                    fd = self._folder_fd(path)
+                with Target(path):
+                    fd = self._open.fd(path)
                     if _identity(os.fstat(fd)) != folder.identity:
                         raise HostileTree(path=path, rule="the folder was replaced during the restore")
                     self._differs(path, self._wardrobe.dress(fd, folder.facts))
@@ -171,8 +239,21 @@ class Extractor:
         with self._lock:
             for writer in list(self._writers):
                 writer.abandon()
-            while self._open:
-                os.close(self._open.popitem()[1])
+            self._open.close()
+
+    def open_folders(self) -> OpenFolders:
+        """Return the folders made here, to be held open by one more thread; it closes them."""
+        return OpenFolders(self._root_fd, self._folders, self._renamed)
+
+    @property
+    def remembers(self) -> bool:
+        """Return whether `made` is kept."""
+        return self._remember
+
+    @property
+    def wardrobe(self) -> Wardrobe:
+        """Return the rules of this restore."""
+        return self._wardrobe
 
     def written(self, writer: "OpenFile", left_off: list[str], found: os.stat_result | None = None) -> None:
         """Called by a writer that is done."""
@@ -182,6 +263,16 @@ class Extractor:
             if found is not None:
                 self._note_made(writer.path, left_off, found)
 
+    def reopen(self, path: bytes, inode: int) -> int:
+        """Called by a writer that has rested: open the very file again."""
+        with self._lock, Target(path):
+            parent_fd, leaf = self._place(path, new=False)
+            fd = os.open(leaf, _AGAIN, dir_fd=parent_fd)
+            if os.fstat(fd).st_ino != inode:
+                os.close(fd)
+                raise HostileTree(path=path, rule="the file was replaced during the restore")
+            return fd
+
     def dress(self, fd: int, facts: RestoreFacts) -> list[str]:
         """Called by a writer: the rules of this restore, for one file."""
         return self._wardrobe.dress(fd, facts)
@@ -190,7 +281,8 @@ class Extractor:
         handle = os.open(leaf, HANDLE, dir_fd=parent_fd)
         try:
             found = os.fstat(handle)
-            if stat.S_IFMT(found.st_mode) != kind or found.st_uid != os.geteuid():
+            ours = found.st_uid == os.geteuid() or self._resumed  # then it may be dressed already
+            if stat.S_IFMT(found.st_mode) != kind or not ours:
                 raise HostileTree(path=path, rule="the entry was replaced during the restore")
             left_off = self._wardrobe.dress(handle, facts, handle=True)
             self._differs(path, left_off)
@@ -210,34 +302,23 @@ class Extractor:
             if self._entries > self._policy.entries_max:
                 raise HostileTree(path=path, rule="more entries than announced")
         parent, _, leaf = path.rpartition(b"/")
-        if parent and parent not in self._folders:
-            raise HostileTree(path=path, rule="its folder was not restored")
-        return self._folder_fd(parent), self._renamed.get(path, leaf)
+        return self._open.fd(parent), self._renamed.get(path, leaf)
 
-    def _folder_fd(self, path: bytes) -> int:
-        """Return a folder of this restore, opened name by name from the nearest one that is open."""
-        if path == b"":
-            return self._root_fd
-        fd = self._open.get(path)
-        if fd is not None:
-            self._open.move_to_end(path)
-            return fd
-        missing: list[bytes] = []
-        at = path
-        while at and at not in self._open:
-            missing.append(at)
-            at = at.rpartition(b"/")[0]
-        fd = self._open[at] if at else self._root_fd
-        for below in reversed(missing):
-            name = self._renamed.get(below, below.rpartition(b"/")[2])
-            fd = os.open(name, READ_FOLDER, dir_fd=fd)
-            self._keep_open(below, fd)
-        return fd
-
-    def _keep_open(self, path: bytes, fd: int) -> None:
-        self._open[path] = fd
-        if len(self._open) > FOLDERS_OPEN_MAX:
-            os.close(self._open.popitem(last=False)[1])
+    def _stands(self, path: bytes, parent_fd: int, leaf: bytes, kind: int, *, inode: int = 0) -> bool:
+        """Return whether a restore that is taken up has made this entry already."""
+        if not self._resumed or path in self._renamed:
+            return False
+        try:
+            found = os.stat(leaf, dir_fd=parent_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        if stat.S_IFMT(found.st_mode) != kind or (inode and found.st_ino != inode):
+            return False
+        if inode:
+            return True
+        fresh = found.st_ino not in self._met  # else two names are one here
+        self._met.add(found.st_ino)
+        return fresh
 
     def _make(self, path: bytes, leaf: bytes, make: Callable[[bytes], None]) -> bytes:
         """Make an entry under its name, or under a free one where the target takes two names for one."""
@@ -264,20 +345,23 @@ class Extractor:
 class OpenFile:
     """A `FileWriter`: one restored file being written. Bytes outside what is written stay holes."""
 
-    def __init__(self, extractor: Extractor, path: bytes, fd: int, facts: RestoreFacts) -> None:
+    def __init__(self, extractor: Extractor, path: bytes, fd: int, facts: RestoreFacts, inode: int) -> None:
         self.path = path
         self._extractor = extractor
         self._fd = fd
+        self._inode = inode
+        self._resting = False
         self._facts = facts
         self._end = 0
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write at a place inside the file's size; pieces may come in any order."""
+        self.wake()
         assert self._fd >= 0, "written after close"
         end = offset + len(data)
         if offset < 0 or end > self._facts.size:
             raise HostileTree(path=self.path, rule="bytes outside the file")
-        with _Target(self.path):
+        with Target(self.path):
             rest = memoryview(data)
             while rest:
                 count = os.pwrite(self._fd, rest, offset)
@@ -285,12 +369,26 @@ class OpenFile:
                 offset += count
         self._end = max(self._end, end)
 
+    def rest(self) -> None:
+        """Give the descriptor back for a while; `wake`, or the next write, opens the file again."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            self._resting = True
+
+    def wake(self) -> None:
+        """Open the file again if it rests."""
+        if self._resting:
+            self._fd = self._extractor.reopen(self.path, self._inode)
+            self._resting = False
+
     def close(self) -> None:
         """Give the file its size and everything else but its content, and let go of it."""
+        self.wake()
         if self._fd < 0:
             return
         try:
-            with _Target(self.path):
+            with Target(self.path):
                 if self._end < self._facts.size:
                     os.ftruncate(self._fd, self._facts.size)
                 left_off = self._extractor.dress(self._fd, self._facts)
@@ -341,7 +439,7 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-class _Target:
+class Target:
     """Say what an error of the operating system means for a restore. A class, because it runs per write."""
 
     __slots__ = ("_path",)

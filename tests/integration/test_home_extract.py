@@ -14,7 +14,8 @@ import pytest
 
 from storage.errors import DescriptorsExhausted, HostileTree, TargetFailed, TargetFull
 from storage.scan.entry import Attributes, RestoreFacts, RestorePolicy
-from storage.scan.extract import FOLDERS_OPEN_MAX, Extractor, require_space
+from storage.scan.extract import Extractor, require_space
+from storage.scan.open_folders import FOLDERS_OPEN_MAX
 from tests.fakes.unprivileged import NOBODY, as_plain_user
 
 ACCESS, DEFAULT = b"system.posix_acl_access", b"system.posix_acl_default"

@@ -1,0 +1,207 @@
+"""What a restore will make: every entry of a checkpoint, counted against what was announced, and in which order.
+
+Nothing is written here. What cannot be made again (sockets, devices, unreadable entries, unknown types) is
+named. Files are put into three tiers: what a desktop reads when it starts and what its user had in hand last;
+then all other small files, which are almost all of a home; then the rest.
+
+Source: storage.md 4.6 "Order".
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from heapq import nlargest
+from typing import Final
+
+from storage.errors import HostileTree
+from storage.format import tree
+from storage.format.extras import NONE, Extras, GradeTag
+from storage.format.limits import KIB, MIB
+from storage.format.table import read_chunk_refs
+from storage.format.tree import Entry
+from storage.ops.lanes import File
+from storage.ops.values import BadPath
+from storage.repository.index import Places
+from storage.repository.reader import Reader
+from storage.repository.state import Row
+from storage.repository.verify import walk_tree
+from storage.scan.entry import NO_ATTRIBUTES, Attributes, Kind, RestoreFacts
+
+SMALL_FILE_BYTES: Final = 1 * MIB
+CONFIGURATION_BYTES: Final = 64 * KIB
+"""Hidden files up to this come first: more is no configuration."""
+PROFILE_FILE_BYTES: Final = 16 * MIB
+"""Databases of profiles up to this come first, too; a larger one keeps a desktop from starting, and not an
+application from being started a second later.
+"""
+PROFILE_SUFFIXES: Final = (b".sqlite", b".sqlite-wal", b".sqlite-shm", b".db", b".json", b".ini", b".js")
+LATER_FOLDERS: Final = (b".cache/", b".local/share/Trash/")
+FIRST_BYTES: Final = 32 * MIB
+"""The first tier ends here; the newest of what would be in it are taken."""
+RECENT_FILES: Final = 32
+"""Files up to 1 MiB that were changed last, wherever they lie."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """Everything of one checkpoint."""
+
+    made: list[tuple[bytes, Entry, RestoreFacts]] = field(default_factory=list)
+    """Folders, links, fifos and empty files, in the order of the tree."""
+    files: list[File] = field(default_factory=list)
+    entries: dict[bytes, Entry] = field(default_factory=dict)
+    """All of them, for the stat cache; empty unless one is wanted."""
+    links: list[tuple[bytes, bytes]] = field(default_factory=list)
+    not_made: list[BadPath] = field(default_factory=list)
+    differences: list[BadPath] = field(default_factory=list)
+
+
+class Planner:
+    """Makes the plan of one checkpoint. Used once."""
+
+    def __init__(self, reader: Reader, places: Places, row: Row, *, keep_entries: bool) -> None:
+        assert row.checkpoint is not None
+        self._reader = reader
+        self._places = places
+        self._row = row
+        self._root = row.checkpoint.root
+        self._keep_entries = keep_entries
+        self._groups: dict[bytes, tuple[bytes, Entry]] = {}
+        self._plan = Plan()
+
+    async def run(self, met_one: Callable[[], None]) -> Plan:
+        """Walk the tree; `met_one` is called for every entry."""
+        plan, root = self._plan, self._root
+        plan.made.append((b"", root, facts_of(root, tree.entry_extras(root), None)))
+        async for path, entry in walk_tree(self._reader, self._places, self._row):
+            met_one()
+            if self._keep_entries:
+                plan.entries[path] = entry
+            if not self._take_plain(path, entry):
+                await self._take(path, entry)
+        return plan
+
+    def _take_plain(self, path: bytes, entry: Entry) -> bool:
+        """Take what almost every entry is, without waiting: nothing about it is odd."""
+        if entry.extra is not None or entry.type > Kind.SYMLINK:
+            return False
+        facts = facts_of(entry, NONE, None)
+        if entry.type != Kind.FILE:
+            self._plan.made.append((path, entry, facts))
+        elif entry.content is None:
+            self._plan.made.append((path, entry, facts))
+        elif isinstance(entry.content, bytes):
+            self._plan.files.append(File(path, facts, read_chunk_refs(entry.content)))
+        else:
+            return False
+        return True
+
+    async def _take(self, path: bytes, entry: Entry) -> None:
+        plan, extras = self._plan, tree.entry_extras(entry)
+        if extras.unknown_tags:
+            plan.differences.append(BadPath(path=path, grade="unknown properties"))
+        if extras.grade in (GradeTag.FUZZY, GradeTag.STALE):
+            name = "fuzzy" if extras.grade == GradeTag.FUZZY else "stale"
+            plan.differences.append(BadPath(path=path, grade=name))
+        reason = _not_made(entry, extras)
+        if reason is not None:
+            plan.not_made.append(BadPath(path=path, grade=reason))
+            return
+        if entry.type != Kind.FILE:
+            plan.made.append((path, entry, facts_of(entry, extras, None)))
+            return
+        if extras.link_group is not None:
+            first = self._groups.setdefault(extras.link_group, (path, entry))
+            if first[0] != path:
+                if _same_inode(first[1], entry):
+                    plan.links.append((path, first[0]))
+                    return
+                plan.differences.append(BadPath(path=path, grade="hard link with other content"))
+        await self._take_file(path, entry, extras)
+
+    async def _take_file(self, path: bytes, entry: Entry, extras: Extras) -> None:
+        extents = extras.extents
+        if extras.extents_content is not None:
+            extents = await self._reader.extents(self._places, entry)
+        facts = facts_of(entry, extras, extents)
+        refs = [ref async for ref in self._reader.refs(self._places, entry.content)]
+        wanted = entry.size if extents is None else sum(length for _, length in extents)
+        if sum(length for _, length in refs) != wanted:
+            raise HostileTree(path=path, rule="bytes of the file")
+        if refs:
+            self._plan.files.append(File(path, facts, refs))
+        else:
+            self._plan.made.append((path, entry, facts))
+
+
+def tiers(files: list[File]) -> tuple[list[File], list[File], list[File]]:
+    """Return the files that come first, then the other small ones, then the rest."""
+    wanted = [file for file in files if _is_read_at_start(file)]
+    recent = (file for file in files if file.facts.size <= SMALL_FILE_BYTES and not _is_later(file.path))
+    wanted += nlargest(RECENT_FILES, recent, key=_changed)
+    first: dict[bytes, File] = {}
+    size = 0
+    for file in sorted(wanted, key=_changed, reverse=True):
+        if file.path not in first and size + file.facts.size <= FIRST_BYTES:
+            first[file.path] = file
+            size += file.facts.size
+    others = [file for file in files if file.path not in first]
+    small = [file for file in others if file.facts.size <= SMALL_FILE_BYTES]
+    return list(first.values()), small, [file for file in others if file.facts.size > SMALL_FILE_BYTES]
+
+
+def _is_read_at_start(file: File) -> bool:
+    """Return whether a file is configuration or a profile: hidden, no cache, and small or a database."""
+    if not file.path.startswith(b".") or _is_later(file.path):
+        return False
+    size = file.facts.size
+    return size <= CONFIGURATION_BYTES or (
+        size <= PROFILE_FILE_BYTES and file.path.endswith(PROFILE_SUFFIXES)
+    )
+
+
+def _is_later(path: bytes) -> bool:
+    return path.startswith(LATER_FOLDERS)
+
+
+def _changed(file: File) -> tuple[int, int]:
+    return file.facts.mtime_s, file.facts.mtime_ns
+
+
+def _not_made(entry: Entry, extras: Extras) -> str | None:
+    """Return why an entry is not made, if it is not."""
+    if extras.unreadable:
+        return "unreadable"
+    if entry.type in (Kind.SOCKET, Kind.CHAR, Kind.BLOCK):
+        return "skipped"
+    if entry.type > Kind.BLOCK:
+        return "unknown type"
+    return None
+
+
+def _same_inode(a: Entry, b: Entry) -> bool:
+    return (a.content, a.size, a.mode, a.mtime_s, a.mtime_ns) == (
+        b.content,
+        b.size,
+        b.mode,
+        b.mtime_s,
+        b.mtime_ns,
+    )
+
+
+def facts_of(entry: Entry, extras: Extras, extents: tuple[tuple[int, int], ...] | None) -> RestoreFacts:
+    """Return what the extractor puts on an entry."""
+    plain = not extras.xattrs and not extras.xattr_errors and extras.inode_flags is None
+    return RestoreFacts(
+        mode=entry.mode,
+        uid=entry.uid,
+        gid=entry.gid,
+        mtime_s=entry.mtime_s,
+        mtime_ns=entry.mtime_ns,
+        size=entry.size,
+        extents=extents,
+        attributes=NO_ATTRIBUTES
+        if plain
+        else Attributes(
+            xattrs=extras.xattrs, xattr_errors=extras.xattr_errors, inode_flags=extras.inode_flags
+        ),
+    )
