@@ -233,7 +233,7 @@ class Parent:
     async def _replace(self) -> None:
         """Make room for the program that is to come, if it would start."""
         command = successor.find(self._layout)
-        if self._stop.is_set() or not await successor.is_usable(command):
+        if self._stop.is_set() or not await successor.is_usable(self._layout, command):
             return
         log.get_logger().info("part.replaced", name="parent", command=command[0])
         self.successor = command

@@ -22,6 +22,7 @@ CHECK_S: Final = 30.0
 
 def name(layout: Layout, program: Sequence[str]) -> None:
     """Note which program is to come; only who owns the run folder can."""
+    (layout.run / "successor.refused").unlink(missing_ok=True)
     path = layout.run / "successor.json"
     draft = path.with_suffix(".new")
     draft.write_text(json.dumps(list(program)))
@@ -47,8 +48,20 @@ def find(layout: Layout) -> tuple[str, ...]:
     return (*program, *sys.argv[1:])
 
 
-async def is_usable(command: Sequence[str]) -> bool:
-    """Say whether the program reads its settings and would start."""
+def is_refused(layout: Layout) -> bool:
+    """Say whether the program that was named could not be used, so that the older one goes on."""
+    return (layout.run / "successor.refused").exists()
+
+
+async def is_usable(layout: Layout, command: Sequence[str]) -> bool:
+    """Say whether the program reads its settings and would start; a refusal is noted for whoever waits."""
+    usable = await _answers(command)
+    if not usable:
+        (layout.run / "successor.refused").touch()
+    return usable
+
+
+async def _answers(command: Sequence[str]) -> bool:
     try:
         process = await asyncio.create_subprocess_exec(
             *command, "--check", stdin=asyncio.subprocess.DEVNULL, cwd="/"

@@ -41,6 +41,7 @@ def _add_others(application: typer.Typer) -> None:
 
     application.command("demo")(demo.demo)
     application.command("stop")(stopping.stop)
+    application.command("restart")(stopping.restart)
     application.command("connect")(connecting.connect)
     application.command("doctor")(doctor.doctor)
     application.add_typer(sessions.application, name="sessions")
