@@ -10,6 +10,7 @@ cache of the host and never in the repository.
 Source: storage.md 4.1 "Tree".
 """
 
+import struct
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Final, TypeAlias
@@ -37,6 +38,13 @@ NODE_VERSION: Final = 1
 CUT_ITEMS_MIN: Final = 32
 CUT_ITEMS_MAX: Final = 1_024
 CUT_NODE_BYTES: Final = 128 * KIB
+_LEAF_START: Final = bytes((0x93, NODE_VERSION, 0))
+"""msgpack: an array of three, the version, level 0."""
+_SHORT_ARRAY: Final = 16
+_SHORT_ARRAY_MARK: Final = 0x90
+_LONG_ARRAY: Final = struct.Struct(">BH")
+_LONG_ARRAY_MARK: Final = 0xDC
+"""Up to 65,535 items; a node has at most 1,024."""
 
 
 class EntryType(IntEnum):
@@ -247,23 +255,39 @@ def _check_file(entry: Entry, extras: Extras) -> None:
         raise Malformed(rule="content length")
 
 
-def split_folder(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+def encode_leaf(entries: Sequence[bytes]) -> bytes:
+    """Return the bytes of a node of level 0 from entries that are encoded already; as `encode_node`."""
+    count = len(entries)
+    if count < _SHORT_ARRAY:
+        items = bytes((_SHORT_ARRAY_MARK | count,))
+    else:
+        items = _LONG_ARRAY.pack(_LONG_ARRAY_MARK, count)
+    raw = b"".join((_LEAF_START, items, *entries))
+    if len(raw) > NODE_BYTES_MAX:
+        raise LimitReached(limit="node bytes", value=len(raw))
+    return raw
+
+
+def split_folder(entries: Sequence[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
     """Cut a folder's entries, ascending by name, into the runs of its nodes of level 0.
 
     A cut falls after a name whose hash says so (about every 256), so that one change moves no other cut. A
     run has 32 to 1,024 entries and at most 128 KiB; the bytes are those of the entries, the node's own are
     few.
+
+    Args:
+        entries: name and bytes of each.
     """
-    run: list[Entry] = []
+    run: list[tuple[bytes, bytes]] = []
     size = 0
     for entry in entries:
-        entry_bytes = len(encode(entry))
-        if run and (size + entry_bytes > CUT_NODE_BYTES or len(run) == CUT_ITEMS_MAX):
+        name, raw = entry
+        if run and (size + len(raw) > CUT_NODE_BYTES or len(run) == CUT_ITEMS_MAX):
             yield run
             run, size = [], 0
         run.append(entry)
-        size += entry_bytes
-        if len(run) >= CUT_ITEMS_MIN and _cuts(entry.name, level=0):
+        size += len(raw)
+        if len(run) >= CUT_ITEMS_MIN and _cuts(name, level=0):
             yield run
             run, size = [], 0
     if run or not entries:

@@ -15,12 +15,12 @@ from storage.format.limits import EXTENTS_INLINE_MAX, KIB
 from storage.format.tree import Content, Entry, entry_extras
 from storage.repository.packer import ChunkTaker
 from storage.repository.tree_writer import write_content
-from storage.scan.entry import Attributes, Grade, Kind, StatFacts
+from storage.scan.entry import NO_ATTRIBUTES, Attributes, Grade, Kind, StatFacts
 
 XATTRS_KEPT_BYTES_MAX: Final = 96 * KIB
 """Of one entry: an entry has to fit into a node of 128 KiB. What is beyond is named as an error, E2BIG."""
 EXTENTS_CHUNK_BYTES: Final = 64 * KIB
-NONE: Final = Attributes()
+NONE: Final = NO_ATTRIBUTES
 
 
 class EntryMaker:
@@ -43,7 +43,7 @@ class EntryMaker:
     ) -> Entry:
         """Return an entry. `size` is that of files; everything else has none."""
         seconds, nanoseconds = divmod(facts.mtime_ns, 1_000_000_000)
-        plain = extents is None and grade is None and attributes == NONE
+        plain = extents is None and grade is None and (attributes is NONE or attributes == NONE)
         extra = None if plain else self._extra(attributes, extents, grade)
         uid, gid = self._owners(facts)
         size = facts.size if kind is Kind.FILE else 0
@@ -84,6 +84,21 @@ class EntryMaker:
         if (entry.uid, entry.gid) == (uid, gid):
             return entry
         return _changed(entry, uid=uid, gid=gid)
+
+    def with_content(self, entry: Entry, content: Content) -> Entry:
+        """Return the same entry with another content."""
+        return Entry(
+            entry.name,
+            entry.type,
+            entry.mode,
+            entry.uid,
+            entry.gid,
+            entry.mtime_s,
+            entry.mtime_ns,
+            entry.size,
+            content,
+            entry.extra,
+        )
 
     def stale(self, entry: Entry) -> Entry:
         """Return the last good entry, marked as such."""

@@ -1,9 +1,12 @@
 """One scan of a home: walk it, read what changed, and write its tree bottom up.
 
 One thread walks and compares with the stat cache; batches of small files (4 MiB) and large files go to two
-reader threads; the walk never waits for a file, only for a free reader. When everything is read, nodes are
-written from the deepest folder up. Nothing here knows the store: chunks go to a taker, which keeps the new
-ones, or none when the home is only compared.
+reader threads; the walk never waits for a file, only for a free reader. When everything is read, the tree is
+put together (`assemble.py`). Nothing here knows the store: chunks go to a taker, which keeps the new ones, or
+none when the home is only compared.
+
+What is as it was costs a look and a comparison: no value is made of it. Only what has to be looked at by
+itself becomes a `Found`, and only an inode with several names is kept as more than its bytes.
 
 Source: storage.md 4.2, 4.3.
 """
@@ -26,18 +29,29 @@ from storage.format.limits import MIB
 from storage.format.table import CHUNK_BYTES
 from storage.format.tree import Entry, entry_extras
 from storage.ops import stat_cache
+from storage.ops.assemble import Assembly, MetFolder
 from storage.ops.content import FileContent
 from storage.ops.entry_maker import EntryMaker, renamed, with_link_group
-from storage.ops.stat_cache import Remembered, StatCache, facts_of
+from storage.ops.folder_record import (
+    SKIPPED_KINDS,
+    FolderRecord,
+    Remembered,
+    facts_of,
+    is_folder,
+    is_special,
+    made_of,
+    remembered_of,
+)
+from storage.ops.stat_cache import StatCache
 from storage.ops.values import Progress
 from storage.repository.packer import ChunkTaker
 from storage.repository.threads import Stop, Threads
-from storage.repository.tree_writer import write_content, write_folder
+from storage.repository.tree_writer import write_content
 from storage.scan.attributes import attributes, attributes_at
-from storage.scan.entry import Attributes, Found, Grade, Kind, StatFacts
+from storage.scan.entry import NO_ATTRIBUTES, Attributes, Found, Grade, Kind, StatFacts
 from storage.scan.read import read_stable
 from storage.scan.settled import settled_after_ns
-from storage.scan.walk import walk
+from storage.scan.walk import NOTHING, FolderFound, walk_folders
 
 BATCH_BYTES: Final = 4 * MIB
 BATCH_FILES: Final = 256
@@ -47,46 +61,50 @@ BATCH_FOLDERS: Final = 32
 PROGRESS_EVERY_ENTRIES: Final = 512
 PROGRESS_EVERY_PIECES: Final = 16
 """Pieces of 4 MiB and small files that are read, of which nothing may be new."""
-SKIPPED_KINDS: Final = frozenset({Kind.SOCKET, Kind.CHAR, Kind.BLOCK})
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Known = Callable[[BoxKind, bytes], bool]
 
 
 @dataclass(slots=True)
-class _Item:
-    """One entry of a folder while it is made. `entry` stays None if it vanished."""
+class _Linked:
+    """One name of an inode that has several. `entry` stays None if it vanished."""
 
     name: bytes
     path: bytes
+    folder: MetFolder
     facts: StatFacts
     entry: Entry | None = None
     clean: bool = False
     """May be remembered with its stat facts."""
-    read_ns: int | None = None
-    """When it was read, if by an earlier scan."""
-    twin: "_Item | None" = None
+    read_ns: int = 0
+    twin: "_Linked | None" = None
     """Another name of the same inode, which is read for both."""
-    folder: "_Folder | None" = None
-    stale_below: bool = False
 
 
-@dataclass(slots=True)
-class _Folder:
-    path: bytes
+@dataclass(frozen=True, slots=True)
+class _ToRead:
+    """One file that a reader is to read."""
+
+    folder_fd: int
+    folder: MetFolder
+    name: bytes
     facts: StatFacts
-    attributes: Attributes
-    remembered: dict[bytes, Remembered]
-    items: list[_Item] = field(default_factory=list)
+    known: Remembered | None
+    linked: _Linked | None
+
+    @property
+    def path(self) -> bytes:
+        return _join(self.folder.path, self.name)
 
 
 @dataclass(slots=True)
 class _Batch:
     """Files to be read by one reader, with descriptors of their folders."""
 
-    files: list[tuple[int, _Item, Remembered | None]] = field(default_factory=list)
+    files: list[_ToRead] = field(default_factory=list)
     folders: list[int] = field(default_factory=list)
-    last_folder: _Folder | None = None
+    last_folder: MetFolder | None = None
     size: int = 0
 
 
@@ -143,21 +161,28 @@ class Gather:
         self._taker = taker
         self._known = known
         self._seed = seed
+        self._owner = owner
         self._maker = EntryMaker(taker, owner)
         self._cache = cache
+        self._start_ns = 0
         self._threads = threads
         self._stop = stop
         self._progress = progress
-        self._folders: dict[bytes, _Folder] = {}
-        self._inodes: dict[tuple[int, int], _Item] = {}
-        self._linked: dict[tuple[int, int], list[_Item]] = {}
+        self._met: list[MetFolder] = []
+        self._above: dict[bytes, MetFolder] = {}
+        """The folders on the way to where the walk stands, by their paths."""
+        self._stale: list[bytes] = []
+        """Folders that cannot be listed and stand as they were last seen."""
+        self._inodes: dict[tuple[int, int], _Linked] = {}
+        self._linked: dict[tuple[int, int], list[_Linked]] = {}
         self._findings: list[Finding] = []
         self._lock = threading.Lock()
         self._contents: list[FileContent] = []
         """Read buffers that no thread uses now."""
         self._batch = _Batch()
         self._waiting: set[Future[None]] = set()
-        self._met = 0
+        self._seen = 0
+        self._told = 0
         self._read_files = 0
         self._pieces = 0
 
@@ -169,95 +194,143 @@ class Gather:
             HomeMissing, HomeMoved: the root cannot be read.
         """
         started = time.monotonic()
-        start_ns = time.time_ns()
+        self._start_ns = time.time_ns()
         try:
-            for found in walk(root_fd, repair_rights=True, stop=self._stop.is_set):
-                self._meet(found)
+            for step in walk_folders(root_fd, repair_rights=True, stop=self._stop.is_set):
+                if isinstance(step, FolderFound):
+                    self._meet_folder(step)
+                else:
+                    self._meet(self._parent_of(step), step)
             self._send_batch()
             self._join(0)
         except BaseException:
             self._give_up()
             raise
         self._stop.check()
-        return self._assemble(start_ns, started)
+        return self._assemble(started)
 
-    def _meet(self, found: Found) -> None:
-        self._met += 1
-        if self._met % PROGRESS_EVERY_ENTRIES == 0:
-            self._progress(Progress(stage="scan", done=self._met, unit="entries"))
+    def _tell(self, seen: int) -> None:
+        self._seen += seen
+        if self._seen - self._told >= PROGRESS_EVERY_ENTRIES:
+            self._told = self._seen
+            self._progress(Progress(stage="scan", done=self._seen, unit="entries"))
+
+    def _parent_of(self, found: Found | FolderFound) -> MetFolder:
+        return self._above[found.path[: -len(found.name) - 1]]
+
+    def _meet_folder(self, found: FolderFound) -> None:
+        """Take in a folder and look at its entries, but for its subfolders, which come by themselves."""
+        self._tell(1)
         if not found.path:
-            self._meet_root(found)
-            return
-        parent = self._folders[found.path[: -len(found.name) - 1]]
-        item = _Item(found.name, found.path, found.facts)
-        parent.items.append(item)
-        known = parent.remembered.get(found.name)
-        if known is not None and known.entry.type != found.kind:
-            known = None
-        if found.error is not None:
-            self._unreadable(item, found.kind, known, found.error)
-        elif found.kind is Kind.FOLDER:
-            self._meet_folder(item, found, known)
-        elif found.kind is Kind.FILE:
-            self._meet_file(parent, item, found, known)
+            folder = self._root(found)
         else:
-            self._meet_other(item, found, known)
+            parent = self._parent_of(found)
+            if found.error is not None:
+                self._unreadable(parent, found.name, Kind.FOLDER, found.facts, found.error)
+                return
+            folder = self._subfolder(parent, found)
+            parent.children.append(folder)
+        self._met.append(folder)
+        while self._above and not _is_above(next(reversed(self._above)), folder.path):
+            self._above.popitem()
+        self._above[folder.path] = folder
+        before, settled_ns = NOTHING, self._settled_ns
+        if folder.record is not None:
+            folder.stands = self._stands(folder.record)
+            if folder.stands and settled_ns is not None:
+                before = folder.record.before()
+        for other in found.others(before, settled_ns or 0):
+            self._meet(folder, other)
+        folder.same = found.same
+        self._tell(len(found.same))
 
-    def _meet_root(self, found: Found) -> None:
+    def _root(self, found: FolderFound) -> MetFolder:
         if found.error is not None:
             raise HomeMissing(errno=found.error)
         if self._exact:
             self._settled_ns = settled_after_ns(found.facts.device)
-        told = attributes(found.folder_fd)
-        remembered = self._cache.folder(b"") if self._cache is not None else {}
-        self._folders[b""] = _Folder(b"", found.facts, told, remembered)
+        record = self._cache.record(b"") if self._cache is not None else None
+        return MetFolder(path=b"", facts=found.facts, attributes=attributes(found.fd), record=record)
 
-    def _meet_folder(self, item: _Item, found: Found, known: Remembered | None) -> None:
+    def _subfolder(self, parent: MetFolder, found: FolderFound) -> MetFolder:
+        made = parent.record.made(found.name) if parent.record is not None else None
         cache = self._cache
-        remembered = cache.folder(found.path) if cache is not None and known is not None else {}
-        if known is not None and self._unchanged(known, found.facts):
-            extras = entry_extras(known.entry)
-            told = Attributes(
-                xattrs=extras.xattrs,
-                xattr_errors=extras.xattr_errors,
-                inode_flags=extras.inode_flags,
+        if cache is None or made is None or not is_folder(*made):
+            return MetFolder(path=found.path, facts=found.facts, attributes=attributes(found.fd))
+        record = cache.record(found.path)
+        known = remembered_of(made)
+        if not self._unchanged(known, found.facts):
+            return MetFolder(
+                path=found.path, facts=found.facts, attributes=attributes(found.fd), record=record
             )
-        else:
-            told = _folder_attributes(found)
-        item.clean = True
-        item.folder = _Folder(found.path, found.facts, told, remembered)
-        self._folders[found.path] = item.folder
+        extras = entry_extras(known.entry)
+        if cache.owner == self._owner and not is_special(made[0]):
+            return MetFolder(path=found.path, facts=found.facts, attributes=None, record=record, known=made)
+        told = Attributes(
+            xattrs=extras.xattrs, xattr_errors=extras.xattr_errors, inode_flags=extras.inode_flags
+        )
+        return MetFolder(path=found.path, facts=found.facts, attributes=told, record=record)
 
-    def _meet_file(self, parent: _Folder, item: _Item, found: Found, known: Remembered | None) -> None:
-        if found.facts.links > 1:
-            inode = (found.facts.device, found.facts.inode)
-            self._linked.setdefault(inode, []).append(item)
-            first = self._inodes.setdefault(inode, item)
-            if first is not item:
-                item.twin = first
-                return
-        if self._usable(known, found.facts):
-            assert known is not None
-            item.entry = self._maker.again(known.entry, found.facts)
-            item.clean, item.read_ns = True, known.read_ns
+    def _stands(self, record: FolderRecord) -> bool:
+        """Return whether what is remembered of a folder may stand for it as it is, unread.
+
+        Its node is stored; so is all that it names, because a node is given up only with the last checkpoint
+        that holds it.
+        """
+        assert self._cache is not None, "a record is one of the cache"
+        same_owner = self._cache.owner == self._owner
+        return same_owner and record.node is not None and self._known(BoxKind.META, record.node[0])
+
+    def _meet(self, folder: MetFolder, found: Found) -> None:
+        self._tell(1)
+        if found.error is not None:
+            self._unreadable(folder, found.name, found.kind, found.facts, found.error)
             return
-        self._read_later(parent, item, found, known)
+        known = folder.record.remembered(found.name) if folder.record is not None else None
+        if known is not None and known.entry.type != found.kind:
+            known = None
+        if found.kind is Kind.FILE:
+            self._meet_file(folder, found, known)
+        else:
+            self._meet_other(folder, found, known)
 
-    def _meet_other(self, item: _Item, found: Found, known: Remembered | None) -> None:
+    def _meet_file(self, folder: MetFolder, found: Found, known: Remembered | None) -> None:
+        linked: _Linked | None = None
+        if found.facts.links > 1:
+            linked = _Linked(found.name, found.path, folder, found.facts)
+            inode = (found.facts.device, found.facts.inode)
+            self._linked.setdefault(inode, []).append(linked)
+            first = self._inodes.setdefault(inode, linked)
+            if first is not linked:
+                linked.twin = first
+                return
+        if not self._usable(known, found.facts):
+            self._read_later(folder, found, known, linked)
+            return
+        assert known is not None
+        entry = self._maker.again(known.entry, found.facts)
+        if linked is not None:
+            linked.entry, linked.clean, linked.read_ns = entry, True, known.read_ns
+        else:
+            folder.made.append(made_of(entry, facts_of(found.facts), known.read_ns))
+
+    def _meet_other(self, folder: MetFolder, found: Found, known: Remembered | None) -> None:
         """Links, fifos, sockets, devices: never opened."""
         if found.kind in SKIPPED_KINDS:
-            self._find(item.path, 0, 0)
-        item.clean = True
+            self._find(found.path, 0, 0)
+        facts = facts_of(found.facts)
         if known is not None and self._unchanged(known, found.facts):
-            item.entry = self._maker.again(known.entry, found.facts)
+            entry = self._maker.again(known.entry, found.facts)
+            folder.made.append(made_of(entry, facts, self._start_ns))
             return
-        told = Attributes()
+        told = NO_ATTRIBUTES
         if found.kind in (Kind.SYMLINK, Kind.FIFO):
             told = attributes_at(found.folder_fd, found.name)
         content: bytes | tuple[int, int] | None = found.target
         if found.kind in (Kind.CHAR, Kind.BLOCK):
             content = (found.facts.major, found.facts.minor)
-        item.entry = self._maker.make(item.name, found.kind, found.facts, content, attributes=told)
+        entry = self._maker.make(found.name, found.kind, found.facts, content, attributes=told)
+        folder.made.append(made_of(entry, facts, self._start_ns))
 
     def _unchanged(self, known: Remembered, found: StatFacts) -> bool:
         return self._cache is not None and self._cache.unchanged(known, found, settled_ns=self._settled_ns)
@@ -277,33 +350,42 @@ class Gather:
             return True
         return isinstance(content[0], bytes) and self._known(BoxKind.META, content[0])
 
-    def _unreadable(self, item: _Item, kind: Kind, known: Remembered | None, error: int) -> None:
+    def _unreadable(self, folder: MetFolder, name: bytes, kind: Kind, facts: StatFacts, error: int) -> None:
         """Keep the last good content where there is one; say so in any case."""
-        readable_before = (
-            known is not None and known.entry.content is not None and not entry_extras(known.entry).unreadable
-        )
-        if readable_before and known is not None and kind in (Kind.FILE, Kind.FOLDER, Kind.SYMLINK):
-            item.entry = self._maker.stale(known.entry)
-            item.stale_below = kind is Kind.FOLDER
-            self._find(item.path, GradeTag.STALE, error)
-            return
+        entry, grade = self._without_reading(folder, name, kind, facts)
+        self._find(_join(folder.path, name), grade, error)
+        if grade is GradeTag.STALE and kind is Kind.FOLDER:
+            self._stale.append(_join(folder.path, name))
+        folder.made.append(made_of(entry, None, self._start_ns))
+
+    def _without_reading(
+        self, folder: MetFolder, name: bytes, kind: Kind, facts: StatFacts
+    ) -> tuple[Entry, GradeTag]:
+        """Return the entry of something that cannot be read, and how good it is."""
+        known = folder.record.remembered(name) if folder.record is not None else None
+        if known is not None and known.entry.type == kind and kind in (Kind.FILE, Kind.FOLDER, Kind.SYMLINK):
+            readable_before = known.entry.content is not None and not entry_extras(known.entry).unreadable
+            if readable_before:
+                return self._maker.stale(known.entry), GradeTag.STALE
         content = (0, 0) if kind in (Kind.CHAR, Kind.BLOCK) else None
-        item.entry = self._maker.make(item.name, kind, item.facts, content, grade=GradeTag.UNREADABLE)
-        self._find(item.path, GradeTag.UNREADABLE, error)
+        entry = self._maker.make(name, kind, facts, content, grade=GradeTag.UNREADABLE)
+        return entry, GradeTag.UNREADABLE
 
     def _find(self, path: bytes, grade: int, error: int) -> None:
         with self._lock:
             self._findings.append(Finding(path=path, grade=int(grade), error=error))
 
-    def _read_later(self, parent: _Folder, item: _Item, found: Found, known: Remembered | None) -> None:
+    def _read_later(
+        self, folder: MetFolder, found: Found, known: Remembered | None, linked: _Linked | None
+    ) -> None:
         batch = self._batch
-        if batch.last_folder is not parent:
+        if batch.last_folder is not folder:
             if len(batch.folders) == BATCH_FOLDERS:
                 self._send_batch()
                 batch = self._batch
             batch.folders.append(os.dup(found.folder_fd))
-            batch.last_folder = parent
-        batch.files.append((batch.folders[-1], item, known))
+            batch.last_folder = folder
+        batch.files.append(_ToRead(batch.folders[-1], folder, found.name, found.facts, known, linked))
         batch.size += found.facts.size
         if batch.size >= BATCH_BYTES or len(batch.files) == BATCH_FILES:
             self._send_batch()
@@ -335,20 +417,20 @@ class Gather:
         with self._lock:
             content = self._contents.pop() if self._contents else FileContent(self._taker, seed=self._seed)
         try:
-            for folder_fd, item, known in batch.files:
+            for file in batch.files:
                 self._stop.check()
-                self._read_file(folder_fd, item, known, content)
+                self._read_file(file, content)
         finally:
             for fd in batch.folders:
                 os.close(fd)
         with self._lock:
             self._contents.append(content)
 
-    def _read_file(self, folder_fd: int, item: _Item, known: Remembered | None, content: FileContent) -> None:
+    def _read_file(self, file: _ToRead, content: FileContent) -> None:
         outcome = read_stable(
-            folder_fd,
-            item.name,
-            item.facts,
+            file.folder_fd,
+            file.name,
+            file.facts,
             sink=content,
             repair_rights=True,
             stop=self._reads_on,
@@ -357,57 +439,68 @@ class Gather:
         if outcome.gone:
             return
         if outcome.grade is Grade.UNREADABLE:
-            self._unreadable(item, Kind.FILE, known, outcome.error or errno.EIO)
+            self._could_not_read(file, outcome.error or errno.EIO)
             return
-        refs = content.end()
-        item.facts = outcome.facts
-        item.entry = self._maker.make(
-            item.name,
+        entry = self._maker.make(
+            file.name,
             Kind.FILE,
             outcome.facts,
-            write_content(self._taker, refs),
+            write_content(self._taker, content.end()),
             attributes=outcome.attributes,
             extents=outcome.extents,
             grade=outcome.grade,
         )
-        item.clean = outcome.grade is None
+        clean = outcome.grade is None
         if outcome.grade is not None:
-            self._find(item.path, int(outcome.grade), outcome.error or 0)
+            self._find(file.path, int(outcome.grade), outcome.error or 0)
+        linked = file.linked
+        if linked is not None:
+            linked.entry, linked.facts = entry, outcome.facts
+            linked.clean, linked.read_ns = clean, self._start_ns
+        else:
+            facts = facts_of(outcome.facts) if clean else None
+            file.folder.made.append(made_of(entry, facts, self._start_ns))
         with self._lock:
             self._read_files += 1
+
+    def _could_not_read(self, file: _ToRead, error: int) -> None:
+        linked = file.linked
+        if linked is None:
+            self._unreadable(file.folder, file.name, Kind.FILE, file.facts, error)
+            return
+        linked.entry, grade = self._without_reading(file.folder, file.name, Kind.FILE, file.facts)
+        self._find(linked.path, grade, error)
 
     def _reads_on(self) -> bool:
         """Return whether to stop; called at every piece that is read, by any thread."""
         self._pieces += 1  # a count that two threads lose between them only delays a word
         if self._pieces % PROGRESS_EVERY_PIECES == 0:
-            self._progress(Progress(stage="scan", done=self._met, unit="entries"))
+            self._progress(Progress(stage="scan", done=self._seen, unit="entries"))
         return self._stop.is_set()
 
-    def _assemble(self, start_ns: int, started: float) -> Gathered:
-        """Write the nodes from the deepest folder up."""
+    def _assemble(self, started: float) -> Gathered:
+        """Put the tree together, from the deepest folder up."""
         self._name_link_groups()
-        root = self._folders[b""]
-        made = _Totals()
-        blank = Remembered(None, self._maker.make(b"", Kind.FOLDER, root.facts, (bytes(16), 0)))
-        cache = StatCache(seq=0, hash_=b"", device=root.facts.device, root=blank)
-        for folder in reversed(self._folders.values()):
-            if folder.path:
-                self._write(folder, cache, made, start_ns)
-        root_entry = self._write(root, cache, made, start_ns)
-        cache.root = Remembered(facts_of(root.facts), root_entry, start_ns)
-        for path, items in self._stale_parts():
-            cache.put(path, items)
-            made.count_all([item.entry for item in items])
+        assembly = Assembly(taker=self._taker, maker=self._maker, owner=self._owner, start_ns=self._start_ns)
+        stale = [part for path in self._stale for part in self._remembered_below(path)]
+        for _, record in stale:
+            assembly.count_remembered(record)
+        made = assembly.write(self._met)
+        for path, record in stale:
+            made.cache.put_packed(path, record.packed)
         return Gathered(
-            root=root_entry,
+            root=made.root,
             entries=made.entries,
             folders=made.folders,
             content_bytes=made.content_bytes,
             findings=tuple(sorted(self._findings, key=lambda one: (-one.grade, one.path))),
             read_files=self._read_files,
-            cache=cache,
+            cache=made.cache,
             took_s=time.monotonic() - started,
         )
+
+    def _remembered_below(self, path: bytes) -> list[tuple[bytes, FolderRecord]]:
+        return list(self._cache.below(path)) if self._cache is not None else []
 
     def _name_link_groups(self) -> None:
         """Give every inode with several names here a group; it is named by its first path."""
@@ -422,84 +515,27 @@ class Gather:
                         self._find(item.path, grade, 0)
                 elif item.twin is not None:
                     # The name that was to be read is gone, this one was there: the next scan reads it.
-                    self._unreadable(item, Kind.FILE, None, errno.ESTALE)
+                    item.entry = self._maker.make(
+                        item.name, Kind.FILE, item.facts, None, grade=GradeTag.UNREADABLE
+                    )
+                    self._find(item.path, GradeTag.UNREADABLE, errno.ESTALE)
             there = [item for item in items if item.entry is not None]
             group = None
             if len(there) > 1:
                 group = blake3(min(item.path for item in there)).digest(length=LINK_GROUP_BYTES)
             for item in there:
                 assert item.entry is not None
-                item.entry = with_link_group(item.entry, group)
-
-    def _write(self, folder: _Folder, cache: StatCache, made: "_Totals", start_ns: int) -> Entry:
-        """Write one folder, whose subfolders are written already, and return its entry."""
-        remembered: list[Remembered] = []
-        for item in sorted(folder.items, key=lambda one: one.name):
-            if item.folder is not None:
-                item.entry = made.folder_entries.pop(item.path)
-            if item.entry is not None:
+                entry = with_link_group(item.entry, group)
                 facts = facts_of(item.facts) if item.clean else None
-                read_ns = start_ns if item.read_ns is None else item.read_ns
-                remembered.append(Remembered(facts, item.entry, read_ns))
-        entries = [one.entry for one in remembered]
-        made.count_all(entries)
-        cache.put(folder.path, remembered)
-        ref = write_folder(self._taker, entries)
-        name = folder.path.rpartition(b"/")[2]
-        entry = self._maker.make(name, Kind.FOLDER, folder.facts, ref, attributes=folder.attributes)
-        if folder.path:
-            made.folder_entries[folder.path] = entry
-        return entry
-
-    def _stale_parts(self) -> list[tuple[bytes, list[Remembered]]]:
-        """Return the remembered folders below those that cannot be listed now."""
-        if self._cache is None:
-            return []
-        return [
-            part
-            for folder in self._folders.values()
-            for item in folder.items
-            if item.stale_below
-            for part in self._cache.below(item.path)
-        ]
+                item.folder.made.append(made_of(entry, facts, item.read_ns))
 
 
-@dataclass(slots=True)
-class _Totals:
-    entries: int = 0
-    folders: int = 1
-    """The root is one."""
-    content_bytes: int = 0
-    folder_entries: dict[bytes, Entry] = field(default_factory=dict)
-    groups: set[bytes] = field(default_factory=set)
-
-    def count_all(self, entries: list[Entry]) -> None:
-        """Count the entries of one folder; data of a link group once."""
-        self.entries += len(entries)
-        for entry in entries:
-            if entry.type == Kind.FOLDER:
-                self.folders += 1
-            elif entry.type == Kind.FILE and entry.content is not None:
-                extras = entry_extras(entry) if entry.extra is not None else None
-                if extras is None:
-                    self.content_bytes += entry.size
-                    continue
-                if extras.link_group in self.groups:
-                    continue
-                if extras.link_group is not None:
-                    self.groups.add(extras.link_group)
-                self.content_bytes += extras.data_bytes(entry.size) or 0
+def _join(path: bytes, name: bytes) -> bytes:
+    return path + b"/" + name if path else name
 
 
-def _folder_attributes(found: Found) -> Attributes:
-    try:
-        fd = os.open(found.name, _FOLDER_FLAGS, dir_fd=found.folder_fd)
-    except OSError as exc:
-        return Attributes(xattr_errors=((b"", exc.errno or errno.EIO),))
-    try:
-        return attributes(fd)
-    finally:
-        os.close(fd)
+def _is_above(path: bytes, below: bytes) -> bool:
+    return not path or below.startswith(path + b"/")
 
 
 def ignore_progress(progress: Progress) -> None:

@@ -22,6 +22,15 @@ import msgspec
 from storage.errors import FormatError
 from storage.format.encoding import Body, decode, encode
 from storage.format.tree import Entry
+from storage.ops.folder_record import (
+    FolderRecord,
+    Remembered,
+    facts_of,
+    is_folder,
+    made_from,
+    pack_folder,
+    remembered_of,
+)
 from storage.repository.cache import CacheFile
 from storage.scan.entry import StatFacts
 
@@ -31,18 +40,6 @@ VOUCHED_NS: Final = (1 << 63) - 1
 through the same descriptor, and waited until the file system's clock had gone on. Any later store moves its
 times, the first one through a new memory map too, so its unchanged times prove it at any distance."""
 
-Facts = tuple[int, int, int, int, int, int, int]
-"""size, mtime_ns, ctime_ns, inode, mode, uid, gid"""
-
-
-class Remembered(Body, frozen=True):
-    """One entry of a folder: its stat facts, and what was stored of it."""
-
-    facts: Facts | None
-    entry: Entry
-    read_ns: int = 0
-    """When the scan began that has read it; scans that only believed it leave this as it is."""
-
 
 class _Saved(Body, frozen=True):
     seq: int
@@ -50,29 +47,30 @@ class _Saved(Body, frozen=True):
     device: int
     root: Remembered
     folders: list[tuple[bytes, bytes]]
+    owner: tuple[int, int] | None
 
 
 _saved_decoder: Final = msgspec.msgpack.Decoder(_Saved)
-_folder_decoder: Final = msgspec.msgpack.Decoder(list[Remembered])
-
-
-def facts_of(found: StatFacts) -> Facts:
-    """Return what is compared of a stat."""
-    return (
-        found.size,
-        found.mtime_ns,
-        found.ctime_ns,
-        found.inode,
-        found.mode,
-        found.uid,
-        found.gid,
-    )
 
 
 class StatCache:
     """Remembered folders of one home."""
 
-    def __init__(self, *, seq: int, hash_: bytes, device: int, root: Remembered) -> None:
+    def __init__(
+        self,
+        *,
+        seq: int,
+        hash_: bytes,
+        device: int,
+        root: Remembered,
+        owner: tuple[int, int] | None = None,
+    ) -> None:
+        """Begin without folders.
+
+        Args:
+            owner: whom the entries call `self`; None where that is not certain, and then each is looked at.
+        """
+        self.owner = owner
         self.seq = seq
         self.hash = hash_
         self.device = device
@@ -80,27 +78,34 @@ class StatCache:
         self._folders: dict[bytes, bytes] = {}
 
     def put(self, path: bytes, entries: list[Remembered]) -> None:
-        """Remember a folder."""
-        self._folders[path] = encode(entries)
+        """Remember a folder whose node is not known."""
+        made = sorted(map(made_from, entries), key=lambda one: one[0][0])
+        self._folders[path] = pack_folder(made, node=None, below=None)
+
+    def put_packed(self, path: bytes, packed: bytes) -> None:
+        """Remember a folder by its packed value."""
+        self._folders[path] = packed
+
+    def record(self, path: bytes) -> FolderRecord | None:
+        """Return what is remembered of a folder."""
+        packed = self._folders.get(path)
+        return None if packed is None else FolderRecord(packed)
 
     def folder(self, path: bytes) -> dict[bytes, Remembered]:
         """Return what is remembered of a folder, by name."""
-        raw = self._folders.get(path)
-        if raw is None:
-            return {}
-        return {item.entry.name: item for item in decode(_folder_decoder, raw, what="stat cache")}
+        record = self.record(path)
+        return {} if record is None else {made[0][0]: remembered_of(made) for made in record.all_made()}
 
-    def below(self, path: bytes) -> Iterator[tuple[bytes, list[Remembered]]]:
+    def below(self, path: bytes) -> Iterator[tuple[bytes, FolderRecord]]:
         """Yield every remembered folder at or beneath `path`."""
         todo = [path]
         while todo:
             where = todo.pop()
-            raw = self._folders.get(where)
-            if raw is None:
+            record = self.record(where)
+            if record is None:
                 continue
-            items = decode(_folder_decoder, raw, what="stat cache")
-            yield where, items
-            todo += [where + b"/" + item.entry.name for item in items if item.entry.type == 2]
+            yield where, record
+            todo += [where + b"/" + row[0] for row, raw in record.all_made() if is_folder(row, raw)]
 
     def unchanged(self, known: Remembered | None, found: StatFacts, *, settled_ns: int | None) -> bool:
         """Return whether an entry is certainly as it was saved.
@@ -127,7 +132,7 @@ class StatCache:
     def save(self, file: CacheFile) -> None:
         """Write everything into a cache file."""
         folders = list(self._folders.items())
-        saved = _Saved(self.seq, self.hash, self.device, self.root, folders)
+        saved = _Saved(self.seq, self.hash, self.device, self.root, folders, self.owner)
         file.write(encode(saved))
 
     @classmethod
@@ -145,6 +150,7 @@ class StatCache:
             hash_=saved.hash,
             device=saved.device,
             root=saved.root,
+            owner=saved.owner,
         )
         cache._folders = dict(saved.folders)
         return cache
@@ -164,3 +170,6 @@ class StatCache:
         for path, items in folders.items():
             cache.put(path, items)
         return cache
+
+
+__all__ = ["RACY_NS", "VOUCHED_NS", "Remembered", "StatCache", "facts_of"]

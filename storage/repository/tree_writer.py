@@ -10,18 +10,22 @@ from storage.format import lists, tree
 from storage.format.keys import BoxKind
 from storage.format.limits import CHUNK_REFS_INLINE_MAX, NODE_LEVELS_MAX
 from storage.format.table import pack_chunk_refs
-from storage.format.tree import Child, Content, Entry, NodeRef
+from storage.format.tree import Child, Content, NodeRef
 from storage.repository.packer import ChunkTaker
 
 
-def write_folder(chunks: ChunkTaker, entries: Sequence[Entry]) -> NodeRef:
-    """Write one folder, its entries ascending by name, and return the reference to its top node."""
+def write_folder(chunks: ChunkTaker, entries: Sequence[tuple[bytes, bytes]]) -> NodeRef:
+    """Write one folder and return the reference to its top node.
+
+    Args:
+        entries: name and encoded entry of each, ascending by name.
+    """
     children: list[Child] = []
     for run in tree.split_folder(entries):
-        node_id = chunks.offer(BoxKind.META, tree.encode_node(0, run))
+        node_id = chunks.offer(BoxKind.META, tree.encode_leaf([raw for _, raw in run]))
         if len(run) == len(entries):
             return node_id, 0
-        children.append(Child(run[0].name, node_id, len(run)))
+        children.append(Child(run[0][0], node_id, len(run)))
     for level in range(1, NODE_LEVELS_MAX + 1):
         above: list[Child] = []
         for part in tree.split_children(children, level):

@@ -16,11 +16,12 @@ import errno
 import os
 import stat
 from bisect import insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from storage.errors import Cancelled, HomeMoved
-from storage.scan.entry import Found, Kind, StatFacts
+from storage.errors import Cancelled, HomeMoved, RouteLost
+from storage.scan.entry import Before, Found, Kind, StatFacts
 from storage.scan.rights import READ_FOLDER, open_folder
 
 OPEN_LEVELS_MAX = 32
@@ -44,25 +45,75 @@ _KINDS = {
 }
 _DEVICES = frozenset({stat.S_IFCHR, stat.S_IFBLK})
 _PERMISSIONS = 0o7777
+NOTHING: Mapping[bytes, Before] = {}
+"""Of a folder that nobody has seen before."""
 
 
 def _never() -> bool:
     return False
 
 
-def walk(root_fd: int, *, repair_rights: bool = False, stop: Callable[[], bool] = _never) -> Iterator[Found]:
+class Route(Protocol):
+    """Which parts of a home to walk, for whoever knows that the others are as they were."""
+
+    @property
+    def full(self) -> bool:
+        """Return whether it passes nothing, and only wants to be told of folders."""
+        ...
+
+    def enter(self, path: bytes, folder_fd: int) -> list[bytes] | None:
+        """Return the only subfolders to go to, or None to list the folder. Asked before it is listed."""
+        ...
+
+    def passes(self, path: bytes, facts: StatFacts) -> bool:
+        """Return whether nothing is to be looked at in or beneath a subfolder of a listed folder."""
+        ...
+
+
+def walk(
+    root_fd: int,
+    *,
+    repair_rights: bool = False,
+    stop: Callable[[], bool] = _never,
+    route: Route | None = None,
+) -> Iterator[Found]:
     """Yield the root and everything beneath it: a folder, its other entries by name, then its subfolders.
 
     Args:
         root_fd: an open folder; stays the caller's.
         repair_rights: make folders of our own readable for the time of the walk.
         stop: asked at every entry.
+        route: None walks everything. Folders that it passes are reported as `passed`.
 
     Raises:
         Cancelled: `stop` said so.
         HomeMoved: folders were moved about so that the way back up was lost.
+        RouteLost: a folder that the route names is not there.
     """
-    state = _Walk(root_fd=root_fd, repair_rights=repair_rights, stop=stop)
+    state = _Walk(root_fd=root_fd, repair_rights=repair_rights, stop=stop, route=route)
+    try:
+        for step in state.run():
+            if isinstance(step, Found):
+                yield step
+                continue
+            yield Found(step.path, step.name, Kind.FOLDER, step.facts, step.folder_fd, None, step.error)
+            yield from step.others()
+    finally:
+        state.close()
+
+
+def walk_folders(
+    root_fd: int,
+    *,
+    repair_rights: bool = False,
+    stop: Callable[[], bool] = _never,
+    route: Route | None = None,
+) -> "Iterator[FolderFound | Found]":
+    """Yield each folder once, to be asked for its other entries at once; as `walk` in everything else.
+
+    A folder that is not entered comes as a `Found`; so does what was put in its place meanwhile.
+    """
+    state = _Walk(root_fd=root_fd, repair_rights=repair_rights, stop=stop, route=route)
     try:
         yield from state.run()
     finally:
@@ -101,26 +152,80 @@ class _Level:
     others: list[bytes] = field(default_factory=list)
     folders: list[bytes] = field(default_factory=list)
     """Descending, so that the next one is taken from the end."""
+    same: list[bytes] = field(default_factory=list)
     error: int | None = None
+    listed: bool = True
+    """False: the names to go to were given."""
 
     @property
     def identity(self) -> tuple[int, int]:
         return self.facts.device, self.facts.inode
 
 
+class FolderFound:
+    """A folder in which the walk stands, until its next step."""
+
+    __slots__ = ("_level", "_walk", "folder_fd")
+
+    def __init__(self, walk: "_Walk", level: _Level, *, folder_fd: int) -> None:
+        self._walk = walk
+        self._level = level
+        self.folder_fd = folder_fd
+        """Of the folder it lies in; for the root its own."""
+
+    @property
+    def path(self) -> bytes:
+        return self._level.path
+
+    @property
+    def name(self) -> bytes:
+        return self._level.name
+
+    @property
+    def facts(self) -> StatFacts:
+        return self._level.facts
+
+    @property
+    def error(self) -> int | None:
+        """errno: it could not be listed, and nothing below it follows."""
+        return self._level.error
+
+    @property
+    def fd(self) -> int:
+        """The folder itself, open."""
+        assert self._level.fd is not None, "the walk stands in it"
+        return self._level.fd
+
+    @property
+    def same(self) -> list[bytes]:
+        """Names of the entries that `others` passed by, ascending."""
+        return self._level.same
+
+    def others(self, before: Mapping[bytes, Before] = NOTHING, settled_ns: int = 0) -> Iterator[Found]:
+        """Look at each entry that is no folder; to be used up before the walk's next step, and once.
+
+        Args:
+            before: entries by name that need not be yielded if they are as they were then.
+            settled_ns: how much older than that look their times must be.
+        """
+        return self._walk.others(self._level, before, settled_ns)
+
+
 class _Walk:
-    def __init__(self, *, root_fd: int, repair_rights: bool, stop: Callable[[], bool]) -> None:
+    def __init__(
+        self, *, root_fd: int, repair_rights: bool, stop: Callable[[], bool], route: Route | None
+    ) -> None:
+        self._route = route
         self._root_fd = root_fd
         self._repair_rights = repair_rights
         self._stop = stop
         self._levels: list[_Level] = []
         self._device = os.fstat(root_fd).st_dev
 
-    def run(self) -> Iterator[Found]:
+    def run(self) -> "Iterator[FolderFound | Found]":
         fd, mode_before = open_folder(b".", self._root_fd, repair=self._repair_rights)
         root = self._stand_in(b"", b"", fd, mode_before)
-        yield Found(path=b"", name=b"", kind=Kind.FOLDER, facts=root.facts, folder_fd=fd, error=root.error)
-        yield from self._others(root)
+        yield FolderFound(self, root, folder_fd=fd)
         while self._levels:
             level = self._levels[-1]
             if level.folders:
@@ -136,24 +241,32 @@ class _Walk:
             except (HomeMoved, OSError):
                 continue  # the way up is lost; levels still open are handled, the others hold nothing
 
-    def _others(self, level: _Level) -> Iterator[Found]:
-        """Everything in this folder that is no folder, in order."""
-        for name in level.others:
-            if self._stop():
+    def others(self, level: _Level, before: Mapping[bytes, Before], settled_ns: int) -> Iterator[Found]:
+        """Everything in this folder that is no folder and not as it was before, in order."""
+        names, level.others = level.others, []
+        fd, same, stop, look = level.fd, level.same, self._stop, os.stat
+        assert fd is not None
+        for name in names:
+            if stop():
                 raise Cancelled(what="walk")
-            assert level.fd is not None
             try:
-                seen = os.stat(name, dir_fd=level.fd, follow_symlinks=False)
+                seen = look(name, dir_fd=fd, follow_symlinks=False)
             except FileNotFoundError:
                 continue
             except OSError as exc:
                 yield _unknown(level, name, Kind.FILE, exc)
                 continue
+            known = before.get(name)
+            if known is not None and known[1] == seen[:7]:
+                modified, changed = seen.st_mtime_ns, seen.st_ctime_ns
+                newest = max(changed, modified)
+                if (modified, changed) == known[2:4] and newest + settled_ns < known[4]:
+                    same.append(name)
+                    continue
             if stat.S_ISDIR(seen.st_mode):
                 insort(level.folders, name, key=_descending)  # became a folder since it was listed
             else:
                 yield self._other(level, name, seen)
-        level.others = []
 
     def _other(self, level: _Level, name: bytes, seen: os.stat_result) -> Found:
         assert level.fd is not None
@@ -176,27 +289,38 @@ class _Walk:
             error=error,
         )
 
-    def _enter(self, parent: _Level, name: bytes) -> Iterator[Found]:
+    def _enter(self, parent: _Level, name: bytes) -> "Iterator[FolderFound | Found]":
         """Open one subfolder, list it, report it, and stand in it; or report why not."""
         if self._stop():
             raise Cancelled(what="walk")
         assert parent.fd is not None
+        if self._route is not None and parent.listed and not self._route.full:
+            passed = self._passed(self._route, parent, name)
+            if passed is not None:
+                yield passed
+                return
         try:
             fd, mode_before = open_folder(name, parent.fd, repair=self._repair_rights)
         except OSError as exc:
+            if not parent.listed:
+                raise RouteLost(path=_join(parent.path, name), errno=exc.errno) from exc
             yield from self._not_entered(parent, name, exc)
             return
         level = self._stand_in(_join(parent.path, name), name, fd, mode_before)
-        yield Found(
-            path=level.path,
-            name=name,
-            kind=Kind.FOLDER,
-            facts=level.facts,
-            folder_fd=parent.fd,
-            error=level.error,
-        )
+        yield FolderFound(self, level, folder_fd=parent.fd)
         self._close_upper()
-        yield from self._others(level)
+
+    def _passed(self, route: Route, parent: _Level, name: bytes) -> Found | None:
+        """Return a subfolder as it is if the route passes it; whatever is odd about it is not passed."""
+        assert parent.fd is not None
+        try:
+            seen = os.stat(name, dir_fd=parent.fd, follow_symlinks=False)
+        except OSError:
+            return None
+        path, facts = _join(parent.path, name), facts_of(seen)
+        if not stat.S_ISDIR(seen.st_mode) or seen.st_dev != self._device or not route.passes(path, facts):
+            return None
+        return Found(path=path, name=name, kind=Kind.FOLDER, facts=facts, folder_fd=parent.fd, passed=True)
 
     def _not_entered(self, parent: _Level, name: bytes, exc: OSError) -> Iterator[Found]:
         assert parent.fd is not None
@@ -231,7 +355,11 @@ class _Walk:
         elif len(self._levels) > DEPTH_MAX or len(path) > PATH_BYTES_MAX:
             level.error = errno.ENAMETOOLONG
         else:
-            _list_names(level, fd)
+            given = self._route.enter(path, fd) if self._route is not None else None
+            if given is None:
+                _list_names(level, fd)
+            else:
+                level.listed, level.folders = False, sorted(given, reverse=True)
         return level
 
     def _leave(self) -> None:
