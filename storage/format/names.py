@@ -139,6 +139,14 @@ def is_side_pack(name: str) -> bool:
     return _SIDE_PACK.match(name) is not None
 
 
+def side_pack_parts(name: str) -> tuple[int, bytes]:
+    """Return (fence, id) of the name of a pack below `b/`."""
+    match = _SIDE_PACK.match(name)
+    if match is None:
+        raise Malformed(rule="name of a side checkpoint's pack", object=name)
+    return int(match[1]), bytes.fromhex(match[2])
+
+
 def index_snapshot(seq: int) -> str:
     """Return the name of the index snapshot of entries 1 to `seq`."""
     if not 0 < seq < SEQ_LIMIT:

@@ -90,6 +90,15 @@ def make_table(segments: Iterable[tuple[PlannedSegment, bytes]]) -> Table:
     return join_rows([make_row(planned, box) for planned, box in segments])
 
 
+def table_of(segments: Sequence[Segment]) -> Table:
+    """Return the table that checked segments were read from."""
+    rows = [
+        _ROW.pack(one.sealed_bytes, one.raw_bytes, len(one.chunks), one.kind, 0, 0, one.digest)
+        for one in segments
+    ]
+    return join_rows([(row, pack_chunk_refs(one.chunks)) for row, one in zip(rows, segments, strict=True)])
+
+
 def read_table(table: Table) -> tuple[Segment, ...]:
     """Return the checked rows of a table. All sums come out exactly, or it is refused."""
     rows, chunks = table.rows, table.chunks

@@ -68,6 +68,7 @@ class Checkpointing:
             self._step(COMMIT_STEPS)
             workspace.proof = proof
             await workspace.remember(prepared.gathered.cache, row)
+            await workspace.write_snapshot(self._fresh)
             await workspace.log.save_cache()
         return CheckpointResult(
             info=checkpoint_info(row),

@@ -6,7 +6,7 @@ or reads it to its end; restores and downloads work on the state they were given
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -16,12 +16,14 @@ from storage.format import names
 from storage.ids import WorkspaceRef
 from storage.objects.store import ObjectStore
 from storage.ops.stat_cache import StatCache
-from storage.repository.cache import CacheFile, RecordFile, empty_files
+from storage.repository.cache import RecordFile, empty_files
 from storage.repository.log import CommitLog
+from storage.repository.packer import Fresh
 from storage.repository.prefixed import Prefixed
-from storage.repository.reader import Reader, SegmentCache
+from storage.repository.reader import Reader, SegmentCache, Spare
 from storage.repository.removal import Remover
 from storage.repository.slots import Keyring, RepositoryKeys
+from storage.repository.snapshots import write_if_due
 from storage.repository.state import LogState, Row
 from storage.repository.threads import Threads
 from storage.repository.verify import VerifiedCheckpoint, Verifier, walk_tree
@@ -42,7 +44,7 @@ class Workspace:
     verifier: Verifier
     remover: Remover
     threads: Threads
-    stat_file: CacheFile
+    stat_file: RecordFile
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     stat: StatCache | None = None
     stat_loaded: bool = False
@@ -81,9 +83,18 @@ class Workspace:
 
     async def remember(self, cache: StatCache, row: Row) -> None:
         """Bind the stat cache of a scan to the checkpoint that holds it, and keep it."""
+        known = cache is self.stat and (cache.seq, cache.hash) == (row.seq, row.hash)
         cache.seq, cache.hash = row.seq, row.hash
         self.stat, self.stat_loaded = cache, True
+        if known:
+            return  # nothing was looked at, as nothing had changed: it is in the file
         await self.threads.quick(cache.save, self.stat_file)
+
+    async def write_snapshot(self, fresh: Fresh) -> bool:
+        """Leave an index snapshot for the next cold start, if one is due."""
+        return await write_if_due(
+            self.log, place=self.place, keys=self.keys.newest, threads=self.threads, fresh=fresh
+        )
 
     async def proof_of(self, state: LogState, row: Row) -> VerifiedCheckpoint:
         """Return the proof of a checkpoint that did not change, whose entry the refresh has just seen."""
@@ -104,12 +115,16 @@ class Workspaces:
         *,
         cache_folder: Path,
         clock_ms: Callable[[], int],
+        second: Callable[[], Awaitable[ObjectStore]] | None = None,
+        spared: Callable[[str, str, str], None] | None = None,
     ) -> None:
         self._store = store
         self._keyring = keyring
         self._threads = threads
         self._cache_folder = cache_folder
         self._clock_ms = clock_ms
+        self._second = second
+        self._spared = spared
         self._known: OrderedDict[WorkspaceRef, Workspace] = OrderedDict()
         self._segments = SegmentCache()
         self._opening = asyncio.Lock()
@@ -171,11 +186,22 @@ class Workspaces:
         for ref in idle[: max(0, len(self._known) - WORKSPACES_MAX)]:
             del self._known[ref]
 
+    def _spare(self, place: Prefixed) -> Spare | None:
+        second, spared = self._second, self._spared
+        if second is None or spared is None:
+            return None
+
+        async def there() -> Prefixed:
+            return Prefixed(await second(), place.prefix)
+
+        return Spare(place=there, told=spared)
+
     def _keep(self, ref: WorkspaceRef, keys: RepositoryKeys) -> Workspace:
         place = Prefixed(self._store, names.repository_prefix(ref.tenant, ref.workspace))
         folder = self._cache_folder / ref.tenant / ref.workspace
-        log = CommitLog(place, keys, self._threads, RecordFile(folder, "log.cache", keys.newest))
-        reader = Reader(place, keys, self._threads, self._segments)
+        file = RecordFile(folder, "log.cache", keys.newest)
+        log = CommitLog(place, keys, self._threads, file, snapshots=True)
+        reader = Reader(place, keys, self._threads, self._segments, self._spare(place))
         workspace = Workspace(
             ref=ref,
             place=place,
@@ -185,7 +211,7 @@ class Workspaces:
             verifier=Verifier(ref, place, log, reader),
             remover=Remover(self._store, place.prefix),
             threads=self._threads,
-            stat_file=CacheFile(folder, "stat.cache", keys.newest),
+            stat_file=RecordFile(folder, "stat.cache", keys.newest),
         )
         self._known[ref] = workspace
         self._make_room()

@@ -26,6 +26,7 @@ from storage.repository.moving import Moved
 from storage.repository.prefixed import Prefixed
 from storage.repository.reader import READS_AT_ONCE, Reader
 from storage.repository.removal import Remover, may_go
+from storage.repository.snapshots import differing
 from storage.repository.state import LogState
 from storage.repository.together import together
 from storage.repository.verify import Verifier
@@ -126,6 +127,8 @@ class Collector:
         return Listing(sizes=sizes, seq=state.seq, hash=state.hash)
 
     async def _compare(self, state: LogState, sizes: dict[str, int]) -> None:
+        if any(name.startswith(names.INDEX_PREFIX) for name in sizes):
+            await self._compare_snapshot(state)
         for name in sizes:
             if name.startswith(names.LOG_PREFIX) and names.log_entry_seq(name) > state.seq:
                 raise CommitContended(what="the log grew while it was listed", seq=state.seq)
@@ -136,6 +139,15 @@ class Collector:
         for name, container in state.index.containers.items():
             if not may_go(state, name):
                 await self._must_be_there(sizes, name, container.size)
+
+    async def _compare_snapshot(self, state: LogState) -> None:
+        """Hold what a cold start would believe against the chain (rule 8)."""
+        shown = await self._log.another(snapshots=True).refresh()
+        if (shown.seq, shown.hash) != (state.seq, state.hash):
+            raise CommitContended(what="the log grew while it was read", seq=state.seq)
+        what = differing(state, shown)
+        if what:
+            raise CollectRefused(what=f"an index snapshot and the chain disagree about {what}")
 
     async def _must_be_there(self, sizes: dict[str, int], name: str, size: int | None) -> None:
         found = sizes[name] if name in sizes else await self._place.head(name)

@@ -17,7 +17,7 @@ Source: storage.md 4.4.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 from blake3 import blake3
@@ -43,6 +43,7 @@ from storage.format.header import ObjectType, open_header
 from storage.format.history import read_history
 from storage.format.limits import HEADER_BYTES, KIB, TRAILER_BYTES
 from storage.format.pack import read_footer, read_trailer
+from storage.format.snapshot import read_snapshot
 from storage.format.table import Table
 from storage.repository.cache import RecordFile
 from storage.repository.prefixed import Prefixed
@@ -50,11 +51,13 @@ from storage.repository.settle import settle_create
 from storage.repository.slots import RepositoryKeys
 from storage.repository.state import (
     HISTORY_KIND,
+    SNAPSHOT_KIND,
     LogState,
     Row,
     StoredHead,
     StoredHistory,
     StoredSide,
+    StoredSnapshot,
     pack_refs,
     stored_head_decoder,
 )
@@ -83,16 +86,41 @@ class Placed:
     """Number of the first fold that the plan did not know of."""
 
 
+class _Snapshot(NamedTuple):
+    """An index snapshot that opened: number and hash of its last entry, and what it says."""
+
+    seq: int
+    hash: bytes
+    stored: StoredSnapshot
+
+
 class CommitLog:
     """The log of one repository as this process knows it. One caller at a time (`ops` holds a lock)."""
 
     def __init__(
-        self, place: Prefixed, keys: RepositoryKeys, threads: Threads, cache: RecordFile | None
+        self,
+        place: Prefixed,
+        keys: RepositoryKeys,
+        threads: Threads,
+        cache: RecordFile | None,
+        *,
+        snapshots: bool = False,
     ) -> None:
+        """Take the parts.
+
+        Args:
+            snapshots: begin a cold start with the newest index snapshot. Not for whoever deletes, proves or
+                looks for damage: he reads the chain.
+        """
         self._place = place
         self._keys = keys
         self._threads = threads
         self._cache = cache
+        self._snapshots = snapshots
+        self.snapshot_seq: int | None = None
+        """Number of the newest index snapshot as far as it is known; None if nobody looked yet."""
+        self.snapshot_chunks = 0
+        """How many chunks it had."""
         self._unsaved: list[StoredHead] = []
         self._anew = False
         self._last: StoredHead | None = None
@@ -137,9 +165,10 @@ class CommitLog:
         assert failure is not None, "every try failed"
         raise failure
 
-    def another(self, keys: RepositoryKeys | None = None) -> "CommitLog":
-        """Return the same log as somebody sees it who knows nothing of it yet."""
-        return CommitLog(self._place, keys if keys is not None else self._keys, self._threads, None)
+    def another(self, keys: RepositoryKeys | None = None, *, snapshots: bool = False) -> "CommitLog":
+        """Return the same log as somebody sees it who knows nothing of it yet, by its chain alone."""
+        keys = keys if keys is not None else self._keys
+        return CommitLog(self._place, keys, self._threads, None, snapshots=snapshots)
 
     @property
     def unsettled(self) -> bool:
@@ -247,9 +276,17 @@ class CommitLog:
         if not highest and await self._place.head(names.CONFIG) is None:
             self.keys_changed = True  # erased, or lost as a whole: opening it again tells which
             raise RepositoryMissing(what="config is gone", prefix=self._place.prefix)
-        heads, fold = await self._read_back(highest)
+        snapshot = await self._newest_snapshot(highest) if self._snapshots else None
+        heads, fold = await self._read_back(highest, snapshot.seq - 1 if snapshot is not None else 0)
+        if snapshot is not None and (not heads or (heads[0].seq, heads[0].hash) != snapshot[:2]):
+            # It ends before a fold, or with another entry than the chain's: as if it were not there.
+            snapshot = None
+            if fold is None:
+                heads, fold = await self._read_back(highest, 0)
         retired = {name for head in heads for name in _retired_by(head)}
-        if fold is not None:
+        if snapshot is not None:
+            await self._begin_with(snapshot, heads.pop(0), retired)
+        elif fold is not None:
             await self._apply(await self._read_history(fold, retired))
         for head in heads:
             await self._apply(await self._completed(head, retired))
@@ -258,13 +295,38 @@ class CommitLog:
         if started is not None and not await self._still_there(started):
             raise ChainBroken(what="the log moved while it was read", seq=started.seq)
 
-    async def _read_back(self, highest: int) -> tuple[list[StoredHead], tuple[str, bytes] | None]:
-        """Return the entries from the newest fold's number (or 1) to `highest`, ascending, and the history of
-        that fold. The newest fold is met first.
+    async def _newest_snapshot(self, highest: int) -> "_Snapshot | None":
+        """Return the newest index snapshot of entries that are listed, if there is one that opens."""
+        found = [names.snapshot_seq(info.name) async for info in self._place.list(names.INDEX_PREFIX)]
+        self.snapshot_seq = max((seq for seq in found if seq <= highest), default=0)
+        if not self.snapshot_seq:
+            return None
+        name = names.index_snapshot(self.snapshot_seq)
+        raw = await self._place.find(name)
+        if raw is None:
+            return None
+        try:
+            keys = self._keys.of_header(raw, name)
+            stored = StoredSnapshot(*await self._threads.quick(read_snapshot, keys, name, raw))
+        except (FormatError, RepositoryError):
+            return None  # a cache that does not open is as good as none
+        return _Snapshot(self.snapshot_seq, stored.head.hash, stored)
+
+    async def _begin_with(self, snapshot: "_Snapshot", last: StoredHead, retired: set[str]) -> None:
+        """Take in a snapshot in place of the entries up to `last`, which is in the chain."""
+        told = snapshot.stored.head
+        sides = await self._sides([(side.name, side.hash) for side in told.sides], retired)
+        body = encode(snapshot.stored)
+        await self._apply(StoredHead(last.seq, last.hash, SNAPSHOT_KIND, last.area_start, body, [], sides))
+        self.snapshot_chunks = sum(self.state.index.counts())
+
+    async def _read_back(self, highest: int, floor: int) -> tuple[list[StoredHead], tuple[str, bytes] | None]:
+        """Return the entries behind `floor` or the newest fold's number, whichever is higher, ascending, and
+        the history of that fold. The newest fold is met first.
         """
         found: list[StoredHead] = []
         fold: tuple[str, bytes] | None = None
-        at, floor = highest, 0
+        at = highest
         while at > floor:
             seqs = range(at, max(floor, at - READ_AHEAD_ENTRIES), -1)
             heads = await together([self._read_head(seq) for seq in seqs], at_once=READ_AHEAD_ENTRIES)
@@ -276,7 +338,7 @@ class CommitLog:
                 found.append(head)
                 fields = _retire_fields(head)
                 if fold is None and fields is not None and fields.history is not None:
-                    floor, fold = fields.entries_to, fields.history
+                    floor, fold = max(floor, fields.entries_to), fields.history
             at = seqs[-1] - 1
         found.reverse()
         return found, fold

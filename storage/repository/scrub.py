@@ -2,7 +2,8 @@
 
 structure: keys, log, every tree, every range inside an object that is there with its size. sample: also one
 segment in 32 is read and opened. full: every object is read to its last byte and opened. It trusts no cache
-and never stops at the first fault of an object, only where reading on would say nothing.
+and never stops at the first fault of an object, only where reading on would say nothing. Where something gave
+objects up while it looked, what it missed may have been moved: then it looks again.
 
 Source: storage.md 4.2 "Self-check read".
 """
@@ -18,6 +19,7 @@ from storage.format.history import read_history
 from storage.format.limits import HEADER_BYTES, TRAILER_BYTES
 from storage.format.pack import check_pack, read_segments
 from storage.format.secrets import ReceiptSigner, read_receipt
+from storage.format.snapshot import read_snapshot
 from storage.ids import WorkspaceRef
 from storage.repository.index import Container
 from storage.repository.log import CommitLog
@@ -30,6 +32,8 @@ from storage.repository.verify import Verifier, walk_tree
 
 SAMPLE_EVERY: Final = 32
 FAULTS_MAX: Final = 1_000
+LOOKS_MAX: Final = 3
+"""Whole looks at a repository that is tidied meanwhile; the last one is reported as it is."""
 Level = Literal["structure", "sample", "full"]
 
 
@@ -73,12 +77,23 @@ class Scrub:
 
     async def run(self, level: Level) -> ScrubResult:
         """Look. A store that does not answer raises; damage is reported."""
+        for left in reversed(range(LOOKS_MAX)):
+            self.result = ScrubResult()
+            state = await self._look(level)
+            if not left or not self.result.faults or state is None:
+                break
+            if not await self._gave_up_since(state):
+                break
+            self._log.forget()
+        return self.result
+
+    async def _look(self, level: Level) -> LogState | None:
         result = self.result
         try:
             state = await self._log.refresh()
         except (FormatError, RepositoryError) as exc:
             result.fault("log", exc)
-            return result
+            return None
         result.entries = state.seq
         for row in state.rows[state.folded_to :]:
             if not await self._log.row_stands(row):
@@ -86,7 +101,15 @@ class Scrub:
         await self._containers(state, level)
         await self._trees(state)
         await self._listing(state, level)
-        return result
+        return state
+
+    async def _gave_up_since(self, state: LogState) -> bool:
+        """Return whether an entry gave objects up after `state` was read."""
+        try:
+            now = await self._log.another().refresh()
+        except (FormatError, RepositoryError):
+            return False
+        return (now.retired_at, now.folded_to) != (state.retired_at, state.folded_to)
 
     async def _containers(self, state: LogState, level: Level) -> None:
         for container in state.index.containers.values():
@@ -150,6 +173,8 @@ class Scrub:
                     await self._entry(state, name, info.size, level)
                 elif name.startswith(names.HISTORY_PREFIX):
                     await self._history(state, name)
+                elif name.startswith(names.INDEX_PREFIX):
+                    await self._snapshot(state, name)
                 elif name.startswith("r/"):
                     await self._receipt(name)
                 elif name.startswith(names.KEY_PREFIX):
@@ -182,6 +207,15 @@ class Scrub:
             return
         raw = await self._place.get(name)
         read_history(self._keys.of_header(raw, name), name, raw, hash_=hash_)
+
+    async def _snapshot(self, state: LogState, name: str) -> None:
+        """A snapshot is a cache: a damaged one costs a cold start its reading. It is told all the same."""
+        self.result.objects += 1
+        raw = await self._place.get(name)
+        head, _, _ = read_snapshot(self._keys.of_header(raw, name), name, raw)
+        row = state.row(head.to)
+        if row is None or row.hash != head.hash:
+            self.result.faults.append(f"{name}: an index snapshot of another log")
 
     async def _receipt(self, name: str) -> None:
         self.result.objects += 1
