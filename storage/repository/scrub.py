@@ -11,7 +11,7 @@ Source: storage.md 4.2 "Self-check read".
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from storage.errors import FormatError, RepositoryError, StorageError, StoreError
+from storage.errors import FormatError, ObjectNotFound, RepositoryError, StorageError, StoreError
 from storage.format import names
 from storage.format.envelope import open_head
 from storage.format.header import ObjectType
@@ -111,6 +111,12 @@ class Scrub:
             return False
         return (now.retired_at, now.folded_to) != (state.retired_at, state.folded_to)
 
+    def _note(self, where: str, exc: StorageError) -> None:
+        """Note a fault. What says nothing about the repository is raised: a store that does not answer."""
+        if isinstance(exc, StoreError) and not isinstance(exc, ObjectNotFound):
+            raise exc
+        self.result.fault(where, exc)
+
     async def _containers(self, state: LogState, level: Level) -> None:
         for container in state.index.containers.values():
             self.result.objects += 1
@@ -120,10 +126,8 @@ class Scrub:
                     await self._read_whole(container)
                 elif level == "sample":
                     await self._read_some(container)
-            except StoreError:
-                raise
             except StorageError as exc:
-                self.result.fault(container.name, exc)
+                self._note(container.name, exc)
 
     async def _read_whole(self, container: Container) -> None:
         raw = await self._place.get(container.name)
@@ -155,10 +159,8 @@ class Scrub:
                 async for path, entry in walk_tree(self._reader, state.index, row, skip_known=known):
                     where = path
                     await self._verifier.check_content(state.index, entry)
-            except StoreError:
-                raise
             except StorageError as exc:
-                self.result.fault(f"{names.log_entry(row.seq)} at {where!r}", exc)
+                self._note(f"{names.log_entry(row.seq)} at {where!r}", exc)
 
     async def _listing(self, state: LogState, level: Level) -> None:
         """Look at what lies there: packs that nobody names, entries beyond the end, slots, receipts."""
@@ -179,10 +181,8 @@ class Scrub:
                     await self._receipt(name)
                 elif name.startswith(names.KEY_PREFIX):
                     await self._slot(name)
-            except StoreError:
-                raise
             except StorageError as exc:
-                self.result.fault(name, exc)
+                self._note(name, exc)
 
     async def _entry(self, state: LogState, name: str, size: int, level: Level) -> None:
         """Entries without segments are no containers: their bytes must end with their head."""
