@@ -1,0 +1,455 @@
+"""A second store that follows the first: order, divergence, erasure, repair and promotion, all in memory."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+import storage
+from storage.objects.memory import MemoryBucket, MemoryStore
+from storage.replica import marks
+from storage.replica.second import SecondStore
+from storage.repository import collect, fold
+from tests.fakes.faulty_store import Crashed, Fault, FaultyStore
+from tests.fakes.home import picture
+from tests.fakes.storage_rig import IMPATIENT, MASTER_KEY, PREFIX, REF, Node, objects, take, write
+
+KEEP_ONE = storage.Retention(keep_last=1, hourly=0, daily=0, weekly=0, monthly=0, within_ms=0)
+
+
+@pytest.fixture(autouse=True)
+def small_folds(monkeypatch):
+    monkeypatch.setattr(collect, "ENABLED", True)
+    monkeypatch.setattr(fold, "ENTRIES_MIN", 5)
+    monkeypatch.setattr("storage.repository.settle.PAUSES_S", (0.0, 0.0))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    write(folder, a="one", docs__letter="Dear Sir")
+    return folder
+
+
+class Pair:
+    """Two stores, and a process that writes to the first and replicates to the second."""
+
+    def __init__(self, folder: Path) -> None:
+        self.first, self.second = MemoryBucket(), MemoryBucket()
+        self.folder = folder
+        self.there = FaultyStore(MemoryStore(self.second))
+        self.node = Node(self.first, folder / "cache")
+
+    def open(self, *, cache: str = "cache") -> storage.Storage:
+        """Start a process; what the last one closed is opened again."""
+        self.node.store.inner = MemoryStore(self.first)
+        self.there.inner = type(self.there.inner)(self.there.inner.bucket)
+
+        async def opener() -> FaultyStore:
+            return self.there
+
+        return storage.Storage(
+            self.node.store,
+            master_key=MASTER_KEY,
+            cache_folder=self.folder / cache,
+            fresh=self.node.fresh,
+            clock_ms=lambda: next(self.node.clock),
+            retry=IMPATIENT,
+            second=SecondStore(opener, IMPATIENT),
+        )
+
+    def from_second(self, cache: str = "other") -> storage.Storage:
+        """Open the second store as if it were the only one."""
+        return Node(self.second, self.folder / cache).open()
+
+    def differences(self) -> set[str]:
+        """Return the names below `t/` that differ."""
+        left = {name: raw for name, raw in self.first.objects.items() if name.startswith("t/")}
+        right = {name: raw for name, raw in self.second.objects.items() if name.startswith("t/")}
+        return {name for name in left.keys() | right.keys() if left.get(name) != right.get(name)}
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    return Pair(tmp_path)
+
+
+async def save(opened: storage.Storage, home: Path, **more) -> storage.CheckpointInfo:
+    saved = await opened.checkpoint(REF, home=home, fence=1, session="s", reason="test", **more)
+    return saved.info
+
+
+async def tidy(opened: storage.Storage) -> None:
+    """Collect until nothing is left to be deleted: remnants of a fold are not copied."""
+    await opened.collect(REF, policy=KEEP_ONE, actor="test")
+    report = None
+    while report is None or report.deleted_objects or report.retired_packs or report.orphans:
+        report = await opened.collect(REF, policy=None, actor="test")
+
+
+async def grow(opened: storage.Storage, home: Path, count: int) -> None:
+    for number in range(count):
+        write(home, **{f"file{number}": f"{number}" * 1000})
+        await save(opened, home)
+
+
+async def test_the_second_store_ends_with_the_very_same_objects(pair, home):
+    async with pair.open() as opened:
+        await take(opened)
+        await grow(opened, home, 3)
+        look = await opened.replicate(REF)
+        assert (look.state, look.behind_entries, look.replica_seq) == ("in_step", 0, look.main_seq)
+        assert pair.differences() == set()
+
+
+async def test_after_a_checkpoint_only_that_one_is_copied_and_nothing_is_listed(pair, home):
+    async with pair.open() as opened:
+        await take(opened)
+        await grow(opened, home, 2)
+        await opened.replicate(REF)
+        write(home, b="two")
+        await save(opened, home)
+        pair.there.calls.clear()
+        pair.node.store.calls.clear()
+        look = await opened.replicate(REF)
+        assert (look.state, look.copied_objects) == ("in_step", 1)
+        assert pair.differences() == set()
+        calls = pair.there.calls + pair.node.store.calls
+        assert [call for call in calls if call.on == "list" and "/c/" not in call.name] == []
+
+
+async def test_packs_stand_before_the_entries_that_name_them(pair, home):
+    write(home, big=bytes(range(256)) * 20_000 + b"".join(n.to_bytes(4, "big") for n in range(400_000)))
+    async with pair.open() as opened:
+        await take(opened)
+        await save(opened, home)
+        await opened.replicate(REF)
+    made = [call.name.removeprefix(PREFIX)[:2] for call in pair.there.calls if call.on == "create"]
+    made = [part for part in made if part in ("p/", "c/")]
+    assert "p/" in made
+    assert made == sorted(made, reverse=True)
+
+
+async def test_a_receipt_is_copied_when_it_is_named(pair, home):
+    async with pair.open() as opened:
+        await take(opened)
+        await save(opened, home)
+        await opened.replicate(REF)
+        await opened.put_receipt(REF, session="cc" * 8, body=b"closed")
+        await opened.replicate(REF, receipts=["cc" * 8])
+        assert pair.differences() == set()
+
+
+async def test_a_second_store_that_is_away_is_told_and_delays_no_checkpoint(pair, home):
+    async with pair.open() as opened:
+        await take(opened)
+        await save(opened, home)
+        await opened.replicate(REF)
+        pair.there.down = True
+        write(home, b="two")
+        info = await save(opened, home)
+        look = await opened.replicate(REF)
+        assert (look.state, look.behind_entries) == ("away", 1)
+        assert look.oldest_ms is not None
+        assert look.behind_bytes > 0
+        pair.there.down = False
+        look = await opened.replicate(REF)
+        assert (look.state, look.replica_seq) == ("in_step", info.seq)
+
+
+async def test_other_bytes_under_a_number_stop_the_copy_and_stay(pair, home):
+    async with pair.open() as opened:
+        await take(opened)
+        await grow(opened, home, 2)
+        await opened.replicate(REF)
+    name = objects(pair.second, "c/")[-1]
+    async with pair.from_second() as other:
+        await other.take_over(REF, fence_at_least=9, node="x", session="x", registry_epoch=1)
+    theirs = dict(pair.second.objects)
+    async with pair.open() as opened:
+        ahead = await opened.replicate(REF)
+        assert (ahead.state, "longer" in ahead.error) == ("diverged", True)
+        write(home, c="three")
+        await save(opened, home)
+        look = await opened.replicate(REF)
+        assert (look.state, "other bytes" in look.error) == ("diverged", True)
+    assert pair.second.objects == theirs
+    assert name in objects(pair.first, "c/")
+
+
+async def test_removals_follow_only_once_their_entry_stands_on_both(pair, home):
+    async with pair.open() as opened:
+        await take(opened)
+        await grow(opened, home, 8)
+        await opened.replicate(REF)
+        for _ in range(3):
+            await opened.collect(REF, policy=KEEP_ONE, actor="test")
+        assert len(objects(pair.first)) < len(objects(pair.second))
+        look = await opened.replicate(REF, whole=True)
+        assert look.removed_objects > 0
+        assert pair.differences() == set()
+    async with pair.from_second() as other:
+        assert (await other.verify(REF, "full")).faults == ()
+
+
+async def test_what_the_main_store_lost_by_accident_stays_on_the_second(pair, home):
+    async with pair.open() as opened:
+        await take(opened)
+        await grow(opened, home, 6)
+        for _ in range(3):
+            await opened.collect(REF, policy=None, actor="test")
+        await opened.replicate(REF, whole=True)
+        lost = [name for name in objects(pair.first, "p/") + objects(pair.first, "l/")]
+        for name in lost:
+            del pair.first.objects[PREFIX + name]
+        await opened.replicate(REF, whole=True)
+        assert set(lost) <= set(objects(pair.second))
+
+
+async def test_a_restore_takes_a_lost_or_broken_object_from_the_second_store(pair, home, tmp_path):
+    write(home, big=b"".join(n.to_bytes(4, "big") for n in range(800_000)))
+    async with pair.open() as opened:
+        await take(opened)
+        info = await save(opened, home)
+        await opened.replicate(REF)
+        pack = objects(pair.first, "p/")[0]
+        raw = bytearray(pair.first.objects[PREFIX + pack])
+        raw[len(raw) // 2] ^= 1
+        pair.first.objects[PREFIX + pack] = bytes(raw)
+    async with pair.open(cache="fresh") as opened:
+        await opened.restore(REF, seq=info.seq, into=tmp_path / "restored")
+        assert picture(tmp_path / "restored") == picture(home)
+        assert list(opened.spared()) == [PREFIX + pack]
+        done = await opened.repair(REF)
+        assert (done.objects, done.left, opened.spared()) == ((pack,), (), {})
+        assert pair.differences() == set()
+
+
+async def test_a_repair_brings_back_lost_entries_and_keys(pair, home):
+    async with pair.open() as opened:
+        await take(opened)
+        await grow(opened, home, 3)
+        await opened.replicate(REF)
+    for name in ("config", "c/0000000000000002", *objects(pair.first, "k/")):
+        del pair.first.objects[PREFIX + name]
+    async with pair.open(cache="fresh") as opened:
+        while (await opened.repair(REF)).objects:
+            pass
+        assert pair.differences() == set()
+        assert (await opened.verify(REF, "full")).faults == ()
+
+
+async def test_a_broken_entry_is_told_and_not_replaced(pair, home):
+    async with pair.open() as opened:
+        await take(opened)
+        await grow(opened, home, 3)
+        await opened.replicate(REF)
+    name = PREFIX + "c/0000000000000003"
+    broken = pair.first.objects[name][:-1]
+    pair.first.objects[name] = broken
+    async with pair.open(cache="fresh") as opened:
+        done = await opened.repair(REF)
+    assert done.objects == ()
+    assert "c/0000000000000003" in done.left[0]
+    assert pair.first.objects[name] == broken
+
+
+async def test_an_erased_workspace_is_erased_there_too_tombstone_first(pair, home):
+    async with pair.open() as opened:
+        await take(opened)
+        await grow(opened, home, 2)
+        await opened.replicate(REF)
+        pair.there.calls.clear()
+        await opened.erase(REF, actor="a", reason="r")
+        look = await opened.replicate(REF)
+        assert look.state == "erased"
+        assert objects(pair.second) == []
+        changes = [call.name for call in pair.there.calls if call.on in ("create", "delete")]
+        assert changes[0].endswith(f"e/{REF.workspace}")
+        assert "/k/" in changes[1]
+    async with pair.from_second() as other:
+        with pytest.raises(storage.WorkspaceErased):
+            await other.head(REF)
+
+
+async def test_a_main_store_from_before_an_erasure_does_not_bring_it_back(pair, home):
+    async with pair.open() as opened:
+        await take(opened)
+        await save(opened, home)
+        await opened.replicate(REF)
+        old = dict(pair.first.objects)
+        await opened.erase(REF, actor="a", reason="r")
+        await opened.replicate(REF)
+    pair.first.objects.clear()
+    pair.first.objects.update(old)
+    async with pair.open(cache="fresh") as opened:
+        assert (await opened.replicate(REF)).state == "diverged"
+    assert objects(pair.second) == []
+
+
+async def test_a_rotated_key_is_copied_before_what_it_sealed(pair, home):
+    async with pair.open() as opened:
+        await take(opened)
+        await save(opened, home)
+        await opened.replicate(REF)
+        await opened.rotate_keys(REF)
+        write(home, b="two")
+        await save(opened, home)
+        assert (await opened.replicate(REF)).state == "in_step"
+        assert pair.differences() == set()
+
+
+async def test_a_second_store_without_create_only_is_refused_with_the_reason(pair, home):
+    class Overwriting(MemoryStore):
+        async def create(self, name, data):
+            self.bucket.objects[name] = bytes(data)
+
+    pair.there = FaultyStore(Overwriting(pair.second))
+    async with pair.open() as opened:
+        await take(opened)
+        await save(opened, home)
+        look = await opened.replicate(REF)
+        assert (look.state, "create_only" in look.error) == ("refused", True)
+        assert objects(pair.second) == []
+
+
+async def test_the_same_place_twice_is_no_second_copy(pair, home):
+    pair.there = FaultyStore(MemoryStore(pair.first))
+    async with pair.open() as opened:
+        with pytest.raises(storage.StoreRefused):
+            await opened.require_main(None)
+
+
+async def test_a_promoted_store_keeps_the_old_one_from_being_the_main_one(pair, home, tmp_path):
+    async with pair.open() as opened:
+        kept = await opened.require_main(None)
+        await take(opened)
+        await grow(opened, home, 2)
+        await opened.replicate(REF)
+    newer = storage_mark(await promote(pair, kept))
+    assert newer.number == 2
+    # The machine that knows of it, one that sees the new store, and one that sees the old one only.
+    for witness in (newer_bytes(newer), kept, None):
+        async with pair.open() as opened:
+            with pytest.raises(storage.NotMain):
+                await opened.require_main(witness)
+            assert (await opened.replicate(REF)).state == "refused"
+    pair.node.store.inner = MemoryStore(pair.first)
+    async with pair.node.open() as alone:
+        with pytest.raises(storage.NotMain):
+            await alone.require_main(None)
+    async with pair.from_second() as main:
+        assert await main.require_main(newer_bytes(newer)) == newer_bytes(newer)
+        await take(main, fence=2)
+        newest = (await main.list(REF))[-1]
+        await main.restore(REF, seq=newest.seq, into=tmp_path / "restored")
+    assert picture(tmp_path / "restored") == picture(home)
+
+
+async def test_an_old_main_store_that_was_away_is_caught_by_any_witness(pair, home):
+    async with pair.open() as opened:
+        kept = await opened.require_main(None)
+    newer = await promote(pair, kept, reachable=False)
+    pair.node.store.inner = MemoryStore(pair.first)
+    async with pair.node.open() as alone:
+        with pytest.raises(storage.NotMain):
+            await alone.require_main(newer)
+    async with pair.open() as opened:
+        with pytest.raises(storage.NotMain):
+            await opened.require_main(kept)
+
+
+async def test_a_promotion_may_be_repeated(pair, home):
+    async with pair.open() as opened:
+        kept = await opened.require_main(None)
+    first = await promote(pair, kept)
+    assert await promote(pair, first) == first
+
+
+async def promote(pair: Pair, kept: bytes | None, *, reachable: bool = True) -> bytes:
+    from storage.front.replication import promote as name_it
+
+    async def second() -> MemoryStore:
+        return MemoryStore(pair.second)
+
+    async def main() -> MemoryStore:
+        if not reachable:
+            raise storage.StoreUnavailable(reason="burned")
+        return MemoryStore(pair.first)
+
+    clock = itertools.count(1_800_000_000_000)
+    return await name_it(
+        SecondStore(second, IMPATIENT),
+        SecondStore(main, IMPATIENT),
+        kept=kept,
+        fresh=pair.node.fresh,
+        at_ms=next(clock),
+        actor="test",
+        reason="burned",
+    )
+
+
+def storage_mark(raw: bytes) -> marks.MainMark:
+    return marks.mark_decoder.decode(raw)
+
+
+def newer_bytes(mark: marks.MainMark) -> bytes:
+    from storage.format.encoding import encode
+
+    return encode(mark)
+
+
+@pytest.mark.parametrize("landed", [False, True])
+async def test_a_crash_at_any_call_ends_with_identical_objects(pair, home, landed, monkeypatch):
+    """The process dies at each call of the second store in turn; the next one goes on. The probe's own calls
+    are left out.
+    """
+
+    async def proved(store: MemoryStore) -> storage.ProbeVerdict:
+        return storage.ProbeVerdict(usable=True, checks=(), took_ms=0)
+
+    monkeypatch.setattr("storage.replica.second.probe", proved)
+    write(home, big=b"".join(n.to_bytes(4, "big") for n in range(400_000)))
+    async with pair.open() as opened:
+        await take(opened)
+        await grow(opened, home, 7)
+        await opened.replicate(REF)
+        await grow(opened, home, 1)
+        for _ in range(3):
+            write(home, more="x")
+            await save(opened, home)
+            await opened.collect(REF, policy=KEEP_ONE, actor="test")
+        await tidy(opened)
+    begin = dict(pair.second.objects)
+    at, crashed = 0, True
+    while crashed:
+        at += 1
+        pair.second.objects.clear()
+        pair.second.objects.update(begin)
+        pair.there = FaultyStore(MemoryStore(pair.second))
+        pair.there.crash_at(at, landed=landed)
+        try:
+            async with pair.open() as opened:
+                await opened.replicate(REF, whole=True)
+            crashed = False
+        except (Crashed, BaseExceptionGroup):
+            pass
+        pair.there.heal()
+        async with pair.open() as opened:
+            look = await opened.replicate(REF, whole=True)
+            assert look.state == "in_step", (at, look)
+            assert pair.differences() == set(), at
+    assert at > 20
+
+
+@pytest.mark.parametrize("fault", [Fault.LOST_ANSWER, Fault.NEVER_ARRIVED, Fault.UNAVAILABLE, Fault.CONFLICT])
+async def test_a_bad_answer_to_any_create_is_settled_or_tried_again(pair, home, fault):
+    async with pair.open() as opened:
+        await take(opened)
+        await grow(opened, home, 3)
+        pair.there.plan(fault, on="create", name=r"t/.*", times=3)
+        for _ in range(3):
+            look = await opened.replicate(REF)
+        assert look.state == "in_step"
+        assert pair.differences() == set()
