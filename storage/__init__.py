@@ -22,10 +22,12 @@ from storage.errors import (
     MustBeKept,
     NewerServiceNeeded,
     NoSuchCheckpoint,
+    NotMain,
     ObjectDamaged,
     ObjectExists,
     ObjectNotFound,
     PathMissing,
+    ReplicaDiverged,
     RepositoryError,
     RepositoryMissing,
     RestoreError,
@@ -39,7 +41,7 @@ from storage.errors import (
     WorkspaceErased,
 )
 from storage.format.recovery import code_of, private_of, public_half
-from storage.front.door import Storage, has_repositories
+from storage.front.door import Storage, has_repositories, promote_second
 from storage.ids import WorkspaceRef
 from storage.objects.retry import RetryPolicy
 from storage.objects.store import ProbeCheck, ProbeVerdict
@@ -62,6 +64,8 @@ from storage.ops.values import (
     TenantLook,
     VerifyReport,
 )
+from storage.replica.look import Repaired, ReplicaLook, ReplicaState
+from storage.replica.second import SecondStore
 from storage.repository.key_use import EpochUse, older_than
 from storage.repository.retention import Retention
 from storage.repository.rewrap import Rewrapped
@@ -100,6 +104,7 @@ __all__ = [
     "MustBeKept",
     "NewerServiceNeeded",
     "NoSuchCheckpoint",
+    "NotMain",
     "ObjectDamaged",
     "ObjectExists",
     "ObjectNotFound",
@@ -108,6 +113,10 @@ __all__ = [
     "ProbeCheck",
     "ProbeVerdict",
     "Progress",
+    "Repaired",
+    "ReplicaDiverged",
+    "ReplicaLook",
+    "ReplicaState",
     "RepositoryError",
     "RepositoryMissing",
     "RestoreError",
@@ -116,6 +125,7 @@ __all__ = [
     "RetryPolicy",
     "Rewrapped",
     "ScanError",
+    "SecondStore",
     "Storage",
     "StorageError",
     "StoreError",
@@ -135,5 +145,6 @@ __all__ = [
     "has_repositories",
     "older_than",
     "private_of",
+    "promote_second",
     "public_half",
 ]

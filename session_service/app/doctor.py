@@ -18,6 +18,7 @@ from session_service.base import errors
 from session_service.base.layout import Layout
 from session_service.checkpoints import keyring
 from session_service.client.api import Api
+from session_service.client.models import SecondStore
 from session_service.client.transport import Transport
 from session_service.host import selftest
 from session_service.host.selftest import Finding
@@ -26,6 +27,8 @@ from session_service.registry.sqlite import sqlite_version
 
 DESCRIPTORS_LEAST: Final = 4096
 """Each link takes two; a small machine with a thousand users needs about this many."""
+STOPPED: Final = ("refused", "diverged", "damaged")
+"""States of a second copy that a person has to look at."""
 YEAR_LEAST: Final = 2024
 
 
@@ -105,6 +108,7 @@ async def _service(settings: Settings, layout: Layout) -> list[Finding]:
         async with Transport.over_socket(layout.api_socket) as transport:
             status = await Api(transport).status()
             alarms = await Api(transport).alarms() if status.setup_needed is False else []
+            second = await Api(transport).second_store() if settings.store.second_url else None
     except errors.PartUnavailable:
         words = f"no service runs in {layout.root}, so its store could not be asked"
         return [
@@ -129,7 +133,22 @@ async def _service(settings: Settings, layout: Layout) -> list[Finding]:
         if usable
         else "Correct the setting store.url, its credentials or the store; nothing is lost meanwhile."
     )
-    return [*found, Finding(name="object_store", ok=usable, words=words, action=action)]
+    found.append(Finding(name="object_store", ok=usable, words=words, action=action))
+    return found if second is None else [*found, _second_store(second)]
+
+
+def _second_store(found: SecondStore) -> Finding:
+    """Say whether the second store is usable, and how far it is behind."""
+    ok = bool(found.usable) and all(one.state not in STOPPED for one in found.workspaces)
+    lag = f"{found.behind_entries} entries, {found.behind_bytes} bytes, {found.behind_seconds:.0f} s behind"
+    words = (
+        f"{found.url}: {'in step' if found.in_step else lag}" if ok else f"{found.url}: {found.error or lag}"
+    )
+    if found.spared:
+        ok, words = False, f"{words}; {len(found.spared)} objects had to be read from it"
+    return Finding(
+        name="second_store", ok=ok, words=words, action="" if ok else "session-service replica status"
+    )
 
 
 def _key(settings: Settings, layout: Layout) -> Finding:

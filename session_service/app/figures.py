@@ -1,13 +1,23 @@
 """The gateway's plain counters as Prometheus series, read when somebody asks. Nothing decides by them."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from session_service.control.replication import Replication
 from session_service.gateway.shards import Shards
-from session_service.gateway.stats import FIRST_FRAME_BOUNDS_S, GatewayStats
+from session_service.gateway.stats import (
+    FIRST_FRAME_BOUNDS_S,
+    REPLAY_BOUNDS_S,
+    STALL_BOUNDS_S,
+    GatewayStats,
+)
+
+STATES: Final = ("in_step", "behind", "away", "refused", "diverged", "damaged", "erased", "none")
+"""Of a workspace's second copy."""
 
 
 class GatewayFigures(Collector):
@@ -47,16 +57,37 @@ class GatewayFigures(Collector):
             value=stats.loop_stall_longest_s,
         )
         yield from _streams(stats)
-        yield _first_frames(stats.first_frames, stats.first_frame_sum_s)
+        yield _histogram(
+            "session_service_first_frame_seconds",
+            "Time from a client's first request to its first picture.",
+            (FIRST_FRAME_BOUNDS_S, stats.first_frames, stats.first_frame_sum_s),
+        )
+        yield _histogram(
+            "session_service_back_frame_seconds",
+            "Time from a proof to the first picture of a new stream (resync).",
+            (FIRST_FRAME_BOUNDS_S, stats.back_frames, stats.back_frame_sum_s),
+        )
+        yield _histogram(
+            "session_service_replay_seconds",
+            "Time from a proof to its answer and the first byte of its replay.",
+            (REPLAY_BOUNDS_S, stats.replays, stats.replay_sum_s),
+        )
+        yield _histogram(
+            "session_service_loop_stall_seconds",
+            "How late the gateway's loop was, looked at twenty times a second.",
+            (STALL_BOUNDS_S, stats.loop_stalls, stats.loop_stall_sum_s),
+        )
 
 
 def _streams(stats: GatewayStats) -> Iterator[Metric]:
     """Yield what there is to say of resumable streams."""
     resumed = CounterMetricFamily(
-        "session_service_streams_resumed", "Accepted resumes, by outcome.", labels=("outcome",)
+        "session_service_streams_resumed",
+        "Attempts to resume, by outcome and by the cause of the loss that they ended.",
+        labels=("outcome", "cause"),
     )
-    for outcome, number in stats.resumes.items():
-        resumed.add_metric((outcome,), number)
+    for key, number in stats.resumes.items():
+        resumed.add_metric(key.split(), number)
     yield resumed
     yield CounterMetricFamily(
         "session_service_streams_forgotten",
@@ -73,13 +104,45 @@ def _streams(stats: GatewayStats) -> Iterator[Metric]:
     )
 
 
-def _first_frames(counts: list[int], total_s: float) -> Metric:
+def _histogram(name: str, words: str, counted: tuple[tuple[float, ...], list[int], float]) -> Metric:
+    bounds, counts, total_s = counted
     running, buckets = 0, []
-    for bound, count in zip((*map(str, FIRST_FRAME_BOUNDS_S), "+Inf"), counts, strict=True):
+    for bound, count in zip((*map(str, bounds), "+Inf"), counts, strict=True):
         running += count
         buckets.append((bound, running))
-    family = HistogramMetricFamily(
-        "session_service_first_frame_seconds", "Time from a client's first request to its first picture."
-    )
+    family = HistogramMetricFamily(name, words)
     family.add_metric((), buckets, total_s)
     return family
+
+
+class SecondStoreFigures(Collector):
+    """How far the second store is, read from memory: nothing is asked of it."""
+
+    def __init__(self, replication: Replication) -> None:
+        self._replication = replication
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every series as it is now."""
+        copies = self._replication.copies()
+        looks = [copy.look for copy in copies if copy.look is not None]
+        yield GaugeMetricFamily(
+            "session_service_second_store_behind_seconds",
+            "Age of the oldest checkpoint that is not on the second store.",
+            value=self._replication.lag_ms() / 1000,
+        )
+        yield GaugeMetricFamily(
+            "session_service_second_store_behind_entries",
+            "Log entries that are not on the second store.",
+            value=sum(look.behind_entries for look in looks),
+        )
+        yield GaugeMetricFamily(
+            "session_service_second_store_behind_bytes",
+            "Bytes of objects that are not on the second store, as far as the logs tell.",
+            value=sum(look.behind_bytes for look in looks),
+        )
+        family = GaugeMetricFamily(
+            "session_service_second_store_workspaces", "Workspaces, by state of the copy.", labels=("state",)
+        )
+        for state in STATES:
+            family.add_metric((state,), sum(look.state == state for look in looks))
+        yield family

@@ -37,6 +37,8 @@ def _worker(settings: "Settings", number: int, *, root: bool) -> Run:
         store_url=settings.store.url or layout.objects.resolve().as_uri(),
         own_store=not settings.store.url,
         credentials_file=settings.store.credentials_file,
+        second_url=settings.store.second_url or None,
+        second_credentials_file=settings.store.second_credentials_file,
         master_key_file=settings.store.master_key_file or layout.keys / "master.key",
         service_uid=who.service_uid,
         service_gid=who.service_gid,

@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 
 from session_service.app import accounts, listening, room
 from session_service.app.certificate import Certificate
-from session_service.app.figures import GatewayFigures
+from session_service.app.figures import GatewayFigures, SecondStoreFigures
 from session_service.app.greeting import Greeting
 from session_service.app.listening import trusted_networks
 from session_service.app.notices import Notices
@@ -149,6 +149,8 @@ class _Service:
             checkpoints=self.checkpoints,
             streams=self.streams,
             policy=policy_of(self.settings),
+            second=self.checkpoints if self.settings.store.second_url else None,
+            second_required=self.settings.store.second_required == "close",
             upkeep=self.settings.store.upkeep == "on",
             admission=Admission(
                 room=lambda: room.check(self.settings.room, self.layout.root),
@@ -221,6 +223,8 @@ class _Service:
             elsewhere=self.shards.owner,
         )
         self.figures.register(GatewayFigures(self.shards))
+        if (replication := self.control.second()) is not None:
+            self.figures.register(SecondStoreFigures(replication))
         self.streams.put(self.shards)
         await self._listen(gateway)
         await self.shards.open(gateway)

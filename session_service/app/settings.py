@@ -62,6 +62,16 @@ class Store(_Group):
     """File with the lines access_key = ... and secret_key = ... for S3; empty = the usual AWS_ variables."""
     master_key_file: Path | None = None
     """The key that opens everything; empty = keys/master.key in the state folder. Copy it to a safe place."""
+    second_url: str = ""
+    """A second store that gets a copy of everything, written as `url` is; empty = none. Choose another
+    machine.
+    """
+    second_credentials_file: Path | None = None
+    """As `credentials_file`, for the second store."""
+    second_required: Literal["off", "close"] = "off"
+    """close lets a closing desktop wait, frozen, until its last checkpoint is on the second store, too. off
+    never waits for it.
+    """
     workers: Annotated[int, Field(ge=1, le=16)] = 2
     """Processes that save and restore, one home at a time each."""
     upkeep: Literal["off", "on"] = "off"
@@ -218,6 +228,11 @@ def load(config: Path | None = None, flags: dict[str, Any] | None = None) -> Set
 
 
 def _check(settings: Settings) -> None:
+    store = settings.store
+    if store.second_url and store.second_url == store.url:
+        raise ConfigurationRefused("store.second_url is store.url: a second copy belongs to another place")
+    if store.second_required == "close" and not store.second_url:
+        raise ConfigurationRefused("store.second_required = close needs store.second_url")
     listen = settings.listen
     loopback = listen.host in {"127.0.0.1", "::1", "localhost"}
     if (listen.tls_certificate is None) != (listen.tls_key is None):

@@ -94,6 +94,8 @@ EVENTS: Final = frozenset(
         "checkpoint.skipped",
         "upkeep.finished",
         "upkeep.failed",
+        "replica.copied",
+        "replica.failed",
         "restore.done",
         "restore.failed",
         "store.probed",

@@ -139,7 +139,11 @@ class UpkeepCalls:
 
     async def erase(self, call: rpc.Call) -> ErasedLook:
         ask = call.params(Erase)
-        done = await (await self._opened()).erase(_ref(ask.workspace), actor=ask.actor, reason=ask.reason)
+        store = await self._opened()
+        done = await store.erase(_ref(ask.workspace), actor=ask.actor, reason=ask.reason)
+        if store.has_second:
+            # Where the second store is away, replication finishes it and shows until then that it is behind.
+            await store.replicate(_ref(ask.workspace))
         return ErasedLook(
             actor=done.actor,
             at_ms=done.at_ms,

@@ -19,7 +19,7 @@ import storage
 from session_service.base import errors, log, rpc
 from session_service.base.ids import hex_to_ulid, ulid_to_hex
 from session_service.base.layout import Layout
-from session_service.checkpoints import homes, keyring, messages, translate, upkeep
+from session_service.checkpoints import homes, keyring, messages, replica_calls, translate, upkeep
 from session_service.core import proof
 from session_service.ports.checkpoints import (
     CheckpointInfo,
@@ -58,6 +58,8 @@ class WorkerSettings:
     master_key_file: Path
     service_uid: int
     service_gid: int
+    second_url: str | None = None
+    second_credentials_file: Path | None = None
 
 
 def wall_ms() -> int:
@@ -103,14 +105,41 @@ class Worker:
         self._settings = settings
         self._layout = settings.layout
         self._storage: storage.Storage | None = None
+        self._second: storage.Storage | None = None
+        self._witness: bytes | None = None
         self._opening = asyncio.Lock()
         self._status = StoreStatus(url=settings.store_url, usable=False, verdict=(), error="not opened yet")
 
     async def _open(self) -> storage.Storage:
         async with self._opening:
+            witness = replica_calls.read_witness(self._layout.keys)
+            if self._storage is not None and self._witness != witness:
+                try:
+                    await self._storage.require_main(witness)
+                except storage.NotMain:
+                    # Another worker named a new main store. What runs on the old one ends by itself.
+                    self._storage = None
+                    raise
+                self._witness = witness
             if self._storage is None:
                 self._storage = await self._open_store()
             return self._storage
+
+    async def _open_second(self) -> storage.Storage:
+        """Open the second store as if it were the only one, to look at what stands there."""
+        spec = self._second_spec()
+        async with self._opening:
+            if self._second is None:
+                key = keyring.read(self._settings.master_key_file)
+                if spec is None or key is None:
+                    raise errors.StorageRefused("there is no second store, or no key to read it with")
+                self._second = await storage.Storage.open(
+                    spec,
+                    master_key=key,
+                    cache_folder=self._layout.cache / f"second-{self._settings.number}",
+                    clock_ms=wall_ms,
+                )
+            return self._second
 
     async def _open_store(self) -> storage.Storage:
         path = self._settings.master_key_file
@@ -129,13 +158,25 @@ class Worker:
             cache_folder=self._layout.cache / f"worker-{self._settings.number}",
             fresh=os.urandom,
             clock_ms=wall_ms,
+            second=self._second_spec(),
         )
         verdict = await opened.probe()
         self._status = translate.status(self._settings.store_url, verdict, path, key)
         if not verdict.usable:
             await opened.close()
             raise errors.StorageRefused("the object store does not keep its promises: " + self._status.error)
+        try:
+            kept = await opened.require_main(replica_calls.read_witness(self._layout.keys))
+        except storage.StorageError:
+            await opened.close()
+            raise
+        replica_calls.write_witness(self._layout.keys, kept)
+        self._witness = replica_calls.read_witness(self._layout.keys)
         return opened
+
+    def _second_spec(self) -> storage.StoreSpec | None:
+        url, file = self._settings.second_url, self._settings.second_credentials_file
+        return None if url is None else storage.StoreSpec(url=url, credentials_file=file)
 
     def _spec(self, *, create: bool) -> storage.StoreSpec:
         """Our own folder is made on the very first start only: later an empty one is an unmounted disk."""
@@ -152,6 +193,15 @@ class Worker:
         mine = {name: getattr(self, name) for name in names}
         tidying = upkeep.UpkeepCalls(self._open)
         mine |= {name: getattr(tidying, name) for name in upkeep.CALLS}
+        copying = replica_calls.ReplicaCalls(
+            opened=self._open,
+            second=self._open_second,
+            main_spec=self._spec(create=False),
+            second_spec=self._second_spec(),
+            keys_folder=self._layout.keys,
+            clock_ms=wall_ms,
+        )
+        mine |= {name: getattr(copying, name) for name in replica_calls.CALLS}
         return {name: _translated(method) for name, method in mine.items()}
 
     async def take_over(self, call: rpc.Call) -> LogHead:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from session_service.base import rpc
-from session_service.checkpoints import messages, upkeep
+from session_service.checkpoints import messages, replica_calls, upkeep
 from session_service.ports.checkpoints import (
     BEGUN,
     QUEUED,
@@ -33,6 +33,7 @@ from session_service.ports.checkpoints import (
     WorkspaceName,
 )
 from session_service.ports.desktops import EndProof
+from session_service.ports.replication import Repaired, ReplicaLook, SecondProof, SecondStatus
 from session_service.ports.upkeep import Difference, ErasedLook, KeyLook, Upkept
 
 URGENT: Final = 0
@@ -112,6 +113,10 @@ class Workers:
     def _reader(self) -> rpc.Client:
         self._turn = (self._turn + 1) % len(self._readers)
         return self._readers[self._turn]
+
+    def _usual_reader(self, workspace: WorkspaceName) -> rpc.Client:
+        """The worker that remembers how far this workspace's second copy is; it takes no turn of a home."""
+        return self._readers[zlib.crc32(workspace.workspace_id.encode()) % len(self._readers)]
 
     async def _home_call(
         self,
@@ -300,6 +305,28 @@ class Workers:
     async def conflicts(self, workspace: WorkspaceName) -> list[CheckpointInfo]:
         params = upkeep.Named(workspace=workspace)
         return await self._reader().call("conflicts", params, list[CheckpointInfo])
+
+    async def replicate(
+        self, workspace: WorkspaceName, *, whole: bool = False, receipts: tuple[str, ...] = ()
+    ) -> ReplicaLook:
+        params = replica_calls.Replicate(workspace=workspace, whole=whole, receipts=receipts)
+        return await self._usual_reader(workspace).call("replicate", params, ReplicaLook)
+
+    async def second_status(self, *, probe: bool = False) -> SecondStatus:
+        params = replica_calls.SecondAsk(probe=probe)
+        return await self._reader().call("second_status", params, SecondStatus)
+
+    async def verify_second(self, workspace: WorkspaceName, *, level: str) -> SecondProof:
+        params = replica_calls.verify_second(workspace, level)
+        return await self._reader().call("verify_second", params, SecondProof)
+
+    async def repair(self, workspace: WorkspaceName) -> Repaired:
+        params = replica_calls.Replicate(workspace=workspace)
+        done: Repaired = await self._home_call(SOON, workspace, "repair", params, Repaired)
+        return done
+
+    async def promote(self, *, actor: str, reason: str) -> str:
+        return await self._reader().call("promote", replica_calls.Promote(actor=actor, reason=reason), str)
 
     async def status(self, *, probe: bool = False) -> StoreStatus:
         return await self._reader().call("status", messages.Status(probe=probe), StoreStatus)

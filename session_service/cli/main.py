@@ -37,7 +37,17 @@ def application_for(words: list[str]) -> typer.Typer:
 
 
 def _add_others(application: typer.Typer) -> None:
-    from session_service.cli import backup, connecting, demo, doctor, people, sessions, stopping, upkeep
+    from session_service.cli import (
+        backup,
+        connecting,
+        demo,
+        doctor,
+        people,
+        replica,
+        sessions,
+        stopping,
+        upkeep,
+    )
 
     application.command("demo")(demo.demo)
     application.command("stop")(stopping.stop)
@@ -46,6 +56,7 @@ def _add_others(application: typer.Typer) -> None:
     application.command("doctor")(doctor.doctor)
     application.add_typer(sessions.application, name="sessions")
     application.add_typer(upkeep.application, name="checkpoints")
+    application.add_typer(replica.application, name="replica")
     application.add_typer(people.users, name="users")
     application.add_typer(people.tokens, name="tokens")
     application.add_typer(backup.application, name="backup")

@@ -256,6 +256,31 @@ class Api:
         body = {"name": name, "reason": reason}
         return await self._transport.ask("POST", path, models.Erased, body=body, limit_s=VERIFY_S)
 
+    async def second_store(self) -> models.SecondStore:
+        """Return how far the second store is."""
+        return await self._transport.ask("GET", f"{API}/second-store", models.SecondStore)
+
+    async def compare_second_store(self) -> None:
+        """Compare both stores now instead of within the hour."""
+        await self._transport.ask("POST", f"{API}/second-store/compare", type(None))
+
+    async def verify_second_copy(self, workspace_id: str, *, level: str) -> models.SecondCopy:
+        """Check a workspace's second copy as if it were the only one."""
+        path = f"{API}/workspaces/{workspace_id}/second-copy/verify"
+        return await self._transport.ask(
+            "POST", path, models.SecondCopy, body={"level": level}, limit_s=VERIFY_S
+        )
+
+    async def repair(self, workspace_id: str) -> models.Repair:
+        """Bring back into the main store what it lacks and the second one has whole."""
+        path = f"{API}/workspaces/{workspace_id}/repair"
+        return await self._transport.ask("POST", path, models.Repair, limit_s=VERIFY_S)
+
+    async def promote_second_store(self, *, url: str, reason: str) -> models.Promotion:
+        """Make the second store the main one, for good."""
+        path = f"{API}/second-store/promote"
+        return await self._transport.ask("POST", path, models.Promotion, body={"url": url, "reason": reason})
+
     async def verify_audit(self) -> models.AuditChain:
         """Recompute the audit chain. Raises AuditBroken."""
         return await self._transport.ask("GET", f"{API}/audit/verification", models.AuditChain)

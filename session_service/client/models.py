@@ -177,6 +177,65 @@ class Erased(_Answer, frozen=True, kw_only=True):
     receipt: str
 
 
+class Replica(_Answer, frozen=True, kw_only=True):
+    """How far the second copy of one workspace is."""
+
+    workspace_id: str
+    state: str
+    behind_entries: int
+    behind_bytes: int
+    behind_seconds: float
+    replica_seq: int | None
+    looked_at: str | None
+    faults: list[str]
+    error: str
+
+
+class Spared(_Answer, frozen=True, kw_only=True):
+    """An object of the main store that was read from the second one."""
+
+    object: str
+    what: str
+
+
+class SecondStore(_Answer, frozen=True, kw_only=True):
+    """The second store, and all workspaces together."""
+
+    configured: bool
+    required: str
+    url: str | None
+    usable: bool | None
+    error: str
+    in_step: bool
+    behind_entries: int
+    behind_bytes: int
+    behind_seconds: float
+    workspaces: list[Replica]
+    spared: list[Spared]
+
+
+class SecondCopy(_Answer, frozen=True, kw_only=True):
+    """What stands on the second store, looked at as if it were the only one."""
+
+    entries: int
+    newest_checkpoint: int | None
+    newest_saved_as_of: str | None
+    faults: list[str]
+
+
+class Repair(_Answer, frozen=True, kw_only=True):
+    """What came back into the main store, and what did not."""
+
+    objects: list[str]
+    left: list[str]
+
+
+class Promotion(_Answer, frozen=True, kw_only=True):
+    """Which store is the main one now."""
+
+    url: str
+
+
 class PathChange(_Answer, frozen=True, kw_only=True):
     """One path that differs between two checkpoints. what: added, removed, changed."""
 

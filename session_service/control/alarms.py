@@ -30,6 +30,7 @@ ACTIONS = {
     "unsettled": "The registry was restored and this session is not settled yet; nothing of it is ended.",
     "saved_age": "Files of a running desktop were not saved for minutes though the store answers.",
     "disk_low": "Free space on the state folder's disk, or end the named desktops with save.",
+    "second_store": "Look at `session-service replica status`; the main store and all sessions go on.",
     "task": "A part of control failed; it is started again. Report the error.",
 }
 

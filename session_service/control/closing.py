@@ -250,10 +250,30 @@ class Closer:
         if self.alarms.clear("storage"):
             self.sessions.wake_all()
         self._judge(live, result)
+        if final:
+            await self._second_copy(live, result)
         after = await self._look(live)
         if after.presence is Presence.RUNNING and not after.frozen:
             raise FreezeFailed("Something let the desktop run while it was being saved.")
         return frozen, result
+
+    async def _second_copy(self, live: Live, result: CheckpointResult) -> None:
+        """Where the policy asks for it, wait until the final checkpoint stands on the second store as well.
+
+        The desktop stays frozen and can still be given back; nothing is saved again meanwhile.
+        """
+        second = self.parts.second
+        if second is None or not self.parts.second_required:
+            return
+        pause = Pause(self.parts.ids)
+        while True:
+            look = await second.replicate(live.workspace)
+            if look.replica_seq is not None and look.replica_seq >= result.info.seq:
+                self._progress(live, pause)
+                return
+            words = f"Saved; the close waits for the second store: {look.state}. {look.error}".rstrip()
+            self._failed(live, StorageUnavailable(words), limits.STEP_ALARM_S)
+            await pause.wait(live.woken)
 
     async def _freeze(self, live: Live, handle: Handle) -> FreezeReceipt | None:
         """Freeze everything; None when no process is left, which is as good."""

@@ -31,6 +31,7 @@ from session_service.control.marks import MarkBook
 from session_service.control.node import Node
 from session_service.control.parts import NodeFacts, Parts
 from session_service.control.reconcile import Reconciler
+from session_service.control.replication import Replication
 from session_service.control.returning import Returner
 from session_service.control.runners import Runners
 from session_service.control.saving import Saver
@@ -125,6 +126,11 @@ class Control:
             parts=parts, node=self._node, sessions=self._sessions, runners=self._runners
         )
         self._upkeep = Upkeep(parts=parts, sessions=self._sessions)
+        self._replication = (
+            Replication(parts=parts, sessions=self._sessions, alarms=self._alarms, second=parts.second)
+            if parts.second is not None
+            else None
+        )
         self._space = SpaceGuard(parts=parts, sessions=self._sessions, alarms=self._alarms)
         self._reconciler = Reconciler(
             parts=parts,
@@ -166,6 +172,8 @@ class Control:
             loops.create_task(self._reconciler.run(), name="reconcile")
             loops.create_task(self._holds.run(), name="holds")
             loops.create_task(self._space.run(), name="space")
+            if self._replication is not None:
+                loops.create_task(self._replication.run(), name="replication")
             if self._parts.upkeep:
                 loops.create_task(self._upkeep.run(), name="upkeep")
             loops.create_task(self._saver.judge(), name="saved-ages")
@@ -177,6 +185,10 @@ class Control:
         asked.
         """
         return self._desk.open and self._node.ticking and self._holds.turning
+
+    def second(self) -> Replication | None:
+        """Return what keeps the second store in step, if there is a second store."""
+        return self._replication
 
     def _task_failed(self, name: str, error: BaseException) -> None:
         self._log.error("task.failed", name=name, error=repr(error))

@@ -12,7 +12,8 @@ from session_service.ports.checkpoints import Checkpoints
 from session_service.ports.clock import Clock, Ids
 from session_service.ports.desktops import DesktopProvider
 from session_service.ports.registry import Registry
-from session_service.ports.streams import Streams
+from session_service.ports.replication import SecondCopies
+from session_service.ports.streams import PlannedPause, Streams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,11 @@ class StreamsPlace:
         """Return the ids of the links that are open now."""
         return () if self._streams is None else self._streams.links(session_id)
 
+    def announce(self, pause: PlannedPause | None) -> None:
+        """Tell every link of a planned pause; None takes it back."""
+        if self._streams is not None:
+            self._streams.announce(pause)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
@@ -83,6 +89,10 @@ class Parts:
     streams: StreamsPlace
     policy: Policy = DEFAULT
     admission: Admission = Admission()
+    second: SecondCopies | None = None
+    """The second store, if there is one."""
+    second_required: bool = False
+    """Whether a close waits until its last checkpoint stands on the second store, too."""
     upkeep: bool = False
     """Whether logs are tidied once an hour: forgetting by policy, collecting, folding."""
     resume_secret: bytes = field(default=b"", repr=False)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from session_service.base.ids import SessionId, UserId, WorkspaceId
+from session_service.control.replication import Replication
 from session_service.core.actor import Actor
 from session_service.core.records import Session, User, Workspace
 from session_service.core.views import Alarm, SessionView
@@ -28,6 +29,8 @@ class ControlFacade(Protocol):
     """The calls of control that routes use; all raise `SessionError` with a code."""
 
     async def ready(self) -> bool: ...
+
+    def second(self) -> Replication | None: ...
 
     async def start(
         self,

@@ -9,6 +9,7 @@ wait.
 import asyncio
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -16,6 +17,7 @@ from storage.errors import StoreUnsafe
 from storage.front.keys import Keys
 from storage.front.opened import RETRY
 from storage.front.reading import Reading
+from storage.front.replication import Replication, promote
 from storage.front.saving import Saving
 from storage.front.tidying import Tidying
 from storage.objects.open import open_store
@@ -23,11 +25,13 @@ from storage.objects.probe import probe
 from storage.objects.retry import RetryingStore, RetryPolicy
 from storage.objects.store import ObjectStore, ProbeVerdict
 from storage.ops.values import StoreSpec
+from storage.replica.second import SecondStore
 from storage.repository.slots import Reread
 from storage.repository.ways import KeyWays
+from storage.watch.watching import Watching
 
 
-class Storage(Saving, Reading, Keys, Tidying):
+class Storage(Saving, Reading, Keys, Tidying, Replication):
     """Checkpoints of homes in one object store. Made by `open`; also an asynchronous context manager."""
 
     @classmethod
@@ -42,8 +46,10 @@ class Storage(Saving, Reading, Keys, Tidying):
         retry: RetryPolicy = RETRY,
         reread: Reread | None = None,
         signers: Mapping[bytes, bytes] | None = None,
+        second: StoreSpec | None = None,
+        watching: Watching | None = None,
     ) -> "Storage":
-        """Open the store of a spec. What opens its keys: see `Opened`.
+        """Open the store of a spec. What opens its keys: see `Opened`. `second` is opened when it is needed.
 
         Call `probe` before anything is entrusted to a store for the first time.
         """
@@ -57,6 +63,8 @@ class Storage(Saving, Reading, Keys, Tidying):
             retry=retry,
             reread=reread,
             signers=signers,
+            second=_second(second) if second is not None else None,
+            watching=watching,
         )
 
     async def __aenter__(self) -> "Storage":
@@ -73,7 +81,10 @@ class Storage(Saving, Reading, Keys, Tidying):
     async def close(self) -> None:
         """Give back threads and connections. Nothing is lost by not calling it."""
         await asyncio.to_thread(self._threads.close)
+        await asyncio.to_thread(self._watching.close)
         await self._store.close()
+        if self._second is not None:
+            await self._second.close()
 
     async def probe(self) -> ProbeVerdict:
         """Let the store show what the commit log relies on. A store that is not usable must not be used."""
@@ -96,6 +107,32 @@ async def has_repositories(spec: StoreSpec) -> bool:
         return False
     finally:
         await store.close()
+
+
+def _second(spec: StoreSpec) -> SecondStore:
+    return SecondStore(partial(_open_bare, spec))
+
+
+async def promote_second(
+    second: StoreSpec,
+    main: StoreSpec | None,
+    *,
+    kept: bytes | None,
+    clock_ms: Callable[[], int],
+    actor: str,
+    reason: str,
+    fresh: Callable[[int], bytes] = os.urandom,
+) -> bytes:
+    """Name the store of a spec the main one; return what the machine is to keep. See `front.replication`."""
+    there, here = _second(second), _second(main) if main is not None else None
+    try:
+        return await promote(
+            there, here, kept=kept, fresh=fresh, at_ms=clock_ms(), actor=actor, reason=reason
+        )
+    finally:
+        for one in (there, here):
+            if one is not None:
+                await one.close()
 
 
 async def _open_bare(spec: StoreSpec) -> ObjectStore:

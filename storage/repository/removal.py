@@ -10,10 +10,10 @@ store made a moment before are removed by the probe: tests/arch/allowances.py.)
 Source: storage.md 4.4 rules 3, 5 and 6, 4.5 "Erasure".
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
-from storage.errors import CollectRefused
+from storage.errors import CollectRefused, StorageError
 from storage.format import names
 from storage.objects.store import ObjectStore
 from storage.objects.versions import delete_version, versions_below
@@ -35,6 +35,32 @@ def may_go(state: LogState, name: str) -> bool:
     if name.startswith(names.SIDE_PREFIX):
         return name not in state.side_objects()
     return name.startswith(names.INDEX_PREFIX)
+
+
+def may_leave_replica(main: LogState, replica: LogState, name: str, *, on_main: Container[str]) -> bool:
+    """Return whether a copy may follow its original, which the main store has no more.
+
+    Both logs must end with the same entry, so that every R that allows it stands on the replica, too, and the
+    original must not have been lost by accident: nothing that either log needs ever goes. A name that neither
+    log knows and the main store does not have was given up by an R that a fold has taken in since: it was
+    copied because the log once named it.
+
+    Args:
+        on_main: what the main store listed after the replica, and before `main` was read.
+    """
+    if (main.seq, main.hash) != (replica.seq, replica.hash) or name in on_main:
+        return False
+    if name.startswith(names.LOG_PREFIX):
+        return may_go(replica, name)
+    if not name.startswith((names.PACK_PREFIX, names.HISTORY_PREFIX, names.SIDE_PREFIX)):
+        return False
+    return not any(_names(state, name) for state in (main, replica))
+
+
+def _names(state: LogState, name: str) -> bool:
+    """Return whether a log needs an object."""
+    sides = any(side.name == name for side in state.sides.values())
+    return sides or name in state.index.containers or name in dict(state.histories)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +155,27 @@ async def remove_tenant_key(store: ObjectStore, tenant: str, tenant_key_id: byte
     return len(gone)
 
 
+async def remove_damaged(
+    store: ObjectStore, prefix: str, name: str, *, check: Callable[[bytes], None]
+) -> None:
+    """Delete a copy that is not what the log names, so that a whole one can take its place a moment later.
+
+    Never a log entry, nor what opens a repository. `check` raises for a damaged object; a whole one stays.
+
+    Raises:
+        CollectRefused: it is whole, or of a kind that is never taken away.
+    """
+    replaceable = (names.PACK_PREFIX, names.HISTORY_PREFIX, names.SIDE_PREFIX, names.RECEIPT_PREFIX)
+    if not name.startswith(replaceable):
+        raise CollectRefused(what="such an object is never replaced", object=name)
+    try:
+        check(await store.get(prefix + name))
+    except StorageError:
+        await store.delete(prefix + name)
+        return
+    raise CollectRefused(what="nothing is wrong with it", object=name)
+
+
 async def _remove_versions(store: ObjectStore, name: str) -> int:
     """Delete an object with every noncurrent version of it; return how many of those there were."""
     await store.delete(name)
@@ -154,6 +201,18 @@ class Remover:
         """
         if name.startswith(names.LOG_PREFIX) or not may_go(state, name):
             raise CollectRefused(what="no entry of the log gave it up", object=name)
+        await self._store.delete(self._prefix + name)
+
+    async def remove_from_replica(
+        self, main: LogState, replica: LogState, name: str, *, on_main: Container[str]
+    ) -> None:
+        """Delete a copy whose original went by the rules. Entries go by `remove_folded`.
+
+        Raises:
+            CollectRefused: a log needs it, or the two do not end alike.
+        """
+        if name.startswith(names.LOG_PREFIX) or not may_leave_replica(main, replica, name, on_main=on_main):
+            raise CollectRefused(what="no entry of both logs gave it up", object=name)
         await self._store.delete(self._prefix + name)
 
     async def remove_folded(self, state: LogState, seqs: Sequence[int]) -> None:

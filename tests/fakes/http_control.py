@@ -54,6 +54,10 @@ class HttpControl:
         self.open_alarms: list[Alarm] = []
         self._readers: list[asyncio.Queue[SessionView]] = []
 
+    def second(self) -> None:
+        """There is no second store."""
+        return None
+
     async def ready(self) -> bool:
         return self.is_ready
 
