@@ -27,7 +27,8 @@ class Outpost:
         self.stats = GatewayStats()
         self.passer: Passer | None = None
         self.is_gone = False
-        self.orders: asyncio.Queue[Told] = asyncio.Queue()
+        self.orders: asyncio.Queue[Told | None] = asyncio.Queue()
+        """None ends the call: another process has its place."""
         self._told = self._heard = 0
         self._changed = asyncio.Event()
 
@@ -44,6 +45,7 @@ class Outpost:
                 why=told.why,
                 by=told.by,
                 origins=told.origins,
+                pause=told.pause,
             )
         )
 
@@ -68,6 +70,7 @@ class Outpost:
     def leave(self) -> None:
         """The process is gone. Repeating this is harmless."""
         self.is_gone = True
+        self.orders.put_nowait(None)
         self._changed.set()
         if self.passer is not None:
             self.passer.close()

@@ -39,6 +39,7 @@ from session_service.ports.streams import (
     LinkEnd,
     LinkOffer,
     LinkRefusal,
+    PlannedPause,
     ResumeOffer,
 )
 
@@ -56,6 +57,7 @@ class Inside(Protocol):
     def close_link(self, session_id: str, link_id: str, *, code: int, why: str, by: str = "") -> None: ...
     def links(self, session_id: str) -> tuple[str, ...]: ...
     def end_stream(self, session_id: str) -> None: ...
+    def announce(self, pause: PlannedPause | None) -> None: ...
     def stats(self) -> GatewayStats: ...
 
 
@@ -74,6 +76,7 @@ class Shards:
         self._desk = desk
         self._origins = origins
         self._inside: Inside | None = None
+        self._pause: PlannedPause | None = None
         self._outposts: dict[str, Outpost] = {}
         self._arrived: dict[tuple[str, int], Passer] = {}
         """Channels for sockets whose process has not joined yet."""
@@ -156,6 +159,14 @@ class Shards:
         for other in self._outposts.values():
             other.tell(told)
 
+    def announce(self, pause: PlannedPause | None) -> None:
+        """Tell every link, here and there, of a planned pause; None takes it back."""
+        self._pause = pause
+        if self._inside is not None:
+            self._inside.announce(pause)
+        for outpost in self._outposts.values():
+            outpost.tell(Told(kind="announce", number=0, pause=pause))
+
     def links(self, session_id: str) -> tuple[str, ...]:
         """Return the ids of the links that are open now, oldest first."""
         inside = () if self._inside is None else self._inside.links(session_id)
@@ -210,12 +221,15 @@ class Shards:
             self._gone(old)
         outpost = Outpost(serve)
         outpost.passer = self._arrived.pop((serve.shard, serve.process_id), None)
-        outpost.tell(Told(kind="welcome", number=0, origins=tuple(sorted(self._origins()))))
+        outpost.tell(
+            Told(kind="welcome", number=0, origins=tuple(sorted(self._origins())), pause=self._pause)
+        )
         self._outposts[serve.shard] = outpost
         self._log.info("gateway.joined", shard=serve.shard)
         try:
-            while True:
-                await call.event(await outpost.orders.get())
+            while (told := await outpost.orders.get()) is not None:
+                await call.event(told)
+            return True
         finally:
             self._gone(outpost)
 

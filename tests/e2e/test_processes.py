@@ -101,8 +101,8 @@ async def test_a_killed_gateway_process_costs_its_own_links_a_picture_and_others
 async def test_a_restart_refuses_nobody_and_every_page_comes_back_with_its_key(
     service: RunningService,
 ) -> None:
-    """The process stays the same; who dials meanwhile waits in the kernel's queue. A version that cannot start
-    changes nothing at all.
+    """The process stays the same; who dials meanwhile waits in the kernel's queue. A version that cannot
+    start changes nothing at all.
     """
     await refuse_a_successor(service)
     sessions = [await session_of(service, "0"), await session_of(service, "1")]

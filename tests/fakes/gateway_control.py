@@ -165,12 +165,14 @@ def _wire(refusal: Refusal) -> LinkRefusal:
 class FakeIds:
     """Ids that grow, so that a test can tell the older link."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: str = "") -> None:
         self._count = 0
+        self._start = start
+        """Tells ids of one run from those of the next."""
 
     def ulid(self) -> str:
         self._count += 1
-        return f"{self._count:026d}"
+        return f"{self._start}{self._count:026d}"
 
     def secret(self) -> bytes:
         return secrets.token_bytes(32)

@@ -71,6 +71,8 @@ class World:
         """The one that accepts."""
         self.shards: Shards
         self.second: asyncio.Future[bool] | None = None
+        self.settings: ProcessSettings
+        self.process: GatewayProcess
         self.writers: list[asyncio.StreamWriter] = []
         self.aud = f"ws{'s' if secure else ''}://127.0.0.1:{port}"
 
@@ -176,6 +178,7 @@ async def running(
             limits=limits,
         )
         second = GatewayProcess(told)
+        world.settings, world.process = told, second
         process = asyncio.ensure_future(second.run(stop))
         await until(lambda: shards.joined() == ("1",))
         await second.joined.wait()

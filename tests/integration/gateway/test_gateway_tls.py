@@ -1,17 +1,13 @@
 """TLS in the same process: pages, links, big pictures, and clients that speak no TLS at all."""
 
 import asyncio
-import datetime as dt
 import ssl
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from session_service.app.certificate import Certificate
+from tests.fakes.certificates import make_certificate
 from tests.fakes.gateway_world import World, greet, read_bytes, running
 from tests.fakes.rfb_desktop import FakeDesktop, Viewer
 from tests.fakes.until import until
@@ -22,28 +18,7 @@ PICTURE_BYTES = 8 << 20
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that signed itself, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    private = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(private.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .sign(private, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(
-        private.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return folder / "cert.pem", folder / "key.pem"
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 def server_side(certificate: tuple[Path, Path]) -> ssl.SSLContext:
@@ -101,3 +76,54 @@ async def test_a_client_without_tls_is_dropped(certificate: tuple[Path, Path]) -
         with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
             await asyncio.wait_for(reader.readexactly(1 << 16), 10)
         await until(lambda: world.gateway.stats().waiting == 0)
+
+
+async def test_a_secure_connection_of_another_process_is_carried_whole(
+    certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Its inner bytes are relayed, with backpressure; the address that is told is the client's."""
+    async with (
+        FakeDesktop(tmp_path / "rfb.sock", answer=picture) as desktop,
+        running(tls=server_side(certificate), processes=2) as world,
+    ):
+        world.control.add_session("s", str(desktop.path))
+        async with world.opened("s", ssl=client_side(certificate)) as client:
+            assert world.control.offers[0].address == "127.0.0.1"
+            assert world.gateway.links("s")
+            assert not world.inside.links("s")
+            await greet(client)
+            await client.send(b"\x03" + bytes(9))
+            assert await read_bytes(client, PICTURE_BYTES) == bytes(range(256)) * (PICTURE_BYTES // 256)
+            client.transport.abort()
+        assert (await world.control.end_of()).cause == "reset"
+
+
+async def test_a_new_certificate_is_shown_without_a_restart_and_old_tls_is_refused(tmp_path: Path) -> None:
+    """Links that are open go on; the next one sees the new certificate."""
+    certificate, key = make_certificate(tmp_path)
+    inuse = Certificate(certificate, key)
+    async with (
+        FakeDesktop(tmp_path / "rfb.sock", answer=picture) as desktop,
+        running(tls=inuse.context) as world,
+    ):
+        world.control.add_session("s", str(desktop.path))
+        older = client_side((certificate, key))
+        async with world.opened("s", ssl=older) as client:
+            (tmp_path / "next").mkdir()
+            newer = make_certificate(tmp_path / "next")
+            for old, new in zip((certificate, key), newer, strict=True):
+                old.write_bytes(new.read_bytes())
+            watching = asyncio.ensure_future(inuse.watch(0.01))
+            await until(lambda: inuse._look() == inuse._seen)
+            reader, writer = await open_secure(world, newer)
+            writer.write(b"GET /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert (await asyncio.wait_for(reader.read(), 10)).endswith(b"aiohttp /hello 0")
+            await greet(client)
+            with pytest.raises(ssl.SSLCertVerificationError):
+                await asyncio.open_connection("127.0.0.1", world.port, ssl=older)
+            watching.cancel()
+        ancient = client_side(newer)
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+            ancient.maximum_version = ssl.TLSVersion.TLSv1_1
+        with pytest.raises((ssl.SSLError, ConnectionResetError)):
+            await asyncio.open_connection("127.0.0.1", world.port, ssl=ancient)
