@@ -266,6 +266,9 @@ def _check_fields(fields: Fields, *, seq: int, fence: int) -> None:
             raise Malformed(rule="entries_to is below its own entry")
         if bool(fields.entries_to) != (fields.history is not None):
             raise Malformed(rule="a fold names its history")
+    elif isinstance(fields, Version):
+        if any(not 0 < void_seq < seq or len(hash_) != HASH_BYTES for void_seq, hash_ in fields.void):
+            raise Malformed(rule="what a V steps over")
     elif isinstance(fields, Keep | SideBranch) and len(fields.hash) != HASH_BYTES:
         raise Malformed(rule="entry hash length")
 

@@ -10,6 +10,7 @@ from storage.ids import WorkspaceRef
 from storage.ops.lending import words_of
 from storage.ops.upkeep import UpkeepReport
 from storage.repository.retention import Retention
+from storage.repository.stepping import ForeignObject
 
 
 class Tidying(Opened):
@@ -26,6 +27,19 @@ class Tidying(Opened):
     async def keep(self, ref: WorkspaceRef, *, seq: int, pin: bool, actor: str, reason: str) -> None:
         """Pin a checkpoint, so that no policy forgets it, or let it go its way again."""
         await (await self._upkeep(ref)).keep(seq, pin=pin, actor=actor, reason=reason)
+
+    async def foreign(self, ref: WorkspaceRef) -> tuple[ForeignObject, ...]:
+        """Return what lies behind the log's last entry, does not open, and stops everybody."""
+        return await (await self._upkeep(ref)).foreign()
+
+    async def step_over(self, ref: WorkspaceRef, *, confirmed: Sequence[tuple[int, bytes]]) -> int:
+        """Let objects that do not open not count, by number and hash; return the number of the entry V.
+
+        Raises:
+            ChainBroken: other objects lie there than were confirmed.
+        """
+        self._known.drop(ref)  # whoever has a key by now that was missing a moment ago must not step over
+        return await (await self._upkeep(ref)).step_over(confirmed)
 
     async def collect(
         self,

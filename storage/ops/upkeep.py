@@ -45,6 +45,7 @@ from storage.repository.retention import (
 )
 from storage.repository.slots import RepositoryKeys
 from storage.repository.state import LogState
+from storage.repository.stepping import ForeignObject, find_foreign, step_over
 from storage.repository.verify import Verifier
 
 TRIES_MAX: Final = 3
@@ -166,6 +167,26 @@ class Upkeep:
                     list(state.version.void),
                 )
             )
+
+    async def foreign(self) -> tuple[ForeignObject, ...]:
+        """Return what lies behind the last entry and stops everybody; empty if the log is whole."""
+        workspace = self._workspace
+        async with workspace.lock:
+            return await find_foreign(workspace.log.another(), workspace.place)
+
+    async def step_over(self, confirmed: Sequence[tuple[int, bytes]]) -> int:
+        """Say that objects which do not open do not count; return the number of the V that says so.
+
+        Raises:
+            ChainBroken: other objects lie there than were confirmed.
+        """
+        workspace = self._workspace
+        async with workspace.lock:
+            log = workspace.log.another()
+            seq = await step_over(log, workspace.place, self._writer(workspace.keys.newest), confirmed)
+            await workspace.log.refresh()
+            await workspace.log.save_cache()
+            return seq
 
     async def _place(self, fields_for: Callable[[LogState], Fields]) -> Placed:
         """Place one entry and verify it; plan again where the log was folded beneath it."""

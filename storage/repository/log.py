@@ -37,7 +37,7 @@ from storage.errors import (
 )
 from storage.format import names
 from storage.format.encoding import decode, encode
-from storage.format.entries import EntryKind, PackRef, Retire, SideBranch, decode_entry
+from storage.format.entries import EntryKind, PackRef, Retire, SideBranch, Version, decode_entry
 from storage.format.envelope import HEAD_START, head_end, open_head
 from storage.format.header import ObjectType, open_header
 from storage.format.history import read_history
@@ -69,6 +69,8 @@ HEAD_READ_BYTES: Final = 64 * KIB
 READ_AHEAD_ENTRIES: Final = 16
 COLD_TRIES_MAX: Final = 3
 """A log that is folded while it is read is read again."""
+STEPPED_OVER_MAX: Final = 16
+"""Objects in a row that one V may step over."""
 CONTENTION_MAX: Final = 16
 """Places lost to others before a plan is given up as contended."""
 
@@ -269,10 +271,9 @@ class CommitLog:
         raw = await self._place.find(names.log_entry(last.seq), length=last.area_start)
         return raw is not None and blake3(raw).digest() == last.hash
 
-    async def _read_cold(self) -> None:
-        highest = 0
-        async for info in self._place.list(names.LOG_PREFIX):
-            highest = max(highest, names.log_entry_seq(info.name))
+    async def _read_cold(self, until: int = 0) -> None:
+        """Read from the newest end, or from entry `until` and nothing behind it."""
+        highest = until or await self.listed_end()
         if not highest and await self._place.head(names.CONFIG) is None:
             self.keys_changed = True  # erased, or lost as a whole: opening it again tells which
             raise RepositoryMissing(what="config is gone", prefix=self._place.prefix)
@@ -291,9 +292,17 @@ class CommitLog:
         for head in heads:
             await self._apply(await self._completed(head, retired))
         started = self._last
-        await self._read_on()
+        if not until:
+            await self._read_on()
         if started is not None and not await self._still_there(started):
             raise ChainBroken(what="the log moved while it was read", seq=started.seq)
+
+    async def listed_end(self) -> int:
+        """Return the highest number that is listed: where to begin, and no proof of an end."""
+        highest = 0
+        async for info in self._place.list(names.LOG_PREFIX):
+            highest = max(highest, names.log_entry_seq(info.name))
+        return highest
 
     async def _newest_snapshot(self, highest: int) -> "_Snapshot | None":
         """Return the newest index snapshot of entries that are listed, if there is one that opens."""
@@ -326,15 +335,22 @@ class CommitLog:
         """
         found: list[StoredHead] = []
         fold: tuple[str, bytes] | None = None
+        stepped_over: dict[int, bytes] = {}
         at = highest
         while at > floor:
             seqs = range(at, max(floor, at - READ_AHEAD_ENTRIES), -1)
-            heads = await together([self._read_head(seq) for seq in seqs], at_once=READ_AHEAD_ENTRIES)
+            heads = await together([self._try_head(seq) for seq in seqs], at_once=READ_AHEAD_ENTRIES)
             for seq, head in zip(seqs, heads, strict=True):
                 if seq <= floor:
                     break
                 if head is None:
                     raise ChainBroken(what="gap in the log", seq=seq, listed=highest)
+                if isinstance(head, StorageError):
+                    if seq not in stepped_over:
+                        raise head
+                    await self._require_foreign(seq, stepped_over[seq])
+                    continue
+                stepped_over.update(_void_of(head))
                 found.append(head)
                 fields = _retire_fields(head)
                 if fold is None and fields is not None and fields.history is not None:
@@ -345,15 +361,66 @@ class CommitLog:
 
     async def _read_on(self) -> None:
         while True:
-            head = await self._read_head(self.state.seq + 1)
+            seq = self.state.seq + 1
+            try:
+                head = await self._read_head(seq)
+            except (FormatError, KeyMissing):
+                head = await self._stepped_over(seq)
+                if head is None:
+                    raise
             if head is None:
                 return
             await self._apply(await self._completed(head, set()))
+
+    async def _stepped_over(self, first: int) -> StoredHead | None:
+        """Return the V behind objects that do not open, if it names exactly these: else they stop all."""
+        for seq in range(first + 1, first + 1 + STEPPED_OVER_MAX):
+            try:
+                head = await self._read_head(seq)
+            except (FormatError, KeyMissing):
+                continue
+            if head is None:
+                return None
+            told = dict(_void_of(head))
+            for foreign in range(first, seq):
+                await self._require_foreign(foreign, told.get(foreign))
+            return head
+        return None
+
+    async def _require_foreign(self, seq: int, hash_: bytes | None) -> None:
+        """Look whether what lies under a number is what a V stepped over. It stays until a fold takes it, or
+        a reader who comes from below would take its place for the log's end.
+        """
+        raw = await self._place.find(names.log_entry(seq))
+        if raw is None:
+            raise ChainBroken(what="gap in the log", seq=seq)
+        if hash_ is None or blake3(raw).digest() != hash_:
+            raise ChainBroken(what="an object that does not open", seq=seq)
+
+    async def head_opens(self, seq: int) -> bool:
+        """Return whether there is an entry under a number, and it opens.
+
+        Raises:
+            FormatError, KeyMissing: it does not; why.
+        """
+        return await self._read_head(seq) is not None
+
+    async def read_up_to(self, seq: int) -> LogState:
+        """Read the log as if it ended with entry `seq`: for whoever steps over what lies behind it."""
+        self.forget()
+        await self._read_cold(seq)
+        return self.state
 
     async def _apply(self, head: StoredHead) -> None:
         await self._threads.quick(self.state.apply, head)
         self._last = head
         self._unsaved.append(head)
+
+    async def _try_head(self, seq: int) -> StoredHead | StorageError | None:
+        try:
+            return await self._read_head(seq)
+        except (FormatError, KeyMissing) as exc:
+            return exc
 
     async def _read_head(self, seq: int) -> StoredHead | None:
         """Read the head of one entry, without what it refers to."""
@@ -471,6 +538,14 @@ def _retire_fields(head: StoredHead) -> Retire | None:
         return None
     fields = decode_entry(head.kind, head.body).fields
     return fields if isinstance(fields, Retire) else None
+
+
+def _void_of(head: StoredHead) -> list[tuple[int, bytes]]:
+    """Return what a V stepped over, by number."""
+    if head.kind != EntryKind.VERSION:
+        return []
+    fields = decode_entry(head.kind, head.body).fields
+    return fields.void if isinstance(fields, Version) else []
 
 
 def _retired_by(head: StoredHead) -> list[str]:

@@ -50,13 +50,18 @@ class LogWriter:
         *,
         fence: int | None = None,
         inline: Sequence[PlannedSegment] = (),
+        skipping: int = 0,
     ) -> bytes:
-        """Return the entry behind `state`. Only E and C have a fence of their own; others have the log's."""
+        """Return the entry behind `state`. Only E and C have a fence of their own; others have the log's.
+
+        Args:
+            skipping: numbers between the last entry and this one, for a V that steps over what lies there.
+        """
         assert (fence is not None) == isinstance(fields, TakeOver | Checkpoint)
         return self._sealed(
             ObjectType.LOG_ENTRY,
-            names.log_entry(state.seq + 1),
-            seq=state.seq + 1,
+            names.log_entry(state.seq + 1 + skipping),
+            seq=state.seq + 1 + skipping,
             prev=state.hash,
             fence=state.fence if fence is None else fence,
             fields=fields,

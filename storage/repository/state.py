@@ -86,6 +86,10 @@ class StoredSnapshot(Body, frozen=True):
     objects: list[SnapshotObject]
 
 
+FOREIGN_KIND: Final = 0
+"""Of rows: something lay under this number that is no entry, and a V stepped over it; the hash is that of the
+whole object.
+"""
 HISTORY_KIND: Final = 0
 SNAPSHOT_KIND: Final = 256
 """No entry has it: theirs are one byte."""
@@ -217,10 +221,12 @@ class LogState:
         if head.kind == SNAPSHOT_KIND:
             return self._apply_snapshot(head)
         entry = decode_entry(head.kind, head.body)
-        if entry.seq != head.seq or entry.seq != self.seq + 1:
+        skipped = _stepped_over(entry, self.seq)
+        if entry.seq != head.seq or entry.seq != self.seq + 1 + len(skipped):
             raise ChainBroken(what="number in the entry", seq=head.seq, told=entry.seq)
         if entry.prev != self.hash:
             raise ChainBroken(what="predecessor of the entry", seq=head.seq)
+        self.rows += [_foreign_row(seq, hash_, self.fence) for seq, hash_ in skipped]
         refs = _with_tables(pack_refs(entry.fields), head.tables, head.seq)
         containers = _containers(names.log_entry(entry.seq), ObjectType.LOG_ENTRY, head.area_start, entry)
         containers += [pack_container(ref, table) for ref, table in refs]
@@ -370,7 +376,8 @@ class LogState:
                     kind=found.kind,
                     fence=found.fence,
                     time_ms=found.time_ms,
-                    void=void and found.kind in (EntryKind.TAKE_OVER, EntryKind.CHECKPOINT),
+                    void=found.kind == FOREIGN_KIND
+                    or (void and found.kind in (EntryKind.TAKE_OVER, EntryKind.CHECKPOINT)),
                     session=found.session,
                     checkpoint=found.checkpoint,
                 )
@@ -397,13 +404,31 @@ class LogState:
         return self.rows[-1]
 
     def _judge_version(self, fields: Version, seq: int) -> None:
-        if fields.min_reader > OUR_VERSION or fields.must_features or fields.void:
+        if fields.min_reader > OUR_VERSION or fields.must_features:
             raise NewerServiceNeeded(what="version entry", seq=seq, value=fields.min_reader)
         if fields.min_writer > OUR_VERSION:
             self.writers_stop = NewerServiceNeeded(what="writer", value=fields.min_writer, seq=seq)
         if fields.min_gc > OUR_VERSION:
             self.collectors_stop = f"the log asks for garbage collection {fields.min_gc}"
         self.version = fields
+
+
+def _stepped_over(entry: LogEntry, known: int) -> list[tuple[int, bytes]]:
+    """Return what an entry steps over: for a V, the numbers between the last good entry and its own.
+
+    Raises:
+        Malformed: it does not name exactly these.
+    """
+    if not isinstance(entry.fields, Version):
+        return []
+    found = sorted((seq, hash_) for seq, hash_ in entry.fields.void if seq > known)
+    if [seq for seq, _ in found] != list(range(known + 1, entry.seq)):
+        raise Malformed(rule="what a V steps over lies right before it", seq=entry.seq)
+    return found
+
+
+def _foreign_row(seq: int, hash_: bytes, fence: int) -> Row:
+    return Row(seq=seq, hash=hash_, kind=FOREIGN_KIND, fence=fence, time_ms=0, void=True)
 
 
 def _is_entry_to(name: str, to: int) -> bool:

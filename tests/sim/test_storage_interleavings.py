@@ -200,17 +200,17 @@ def an_r_is_placed_wherever_the_log_ends(monkeypatch) -> None:
 def dead_packs_are_deleted_before_their_r(monkeypatch) -> None:
     whole = Collector.retire
 
-    async def retire(self, state, listing, marks):
+    async def retire(self, state, listing, marks, **moved):
         live = marks.containers(state.index)
         for name in [one for one in state.packs if one not in live]:
             await self._remover._store.delete(self._remover._prefix + name)
-        return await whole(self, state, listing, marks)
+        return await whole(self, state, listing, marks, **moved)
 
     monkeypatch.setattr(Collector, "retire", retire)
 
 
 def orphans_are_deleted_without_an_entry(monkeypatch) -> None:
-    async def retire(self, state, listing, marks):
+    async def retire(self, state, listing, marks, **moved):
         for name in [one for one in listing.sizes if self._is_orphan(state, one)]:
             await self._remover._store.delete(self._remover._prefix + name)
         return Retired()
