@@ -34,6 +34,7 @@ from session_service.core.continuity.client import (
     Ended,
     Lost,
     Phase,
+    Planned,
     Progress,
     Replayed,
     Say,
@@ -51,7 +52,7 @@ LOOK_S: Final = 5.0
 """Between two looks at a program that does not take what was read."""
 ABNORMAL: Final = 1006
 
-Event = bytes | Began | Replayed | Lost | Progress
+Event = bytes | Began | Replayed | Lost | Progress | Planned
 Tickets = Callable[[], Awaitable[Ticket]]
 
 
@@ -203,7 +204,7 @@ class ResumableStream:
         self._arm()
         self._tell()
 
-    def _note(self, act: Began | Replayed | Progress) -> None:
+    def _note(self, act: Began | Replayed | Progress | Planned) -> None:
         if isinstance(act, Began):
             self.number += 1
             self.resyncs += act.resync
@@ -223,6 +224,11 @@ class ResumableStream:
             self._leave_socket()
             self._events.append(Lost(retry_in_s=pause_s, why=ended.why))
             self._tasks.spawn(self._open(pause_s), name="open-stream")
+            return
+        if ended.step == "login" and self._client.has_key:
+            self._leave_socket()
+            self._events.append(Lost(retry_in_s=0.0, why=ended.why))
+            self._tasks.spawn(self._sign_in(ended), name="sign-in")
             return
         self._error = StreamEnded(
             f"The stream ended: {ended.why}.", why=ended.why, code=ended.code, next=ended.step, **ended.facts
@@ -265,6 +271,25 @@ class ResumableStream:
             return
         self._client.path = ticket.path
         self._perform(self._client.open(ticket.ticket, self._now()))
+
+    async def _sign_in(self, ended: Ended) -> None:
+        """The service wants a login for this return: a fresh ticket proves one; the stream goes on."""
+        pause_s, longest_s = TICKET_PAUSE_S
+        while True:
+            try:
+                ticket = await self._tickets()
+            except errors.SessionError as exc:
+                if not exc.retryable:
+                    self._error = StreamEnded(
+                        f"The stream ended: {ended.why}.", why=ended.why, code=ended.code, next=ended.step
+                    )
+                    self._tell()
+                    return
+                await asyncio.sleep(random.random() * pause_s)
+                pause_s = min(longest_s, 2 * pause_s)
+            else:
+                self._perform(self._client.again(ticket.ticket, self._now()))
+                return
 
     async def _carry(self, number: int, path: str) -> None:
         code = ABNORMAL

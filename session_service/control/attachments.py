@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
+
 from session_service.base.aio import Tasks
 from session_service.base.errors import (
     Conflict,
@@ -132,7 +134,7 @@ class LinkDesk:
         return refusals.by_state(record, saved_as_of_ms=lease.saved_as_of_ms if lease is not None else None)
 
     async def _control(self, live: Live, ticket: Ticket, offer: LinkOffer) -> Attachment | Refusal:
-        lost_at_ms = live.record.lost_at_ms
+        before = live.record
         link = self._link(live, offer)
         try:
             await self._sessions.move(
@@ -164,7 +166,7 @@ class LinkDesk:
             raise
         link.recorded = True
         self._displace(live, link)
-        return await self._when_ready(live, offer, lost_at_ms)
+        return await self._when_ready(live, offer, before)
 
     # -- resume ---------------------------------------------------------------------------------------
 
@@ -204,7 +206,7 @@ class LinkDesk:
 
     async def _back(self, live: Live, offer: ResumeOffer, ticket: Ticket | None) -> Attachment | Refusal:
         """Record that the client is back, unless a newer attempt or another device was quicker."""
-        lost_at_ms = live.record.lost_at_ms
+        before = live.record
         link = self._link(live, offer)
 
         def facts(record: Session) -> Facts:
@@ -246,7 +248,7 @@ class LinkDesk:
             raise
         link.recorded = True
         self._displace(live, link)
-        return await self._when_ready(live, offer, lost_at_ms)
+        return await self._when_ready(live, offer, before)
 
     def _overtaken(self, live: Live, attempt: Resume, record: Session) -> Refusal | None:
         """Look once more in the moment that counts: a newer attempt, another device, or a sign-out."""
@@ -270,7 +272,7 @@ class LinkDesk:
         link.recorded = link.answered = True
         link.seen_mono_ms = self._parts.clock.monotonic_ms()
         self._displace(live, link)
-        return self._attachment(live, mode="control", lost_at_ms=live.record.lost_at_ms)
+        return self._attachment(live, mode="control", before=live.record)
 
     def _no_promise(self, live: Live, offer: ResumeOffer, link: OpenLink) -> Refusal | None:
         """Say why this link may not be attached without the registry."""
@@ -383,7 +385,7 @@ class LinkDesk:
         if not attached:
             # Its device was signed out, or every link was cut, while the ticket was used up.
             return await self._refusal(live.record.id) or refusals.SIGNED_OUT
-        return self._attachment(live, mode=ticket.mode, lost_at_ms=None)
+        return self._attachment(live, mode=ticket.mode, before=None)
 
     def close_viewers(self, live: Live, device_ids: Callable[[DeviceId], bool]) -> int:
         """Close the links that look on from some devices; return how many. The session is not touched."""
@@ -410,7 +412,7 @@ class LinkDesk:
             del self._starting[link_id]
 
     async def _when_ready(
-        self, live: Live, offer: LinkOffer | ResumeOffer, lost_at_ms: int | None
+        self, live: Live, offer: LinkOffer | ResumeOffer, before: Session | None
     ) -> Attachment | Refusal:
         """A starting session answers once it is ready; a link that was displaced meanwhile is told so."""
         link = live.links.get(offer.link_id)
@@ -431,7 +433,7 @@ class LinkDesk:
                 link.seen_mono_ms = self._parts.clock.monotonic_ms()
         record = live.record
         if record.state is State.ACTIVE and record.link_id == offer.link_id and live.handle is not None:
-            return self._attachment(live, mode="control", lost_at_ms=lost_at_ms, key=self._key(record, offer))
+            return self._attachment(live, mode="control", before=before, key=self._key(record, offer))
         live.links.pop(offer.link_id, None)
         refusal = refusals.by_state(record, saved_as_of_ms=live.lease.saved_as_of_ms)
         if refusal is not None:
@@ -447,9 +449,11 @@ class LinkDesk:
         return grant_key(session_secret(self._resume_secret(), record.id), record.id, record.grant)
 
     def _attachment(
-        self, live: Live, *, mode: str, lost_at_ms: int | None, key: bytes | None = None
+        self, live: Live, *, mode: str, before: Session | None, key: bytes | None = None
     ) -> Attachment:
         assert live.handle is not None
+        lost_at_ms = None if before is None else before.lost_at_ms
+        cause = None if before is None else before.loss_cause
         gap_s = (self._parts.clock.wall_ms() - lost_at_ms) / 1000 if lost_at_ms is not None else None
         return Attachment(
             session_id=live.record.id,
@@ -460,6 +464,7 @@ class LinkDesk:
             hold_s=live.record.hold_s,
             device_label=live.record.device_label,
             gap_s=max(0.0, gap_s) if gap_s is not None else None,
+            cause="none" if cause is None else cause.value,
             grant=live.record.grant if key is not None else 0,
             key=key,
             soft_s=self._parts.policy.reauthenticate_after_s,
@@ -525,15 +530,8 @@ class LinkDesk:
     def ended(self, end: LinkEnd) -> None:
         """A link ended. Never blocks; an old link's end changes nothing."""
         live = self._sessions.find(end.session_id)
-        self._log.info(
-            "link.ended",
-            session_id=end.session_id,
-            link_id=end.link_id,
-            cause=end.cause,
-            bytes_down=end.bytes_down,
-            bytes_up=end.bytes_up,
-            seconds=round(end.seconds, 3),
-        )
+        facts = msgspec.structs.asdict(end)
+        self._log.info("link.ended", user_id="" if live is None else live.record.user_id, **facts)
         self._starting.pop(end.link_id, None)
         if live is not None:
             live.viewers.pop(end.link_id, None)

@@ -27,6 +27,19 @@ def client_address(peer: str, forwarded: Sequence[str], trusted: Networks) -> st
     return address
 
 
+def address_class(address: str) -> str:
+    """Return what kind of address it is: for a log line that shows patterns and no person."""
+    try:
+        known = ip_address(address)
+    except ValueError:
+        return "unix"
+    if known.is_loopback:
+        return "loopback"
+    if known.is_private or known.is_link_local:
+        return "private"
+    return f"public{known.version}"
+
+
 def _plain(text: str) -> str:
     """Return an IPv4 address as such where a socket for both families shows it as ::ffff:1.2.3.4."""
     try:

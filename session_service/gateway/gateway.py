@@ -27,7 +27,7 @@ from session_service.gateway.passing import Owner
 from session_service.gateway.rings import Rings, share_of_memory
 from session_service.gateway.stats import GatewayStats
 from session_service.ports.clock import Ids
-from session_service.ports.streams import Attachments
+from session_service.ports.streams import Attachments, PlannedPause
 
 SHARD = FIRST
 
@@ -141,6 +141,14 @@ class Gateway:
         """Nobody comes back to a session's stream here: it goes on elsewhere. Unknown is done."""
         self._hub.end_stream(session_id)
 
+    def announce(self, pause: PlannedPause | None) -> None:
+        """Tell every open link of a planned pause, and those to come; None takes it back."""
+        if pause == self._hub.planned:
+            return
+        self._hub.planned = pause
+        for link in tuple(self._hub.links.values()):
+            link.tell_pause()
+
     def close_link(self, session_id: str, link_id: str, *, code: int, why: str, by: str = "") -> None:
         """End one link with a code: read no more at once, close frame, reset after a second. Unknown is
         done.
@@ -162,6 +170,9 @@ class Gateway:
             links_ended=dict(hub.stats.links_ended),
             refusals=dict(hub.stats.refusals),
             first_frames=list(hub.stats.first_frames),
+            back_frames=list(hub.stats.back_frames),
+            replays=list(hub.stats.replays),
+            loop_stalls=list(hub.stats.loop_stalls),
             resumes=dict(hub.stats.resumes),
             unacknowledged_bytes=hub.rings.bytes_held,
             streams_detached=hub.rings.detached,

@@ -13,11 +13,12 @@ from session_service.base.aio import Tasks
 from session_service.gateway.address import Networks
 from session_service.gateway.limits import GatewayLimits
 from session_service.gateway.liveness import Ticker
+from session_service.gateway.regular_ends import RegularEnds
 from session_service.gateway.rings import Rings
 from session_service.gateway.soon import Soon
 from session_service.gateway.stats import GatewayStats
 from session_service.ports.clock import Ids
-from session_service.ports.streams import Attachments
+from session_service.ports.streams import Attachments, PlannedPause
 
 if TYPE_CHECKING:
     from session_service.gateway.passing import Owner
@@ -40,6 +41,7 @@ class OpenLink(Protocol):
     @property
     def payload_bytes(self) -> tuple[int, int]: ...
     def close_link(self, code: int, why: str, by: str) -> None: ...
+    def tell_pause(self) -> None: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,6 +69,9 @@ class Hub:
     soon: Soon = field(default_factory=Soon)
     streams: "dict[str, ResumableStream]" = field(default_factory=dict)
     """The resumable stream of a session, attached or not."""
+    planned: PlannedPause | None = None
+    """The pause that is announced now."""
+    regular: RegularEnds = field(default_factory=RegularEnds)
     is_closing: bool = False
     waiting: OrderedDict[Waiting, None] = field(default_factory=OrderedDict)
     """Oldest first."""

@@ -20,6 +20,7 @@ from session_service.core.records import LossCause
 from session_service.core.rfb import RfbError
 from session_service.core.websocket import Decoder, FrameError, close_frame, frame_head
 from session_service.gateway import answers
+from session_service.gateway.address import address_class
 from session_service.gateway.first_message import read_open
 from session_service.gateway.handshake import Upgrade, refuse
 from session_service.gateway.hub import Hub
@@ -74,6 +75,9 @@ class Link(asyncio.Protocol):
         "_pong_due",
         "_read_paused",
         "_seen_at",
+        "_stalled_at",
+        "_stalled_s",
+        "_stalls",
         "_stream",
         "_time",
         "_transport",
@@ -101,7 +105,8 @@ class Link(asyncio.Protocol):
         self._early = b""
         self._full = self._read_paused = False
         self._pong_due: bytes | None = None
-        self._controls = 0
+        self._controls = self._stalls = 0
+        self._stalled_s = self._stalled_at = 0.0
         self._began_at = self._seen_at = self._controls_at = self._time()
         self._pinged_at = self._drained_at = self._frame_at = self._ended_at = 0.0
         self.phase = Phase.FIRST if upgrade.ticket is None else Phase.UPGRADING
@@ -166,12 +171,15 @@ class Link(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._full = True
+        self._stalls += 1
+        self._stalled_at = self._time()
         if self._stream is not None:
             self._stream.pause()
 
     def resume_writing(self) -> None:
         self._full = False
         self._drained_at = self._time()
+        self._stalled_s += self._drained_at - self._stalled_at
         if self._pong_due is not None and self.phase < Phase.ENDING:
             pong, self._pong_due = self._pong_due, None
             self._transport.write(frame_head(websocket.PONG, len(pong)) + pong)
@@ -360,6 +368,9 @@ class Link(asyncio.Protocol):
             self._transport.write(answers.no(answers.refusal(code, why, by)))
         self.end(cause, code, f"{why} {by}".rstrip())
 
+    def tell_pause(self) -> None:
+        """A pause of the service was announced, or taken back; on `binary` nobody can be told."""
+
     def end(self, cause: LossCause, code: int, why: str = "") -> None:
         """Say goodbye with a code; the client then has a moment to close. Repeating this is harmless."""
         if self.phase >= Phase.ENDING:
@@ -511,20 +522,33 @@ class Link(asyncio.Protocol):
         """Count, and tell control, which writes the one canonical line of the link."""
         assert self._attachment is not None
         hub, (down, up) = self._hub, self.payload_bytes
-        end = LinkEnd(
-            session_id=self._attachment.session_id,
-            link_id=self.link_id,
-            cause=self.cause.value,
-            bytes_down=down,
-            bytes_up=up,
-            seconds=round(self._ended_at - self._began_at, 3),
-            close_code=self.close_code,
+        seconds = round(self._ended_at - self._began_at, 3)
+        self.cause = hub.regular.cause(self._attachment.session_id, self.cause, seconds)
+        end = self._complete(
+            LinkEnd(
+                session_id=self._attachment.session_id,
+                link_id=self.link_id,
+                cause=self.cause.value,
+                bytes_down=down,
+                bytes_up=up,
+                seconds=seconds,
+                close_code=self.close_code,
+                mode=self._attachment.mode,
+                subprotocol=self._offer.subprotocol,
+                address_class=address_class(self._offer.address),
+                stalls=self._stalls,
+                stalled_s=round(self._stalled_s + (self._ended_at - self._stalled_at) * self._full, 3),
+            )
         )
         hub.stats.links_ended[end.cause] += 1
         hub.stats.bytes_down += down
         hub.stats.bytes_up += up
         hub.remove_link(end.session_id, self.link_id)
         hub.attachments.ended(end)
+
+    def _complete(self, end: LinkEnd) -> LinkEnd:
+        """Add what only a kind of link knows."""
+        return end
 
 
 def set_options(transport: asyncio.Transport, limits: GatewayLimits) -> None:

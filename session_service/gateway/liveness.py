@@ -70,7 +70,7 @@ class Ticker:
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         late_s = now - self._due
-        self._stats.loop_stall_longest_s = max(self._stats.loop_stall_longest_s, late_s)
+        self._stats.loop_late(max(0.0, late_s))
         if late_s > STALL_LOGGED_S:
             structlog.get_logger().warning("loop.stalled", seconds=round(late_s, 3))
         if late_s > self._stall_s:

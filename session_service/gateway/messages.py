@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from session_service.gateway.stats import GatewayStats
-from session_service.ports.streams import Attachment, LinkOffer, LinkRefusal, ResumeOffer
+from session_service.ports.streams import Attachment, LinkOffer, LinkRefusal, PlannedPause, ResumeOffer
 
 
 class Serve(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,11 +22,12 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True):
 class Told(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that the service says to a gateway process.
 
-    `welcome` comes first and names the origins; `close_link` and `end_stream` are orders; `leave` = tell
-    every link when to come back and take nothing new. `number` grows by one and is given back as `Heard`.
+    `welcome` comes first and names the origins; `close_link`, `end_stream` and `announce` are orders;
+    `leave` = tell every link when to come back and take nothing new. `number` grows by one and is given back
+    as `Heard`.
     """
 
-    kind: Literal["welcome", "close_link", "end_stream", "leave"]
+    kind: Literal["welcome", "close_link", "end_stream", "announce", "leave"]
     number: int
     session_id: str = ""
     link_id: str = ""
@@ -34,6 +35,8 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
     by: str = ""
     origins: tuple[str, ...] = ()
+    pause: PlannedPause | None = None
+    """With `welcome` and `announce`: the pause that is planned now."""
 
 
 class Heard(msgspec.Struct, frozen=True, kw_only=True):

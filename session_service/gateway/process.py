@@ -147,11 +147,14 @@ class GatewayProcess:
     def _told(self, told: Told) -> None:
         if told.kind == "welcome":
             self._origins = frozenset(told.origins)
+            self.gateway.announce(told.pause)
             self.joined.set()
         elif told.kind == "close_link":
             self.gateway.close_link(told.session_id, told.link_id, code=told.code, why=told.why, by=told.by)
         elif told.kind == "end_stream":
             self.gateway.end_stream(told.session_id)
+        elif told.kind == "announce":
+            self.gateway.announce(told.pause)
         else:
             self._leaving.set()
         self._calls.report("heard", Heard(shard=self._settings.shard, number=told.number))

@@ -24,14 +24,29 @@ from session_service.gateway.handshake import Upgrade
 from session_service.gateway.hub import Hub
 from session_service.gateway.link import Link, Phase
 from session_service.gateway.resumable_stream import ResumableStream
+from session_service.gateway.stats import NO_CAUSE, resume_key
 from session_service.gateway.stream import CarriedStream
-from session_service.ports.streams import Attachment, ResumeOffer
+from session_service.ports.streams import Attachment, LinkEnd, LinkRefusal, ResumeOffer
 
 
 class ResumableLink(Link):
     """The protocol of a connection that agreed on `continuity.v1`."""
 
-    __slots__ = ("_attempt", "_bytes_down", "_bytes_up", "_challenge", "_owed", "_resumable", "_was")
+    __slots__ = (
+        "_acks_in",
+        "_acks_out",
+        "_attempt",
+        "_bytes_down",
+        "_bytes_up",
+        "_challenge",
+        "_how",
+        "_owed",
+        "_owes_ack",
+        "_proved_at",
+        "_replayed",
+        "_resumable",
+        "_was",
+    )
 
     def __init__(self, hub: Hub, upgrade: Upgrade, address: str) -> None:
         super().__init__(hub, upgrade, address)
@@ -41,6 +56,10 @@ class ResumableLink(Link):
         self._owed = ServerLink(received=0, now=self._began_at)
         self._was: int | None = None
         self._bytes_down = self._bytes_up = 0
+        self._acks_in = self._acks_out = self._replayed = 0
+        self._how = "no"
+        self._proved_at = 0.0
+        self._owes_ack = False
 
     # Opening and resuming.
 
@@ -74,6 +93,7 @@ class ResumableLink(Link):
         from session_service.gateway.opening import resume_link
 
         self._attempt = message
+        self._proved_at = self._time()
         offer = ResumeOffer(
             link_id=self.link_id,
             attempt=message,
@@ -103,6 +123,7 @@ class ResumableLink(Link):
             carrier=self,
             view_only=attachment.mode != "control",
             hold_s=attachment.hold_s,
+            proved_at=self._proved_at,
         )
         if attachment.mode == "control":
             hub.streams[attachment.session_id] = stream
@@ -117,8 +138,10 @@ class ResumableLink(Link):
         self.phase = Phase.OPEN
         self._transport.write(_text(serving.replayed(attempt, standing, gap_s=attachment.gap_s)))
         stream.replay(self, attempt)
-        self._hub.stats.resumes["replay"] += 1
-        self._log_resumed(attachment, "replay")
+        self._replayed = self._bytes_down
+        self._hub.stats.replayed(self._time() - self._proved_at)
+        self._resumed(attachment, "replay")
+        self._tell_announced()
 
     def _answer(self, attachment: Attachment) -> bytes:
         """A new stream begins: the answer to `open`, or a resync."""
@@ -138,20 +161,47 @@ class ResumableLink(Link):
                     soft_s=attachment.soft_s,
                 )
             )
-        self._hub.stats.resumes["resync"] += 1
-        self._log_resumed(attachment, "resync")
+        self._resumed(attachment, "resync")
         return _text(serving.resynced(self._attempt, leg=leg, was=self._was, gap_s=attachment.gap_s))
 
-    def _log_resumed(self, attachment: Attachment, how: str) -> None:
+    def _resumed(self, attachment: Attachment, how: str) -> None:
+        self._how = how
+        self._hub.stats.resumes[resume_key(how, attachment.cause)] += 1
         self._hub.log.info(
             "link.resumed",
             session_id=attachment.session_id,
             link_id=self.link_id,
             how=how,
+            cause=attachment.cause,
             gap_s=attachment.gap_s,
         )
 
+    def refuse(self, refusal: LinkRefusal) -> None:
+        if self._attempt is not None and not self.is_over():
+            self._hub.stats.resumes[resume_key("refused", NO_CAUSE)] += 1
+        super().refuse(refusal)
+
     # Carrying.
+
+    def stream_opened(self) -> None:
+        super().stream_opened()
+        self._tell_announced()
+
+    def tell_pause(self) -> None:
+        """Tell of the pause that is announced now; None: there is none any more."""
+        if self.phase is Phase.OPEN:
+            planned = self._hub.planned
+            self._say(
+                serving.pause(
+                    begins_ms=None if planned is None else planned.begins_at_ms,
+                    back_ms=None if planned is None else planned.back_at_ms,
+                    note="" if planned is None else planned.note,
+                )
+            )
+
+    def _tell_announced(self) -> None:
+        if self._hub.planned is not None:
+            self.tell_pause()
 
     def carry(self, data: Piece) -> None:
         self._bytes_down += len(data)
@@ -166,18 +216,35 @@ class ResumableLink(Link):
         self._bytes_up += len(payload)
         said = self._owed.received(self._resumable.core.received, self._seen_at)
         if said is not None:
-            self._say(said)
+            self._acknowledge(said)
         else:
             self._hub.soon.add(self)
+
+    def _acknowledge(self, said: str) -> None:
+        """Say how far the client's bytes have come. While it does not read, only that something is owed is
+        kept: the newest number says it all, and a client that only writes makes nothing grow here.
+        """
+        if self._full:
+            self._owes_ack = True
+            return
+        self._acks_out += 1
+        self._say(said)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._owes_ack and self.phase is Phase.OPEN and self._resumable is not None:
+            self._owes_ack = False
+            self._acknowledge(self._owed.acknowledge(self._resumable.core.received, self._time()))
 
     def _take_message(self, stream: ResumableStream, text: str) -> None:
         message = read_client(text)
         if not serving.moves(message, stream.core.ring.acked) and self._is_flooded():
             return
         if isinstance(message, Ack):
+            self._acks_in += 1
             stream.acknowledge(message.offset)
         elif isinstance(message, Beat):
-            self._say(self._owed.acknowledge(stream.core.received, self._seen_at))
+            self._acknowledge(self._owed.acknowledge(stream.core.received, self._seen_at))
         elif isinstance(message, Bye):
             if message.end and self._attachment is not None and self._attachment.mode == "control":
                 self._hub.attachments.leave(self.session_id, self.link_id)
@@ -194,6 +261,7 @@ class ResumableLink(Link):
             max(self._time(), self._owed.due_at or 0.0), received=core.received, sent=core.ring.end
         )
         if said is not None:
+            self._acks_out += said.startswith('{"a"')
             self._say(said)
 
     def look(self, now: float, excused: float) -> bool:
@@ -204,6 +272,18 @@ class ResumableLink(Link):
     def payload_bytes(self) -> tuple[int, int]:
         """Bytes that this link carried; its stream may have had others before."""
         return self._bytes_down, self._bytes_up
+
+    def _complete(self, end: LinkEnd) -> LinkEnd:
+        kept = 0 if self._resumable is None else self._resumable.core.ring.unacknowledged
+        return msgspec.structs.replace(
+            end,
+            subprotocol=SUBPROTOCOL,
+            resumed=self._how,
+            replayed_bytes=self._replayed,
+            unacknowledged_bytes=kept,
+            acks_in=self._acks_in,
+            acks_out=self._acks_out,
+        )
 
     # Ending.
 
@@ -220,10 +300,16 @@ class ResumableLink(Link):
             if code == Close.TAKEN:
                 self._say(serving.taken(by))
             elif code == Close.RESTART:
-                self._say(serving.drain(self._hub.limits.restart_jitter_ms))
+                self._say(self._farewell())
             else:
                 self._transport.write(answers.no(answers.refusal(code, why, by)))
         super().close_link(code, why, by)
+
+    def _farewell(self) -> str:
+        planned, jitter_ms = self._hub.planned, self._hub.limits.restart_jitter_ms
+        if planned is None:
+            return serving.drain(jitter_ms)
+        return serving.drain(jitter_ms, back_ms=planned.back_at_ms, note=planned.note)
 
     def _say(self, text: str) -> None:
         self._transport.write(_text(text))

@@ -43,6 +43,7 @@ class ResumableStream:
         "_leg",
         "_leg_full",
         "_link_full",
+        "_proved_at",
         "_session_id",
         "_time",
         "_tracker",
@@ -62,6 +63,7 @@ class ResumableStream:
         carrier: ResumableCarrier,
         view_only: bool,
         hold_s: float,
+        proved_at: float = 0.0,
     ) -> None:
         self._hub = hub
         self._session_id = session_id
@@ -69,6 +71,8 @@ class ResumableStream:
         self._tracker = ClientTracker(view_only=view_only)
         self._leg: DesktopLeg | None = None
         self._hold_s = hold_s
+        self._proved_at = proved_at
+        """When the proof came that led to this stream; 0 after a ticket."""
         self._time: Callable[[], float] = asyncio.get_running_loop().time
         self._leg_full = self._link_full = self._is_broken = self._is_released = False
         self._first_frame_due = True
@@ -163,7 +167,10 @@ class ResumableStream:
     def leg_said(self, data: bytes) -> None:
         self.bytes_down += len(data)
         if self._asked_at:
-            self._hub.stats.first_frame(self._time() - self._asked_at)
+            now = self._time()
+            self._hub.stats.first_frame(now - self._asked_at)
+            if self._proved_at:
+                self._hub.stats.back_frame(now - self._proved_at)
             self._asked_at = 0.0
         self.core.send(data)
         if self._carrier is not None:

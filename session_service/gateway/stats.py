@@ -4,14 +4,17 @@ first event.
 Not a metrics library: whoever serves `/metrics` reads these. Nothing here is per user or per session.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Final
 
 from session_service.core.close_codes import Close
 from session_service.core.records import LossCause
 
-RESUMES: Final = ("replay", "resync")
+RESUMES: Final = ("replay", "resync", "refused")
 CAUSES: Final = tuple(cause.value for cause in LossCause)
+NO_CAUSE: Final = "none"
+"""No loss was recorded: a link was replaced by another one, or the attempt was refused."""
 REFUSALS: Final = (
     400,
     403,
@@ -25,6 +28,20 @@ REFUSALS: Final = (
 )
 FIRST_FRAME_BOUNDS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0)
 """Upper bounds of the buckets of the time to the first frame, in seconds; the last bucket has none."""
+REPLAY_BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+"""The same from a proof to the first replayed byte."""
+STALL_BOUNDS_S: Final = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0)
+"""The same of how late the loop was, looked at twenty times a second."""
+
+
+def resume_key(outcome: str, cause: str) -> str:
+    """Return where a resume is counted."""
+    return f"{outcome} {cause}"
+
+
+def _resumes() -> dict[str, int]:
+    keys = [resume_key(outcome, cause) for outcome in RESUMES[:2] for cause in (*CAUSES, NO_CAUSE)]
+    return dict.fromkeys((*keys, resume_key("refused", NO_CAUSE)), 0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,9 +60,15 @@ class GatewayStats:
     """Links whose end let go of keys or buttons."""
     first_frames: list[int] = field(default_factory=lambda: [0] * (len(FIRST_FRAME_BOUNDS_S) + 1))
     first_frame_sum_s: float = 0.0
+    back_frames: list[int] = field(default_factory=lambda: [0] * (len(FIRST_FRAME_BOUNDS_S) + 1))
+    back_frame_sum_s: float = 0.0
+    replays: list[int] = field(default_factory=lambda: [0] * (len(REPLAY_BOUNDS_S) + 1))
+    replay_sum_s: float = 0.0
+    loop_stalls: list[int] = field(default_factory=lambda: [0] * (len(STALL_BOUNDS_S) + 1))
+    loop_stall_sum_s: float = 0.0
     loop_stall_longest_s: float = 0.0
-    resumes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RESUMES, 0))
-    """Accepted resumes by outcome."""
+    resumes: dict[str, int] = field(default_factory=_resumes)
+    """Attempts to resume by outcome, and by the cause of the loss that they ended (`resume_key`)."""
     unacknowledged_bytes: int = 0
     streams_detached: int = 0
     """Resumable streams that no link carries now."""
@@ -61,8 +84,20 @@ class GatewayStats:
     def first_frame(self, seconds: float) -> None:
         """Count the time from a client's first request for a picture to the first bytes that answered."""
         self.first_frame_sum_s += seconds
-        for number, bound in enumerate(FIRST_FRAME_BOUNDS_S):
-            if seconds <= bound:
-                self.first_frames[number] += 1
-                return
-        self.first_frames[-1] += 1
+        self.first_frames[bisect_left(FIRST_FRAME_BOUNDS_S, seconds)] += 1
+
+    def back_frame(self, seconds: float) -> None:
+        """Count the time from a proof to the first picture of the new stream that it led to."""
+        self.back_frame_sum_s += seconds
+        self.back_frames[bisect_left(FIRST_FRAME_BOUNDS_S, seconds)] += 1
+
+    def replayed(self, seconds: float) -> None:
+        """Count the time from a proof to the first byte of its replay."""
+        self.replay_sum_s += seconds
+        self.replays[bisect_left(REPLAY_BOUNDS_S, seconds)] += 1
+
+    def loop_late(self, seconds: float) -> None:
+        """Count how late the loop was at one of the ticker's looks."""
+        self.loop_stall_sum_s += seconds
+        self.loop_stalls[bisect_left(STALL_BOUNDS_S, seconds)] += 1
+        self.loop_stall_longest_s = max(self.loop_stall_longest_s, seconds)

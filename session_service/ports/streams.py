@@ -50,6 +50,8 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     device_label: str
     gap_s: float | None = None
     """Seconds since the loss that this attachment ended, for "You are back after ..."."""
+    cause: str = "none"
+    """Why its client was lost, a LossCause value; "none" when no loss was recorded (a link was replaced)."""
     grant: int = 0
     key: bytes | None = None
     """The key of that grant, for `opened` on a resumable control link; else None. Never logged."""
@@ -98,6 +100,20 @@ class LinkEnd(msgspec.Struct, frozen=True, kw_only=True):
     bytes_up: int = 0
     seconds: float = 0.0
     close_code: int | None = None
+    mode: str = ""
+    subprotocol: str = ""
+    address_class: str = ""
+    """loopback, private, public4, public6 or unix: enough to see a pattern, too little to be somebody."""
+    resumed: str = "no"
+    """How it began: no (a ticket), replay or resync."""
+    replayed_bytes: int = 0
+    unacknowledged_bytes: int = 0
+    """Kept for a replay when it ended."""
+    acks_in: int = 0
+    acks_out: int = 0
+    stalls: int = 0
+    """How often its client took bytes too slowly, so that the desktop was not read."""
+    stalled_s: float = 0.0
 
 
 class Attachments(Protocol):
@@ -147,4 +163,8 @@ class Streams(Protocol):
 
     def links(self, session_id: str) -> tuple[str, ...]:
         """Return the ids of the links that are open now."""
+        ...
+
+    def announce(self, pause: PlannedPause | None) -> None:
+        """Tell every open link, and those to come, of a planned pause; None takes it back."""
         ...

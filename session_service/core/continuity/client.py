@@ -106,6 +106,17 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """The service announced a pause, took it back (`back_ms` None), or goes away for it now (`begins_ms`
+    None). For people: what is done is the same as without it.
+    """
+
+    begins_ms: int | None
+    back_ms: int | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:
     """The link is gone, the stream is not: no input is taken until it is back."""
 
@@ -123,7 +134,7 @@ class Ended:
     facts: dict[str, Any]
 
 
-Act = Dial | Say | Send | Deliver | Began | Replayed | Progress | Lost | Ended
+Act = Dial | Say | Send | Deliver | Began | Replayed | Progress | Planned | Lost | Ended
 
 _BY_ITSELF = frozenset(
     {Close.TOO_SLOW, Close.TOO_MANY, Close.LEG_LOST, Close.MOVED, Close.RETRY, Close.NODE_UNREACHABLE}
@@ -152,6 +163,9 @@ class Client:
         """Bytes of the desktop that were handed on."""
         self._draw = draw
         self._ticket = ""
+        self._auth = ""
+        """A ticket that proves a login, for the next attempt."""
+        self._asked_login = False
         self._key: bytes | None = None
         self._grant = 0
         self._leg = proof.NO_LEG
@@ -174,17 +188,20 @@ class Client:
 
     def open(self, ticket: str, now: float) -> list[Act]:
         """Begin, or begin anew, with a fresh ticket."""
-        self._ticket = ticket
+        self._ticket, self._auth, self._asked_login = ticket, "", False
         self._forget()
         self._key = None
         self._tries = 0
         self._broken = self._doubt = False
         return self._dial(now)
 
-    def again(self, now: float) -> list[Act]:
-        """Ask again with the key that is there, after its user signed in."""
+    def again(self, ticket: str, now: float) -> list[Act]:
+        """Ask again with the key that is there, after its user signed in: a fresh ticket proves it. Nothing
+        is done (an empty answer) without a key; then `open` is the way.
+        """
         if self.phase is not Phase.DOWN or self._key is None:
             return []
+        self._auth = ticket
         self._tries = 0
         return self._dial(now)
 
@@ -290,13 +307,17 @@ class Client:
             # Proxies invent codes; only a `no` decides. Asked again, the server gives the same answer.
             return self._lose(now, "network", 0 if code == Close.LEG_LOST else None)
         if refusal.code not in _BY_ITSELF:
+            if refusal.code == Close.LOGIN and self._asked_login:
+                self._key = None  # A login was proved and the key is void all the same: only `open` is left.
             return self._end(refusal.code, refusal.why, refusal.step, dict(refusal.facts))
         retry_ms = refusal.retry_ms
-        if refusal.code == Close.MOVED and refusal.to is not None:
+        if refusal.code == Close.MOVED:
             self._redirects += 1
-            if self._redirects <= REDIRECTS_MAX:
+            if refusal.to is not None and self._redirects <= REDIRECTS_MAX:
                 self.path, retry_ms = refusal.to, 0
-        return self._lose(now, refusal.why, retry_ms)
+            else:
+                retry_ms = retry_ms or None  # never round and round without a pause
+        return [*_planned(refusal.planned), *self._lose(now, refusal.why, retry_ms)]
 
     # Parts of the above.
 
@@ -325,6 +346,8 @@ class Client:
                 return self._resumed(message, now)
             case messages.No():
                 self._refusal = message
+            case messages.Pause():
+                return _planned(message)
             case messages.Unknown() | messages.Drain() | messages.Taken():
                 pass
             case _:
@@ -345,6 +368,9 @@ class Client:
                 self.path = message.to or self.path
                 low, high = message.after_ms
                 self._dial_at = now + (low + self._draw() * (high - low)) / 1000
+                return _planned(message.planned)
+            case messages.Pause():
+                return _planned(message)
             case messages.Taken():
                 self._refusal = messages.No(
                     code=int(Close.TAKEN),
@@ -376,6 +402,8 @@ class Client:
             end=self.up.end,
             challenge=challenge,
         )
+        login = {"auth": self._auth} if self._auth else {}
+        self._asked_login, self._auth = bool(login), ""
         return say(
             t="resume",
             aud=self.aud,
@@ -387,6 +415,7 @@ class Client:
             have=self.up.base,
             end=self.up.end,
             mac=proof.encode(proof.sign(self._key, text)),
+            **login,
         )
 
     def _opened(self, message: messages.Opened, now: float) -> list[Act]:
@@ -423,6 +452,7 @@ class Client:
 
     def _attached(self, now: float) -> None:
         self.phase = Phase.OPEN
+        self._asked_login = False
         self._tries = self._redirects = 0
         self._give_up_at = now + SILENT_S
         self._range_ms = None
@@ -474,3 +504,9 @@ class Client:
         self.phase = Phase.DOWN
         self._dial_at = self._give_up_at = self._ack_at = None
         return [Ended(code=code, why=why, step=step, facts=facts)]
+
+
+def _planned(pause: messages.Pause | None) -> list[Act]:
+    if pause is None:
+        return []
+    return [Planned(begins_ms=pause.begins_ms, back_ms=pause.back_ms, note=pause.note)]

@@ -18,6 +18,8 @@ MESSAGE_BYTES_MAX: Final = 65536
 """One message of bytes, either way; a client's larger one is 4413, the server cuts its own."""
 LABEL_CHARACTERS_MAX: Final = 64
 """The label of the device that took over."""
+NOTE_CHARACTERS_MAX: Final = 200
+"""What people are told about a planned pause."""
 
 DOWN_RING_BYTES: Final = 4 << 20
 """Unacknowledged towards a client; then its desktop is not read. Below 1 MiB the stream starves."""

@@ -15,7 +15,13 @@ from typing import Any, Final
 import msgspec
 
 from session_service.core.close_codes import Close
-from session_service.core.continuity.limits import DEPTH_MAX, LABEL_CHARACTERS_MAX, OFFSET_MAX, TEXT_BYTES_MAX
+from session_service.core.continuity.limits import (
+    DEPTH_MAX,
+    LABEL_CHARACTERS_MAX,
+    NOTE_CHARACTERS_MAX,
+    OFFSET_MAX,
+    TEXT_BYTES_MAX,
+)
 from session_service.core.continuity.proof import decode
 from session_service.core.websocket import FrameError
 
@@ -104,6 +110,7 @@ class No:
     retry_ms: int | None
     to: str | None
     facts: Mapping[str, Any]
+    planned: "Pause | None" = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +133,19 @@ class Drain:
 
     after_ms: tuple[int, int]
     to: str | None
+    planned: "Pause | None" = None
+    """The pause that it goes away for, if that was planned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """A planned pause of the service, for people: no client decides anything by these times."""
+
+    begins_ms: int | None
+    """UTC milliseconds; None when it has begun."""
+    back_ms: int | None
+    """None: there is none any more."""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +168,7 @@ class Unknown:
 
 
 FromClient = Ack | Beat | Bye | Unknown
-FromServer = Hello | Wait | Opened | Resumed | No | Ack | Beat | Drain | Taken | Unknown
+FromServer = Hello | Wait | Opened | Resumed | No | Ack | Beat | Drain | Pause | Taken | Unknown
 
 
 def bad(detail: str) -> FrameError:
@@ -276,6 +296,7 @@ def _no(message: Mapping[str, Any]) -> No:
         retry_ms=None if retry is None else _number(message, "retry"),
         to=_path(message),
         facts={name: message[name] for name in ("by", "saved_as_of", "outcome") if name in message},
+        planned=_planned(message),
     )
 
 
@@ -286,13 +307,33 @@ def _drain(message: Mapping[str, Any]) -> Drain:
     low, high = (_number({"after": each}, "after") for each in after)
     if high < low:
         raise bad("after ends before it begins")
-    return Drain(after_ms=(low, high), to=_path(message))
+    return Drain(after_ms=(low, high), to=_path(message), planned=_planned(message))
+
+
+def _pause(message: Mapping[str, Any]) -> Pause:
+    return _planned(message) or Pause(begins_ms=None, back_ms=None)
+
+
+def _planned(message: Mapping[str, Any]) -> Pause | None:
+    """Return the pause that a message speaks of; it is for people, so that a wrong one is just not shown."""
+    begins_ms, back_ms, note = (message.get(name) for name in ("begin", "back", "note"))
+    if type(back_ms) is not int or not 0 <= back_ms < OFFSET_MAX:
+        return None
+    known = type(begins_ms) is int and 0 <= begins_ms < OFFSET_MAX
+    return Pause(
+        begins_ms=begins_ms if known else None,
+        back_ms=back_ms,
+        note=_shown(note, NOTE_CHARACTERS_MAX),
+    )
+
+
+def _shown(value: object, characters_max: int) -> str:
+    """Return text of the server as it may be shown."""
+    return "".join(filter(str.isprintable, value if isinstance(value, str) else ""))[:characters_max]
 
 
 def _taken(message: Mapping[str, Any]) -> Taken:
-    by = message.get("by")
-    label = by if isinstance(by, str) else ""
-    return Taken(by="".join(filter(str.isprintable, label))[:LABEL_CHARACTERS_MAX])
+    return Taken(by=_shown(message.get("by"), LABEL_CHARACTERS_MAX))
 
 
 _READERS: Final[Mapping[str, Callable[[Mapping[str, Any]], FromServer]]] = {
@@ -302,6 +343,7 @@ _READERS: Final[Mapping[str, Callable[[Mapping[str, Any]], FromServer]]] = {
     "resumed": _resumed,
     "no": _no,
     "drain": _drain,
+    "pause": _pause,
     "taken": _taken,
 }
 

@@ -27,6 +27,7 @@ const REDIRECTS_MAX = 3;
 const LATE_MS = 2_000; // a timer that fires later than this was throttled, or the machine slept: ask first
 const JUMP_MS = 10_000;
 const OFFSET_MAX = 2 ** 52;
+const NOTE_CHARACTERS_MAX = 200;
 const PATH = /^\/s\/[a-z0-9]{1,16}\/ws$/;
 const BROKEN = new Set([1002, 1007, 1009, 4400, 4413]);
 const BY_ITSELF = new Set([4408, 4429, 4481, 4483, 4503, 4504]);
@@ -62,6 +63,8 @@ export class Channel {
   #aud;
   #path = "";
   #ticket = "";
+  #auth = ""; // a ticket that proves a login, for the next attempt
+  #askedLogin = false;
   #socket = null;
   #number = 0;
   #key = null; // a promise of a CryptoKey
@@ -90,7 +93,7 @@ export class Channel {
   #wall = Date.now();
   phase = "idle"; // idle, waiting, dialling, open, down
 
-  /** `tell(kind, facts)` hears: dialling, wait, stream, replayed, lost, full, roomy, ended. */
+  /** `tell(kind, facts)` hears: dialling, wait, stream, replayed, lost, full, roomy, planned, ended. */
   constructor({ dial, aud, tell }) {
     this.#dialTo = dial;
     this.#aud = aud;
@@ -115,11 +118,23 @@ export class Channel {
   open({ ticket, path }) {
     this.#ticket = ticket;
     this.#path = path;
+    this.#auth = "";
+    this.#askedLogin = false;
     this.#key = null;
     this.#forget();
     this.#broken = this.#doubt = false;
     this.#tries = 0;
     this.#dial();
+  }
+
+  /** The service wanted a login: a fresh ticket proves it, and the same stream goes on. False without a key. */
+  again({ ticket }) {
+    if (this.phase !== "down" || !this.#key) return false;
+    this.#auth = ticket;
+    this.#tries = 0;
+    this.#listen(true);
+    this.#dial();
+    return true;
   }
 
   /** The network is back, or somebody looks: dial at once what would be dialled, ask what is open. */
@@ -280,6 +295,7 @@ export class Channel {
     } else if (t === "opened" && !this.#key) this.#opened(message);
     else if (t === "resumed" && this.#key && message.n === this.#attempts) this.#resumed(message);
     else if (t === "no") this.#refusal = message;
+    else if (t === "pause") this.#planned(message);
     else if (["opened", "resumed", undefined].includes(t)) this.#break("an answer to nothing");
   }
 
@@ -301,8 +317,11 @@ export class Channel {
       have: this.#up.base,
       end: this.#up.end,
     };
+    const login = this.#auth ? { auth: this.#auth } : {};
+    this.#askedLogin = this.#auth !== "";
+    this.#auth = "";
     const mac = await sign(await this.#key, attemptText({ ...fields, challenge }));
-    if (number === this.#number) this.#say({ t: "resume", ...fields, mac });
+    if (number === this.#number) this.#say({ t: "resume", ...fields, mac, ...login });
   }
 
   #opened(message) {
@@ -352,6 +371,7 @@ export class Channel {
 
   #attached() {
     this.phase = "open";
+    this.#askedLogin = false;
     this.#tries = this.#redirects = 0;
     this.#giveUpAt = performance.now() + SILENT_MS;
     this.#range = null;
@@ -380,11 +400,23 @@ export class Channel {
       this.#range = [low, high];
       if (PATH.test(message.to ?? "")) this.#path = message.to;
       this.#dialAt = performance.now() + low + Math.random() * (high - low);
+      if (Number.isSafeInteger(message.back)) this.#planned(message);
+    } else if (message.t === "pause") {
+      this.#planned(message);
     } else if (message.t === "taken") {
       this.#refusal = { code: 4409, why: "taken", next: "click", by: String(message.by ?? "").slice(0, 64) };
     } else if (message.t === "no") {
       this.#refusal = message;
     }
+  }
+
+  /** A pause of the service, for people: what is done is the same as without it. */
+  #planned({ begin, back, note }) {
+    this.#tell("planned", {
+      begin: Number.isSafeInteger(begin) ? begin : null, // UTC milliseconds; null: it has begun
+      back: Number.isSafeInteger(back) ? back : null, // null: there is none any more
+      note: typeof note === "string" ? note.slice(0, NOTE_CHARACTERS_MAX) : "",
+    });
   }
 
   // ---------- how it ends ----------
@@ -397,11 +429,17 @@ export class Channel {
     if (BROKEN.has(code)) return this.#break(`closed with ${code}`);
     // Proxies invent codes; only a `no` decides. Asked again, the server gives the same answer.
     if (!refusal) return this.#lose("network", code === 4481 ? 0 : null);
-    if (!BY_ITSELF.has(refusal.code)) return this.#end(refusal.code, refusal.why, refusal.next, refusal);
+    if (Number.isSafeInteger(refusal.back)) this.#planned(refusal);
+    if (!BY_ITSELF.has(refusal.code)) {
+      // A login was proved and the key is void all the same: only a new ticket is left.
+      if (refusal.code === 4401 && this.#askedLogin) this.#key = null;
+      return this.#end(refusal.code, refusal.why, refusal.next, refusal);
+    }
     let retry = refusal.retry ?? null;
-    if (refusal.code === 4483 && PATH.test(refusal.to ?? "") && ++this.#redirects <= REDIRECTS_MAX) {
-      this.#path = refusal.to;
-      retry = 0;
+    if (refusal.code === 4483) {
+      const goes = PATH.test(refusal.to ?? "") && ++this.#redirects <= REDIRECTS_MAX;
+      if (goes) this.#path = refusal.to;
+      retry = goes ? 0 : retry || null; // never round and round without a pause
     }
     return this.#lose(refusal.why, retry);
   }

@@ -69,6 +69,7 @@ export class Link extends EventTarget {
     this.waiting = "";
     this.everLive = false;
     this.lostInput = false;
+    this.planned = null; // a pause that the service announced: { begin, back, note }
     addEventListener("online", () => this.tryNow());
     addEventListener("pageshow", () => this.tryNow());
     addEventListener("offline", () => this.look());
@@ -195,6 +196,9 @@ export class Link extends EventTarget {
       case "lost":
         this.#away(facts.retryInMs);
         return;
+      case "planned":
+        this.planned = facts.back === null ? null : facts;
+        break;
       case "full":
       case "roomy":
         // What the desktop does not take is not typed blindly; noVNC's own messages go on.
@@ -202,11 +206,27 @@ export class Link extends EventTarget {
         return;
       case "ended":
         this.refusal = facts.refusal.code ? facts.refusal : null;
-        if (facts.step === "open") this.#lose(facts.refusal.retry ?? null);
+        if (facts.step === "login" && this.#channel.hasKey) this.#signedIn(round);
+        else if (facts.step === "open") this.#lose(facts.refusal.retry ?? null);
         else this.#closed({ code: facts.code });
         return;
     }
     this.#tell("change");
+  }
+
+  /** The service wants a login for this return: where one is alive nobody is asked, and nothing is lost. */
+  async #signedIn(round) {
+    this.#away(0);
+    try {
+      const ticket = await post(
+        `/sessions/${this.sessionId}/tickets`,
+        { mode: this.mode, device_label: "" },
+        { wait_ms: OPEN_MS_MAX, stay: true },
+      );
+      if (round === this.#round) this.#channel.again(ticket);
+    } catch (problem) {
+      if (round === this.#round) this.#refused(problem);
+    }
   }
 
   /** The link is gone and the stream is not: the picture stands still, hidden, and takes no input. */

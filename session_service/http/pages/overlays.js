@@ -40,7 +40,7 @@ export function lost(seat) {
     ],
     title: lines(t("lost.title")),
     lede: t("lost.lede", { time: times.clock(link.pictureFrom ?? seat.lostAt) }),
-    parts: [timer.root, answers(workAnswer(session, seat.heard), ["next", t("lost.next", { time: end })])],
+    parts: [planned(link), timer.root, answers(workAnswer(session, seat.heard), ["next", t("lost.next", { time: end })])],
     buttons: [
       button(t("act.try_now"), () => link.tryNow(), { kind: "first", key: "try" }),
       linkButton(t("act.leave_page"), "/desktop", { key: "leave" }),
@@ -54,6 +54,13 @@ export function lost(seat) {
       h("p", { class: "stack-s" }, t("lost.elsewhere")),
     ),
   };
+}
+
+/** A pause that was announced: when the service means to be back, and what its people say. */
+function planned({ planned: pause }) {
+  if (!pause) return "";
+  const words = t("lost.planned", { time: times.minute(pause.back) });
+  return h("p", { class: "stack-s", "data-planned": "" }, words, pause.note ? ` ${pause.note}` : "");
 }
 
 /** The service answers again; the picture is on its way. */
