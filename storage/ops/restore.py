@@ -138,7 +138,7 @@ class Restore:
                 extractor.symlink(path, entry.content, facts)
             elif entry.type == Kind.FIFO:
                 extractor.fifo(path, facts)
-            else:
+            elif not (extractor.resumed and extractor.is_whole(path, facts)):
                 extractor.file(path, facts).close()
 
     def _keep_whole(self, extractor: Extractor, plan: Plan) -> None:

@@ -37,7 +37,6 @@ FILE_BYTES_MAX = (1 << 63) - 1
 SPARE_BYTES_PER_ENTRY = 1_024
 """Added to the contents when asking whether a target is large enough: names, inodes and rounding."""
 
-READ_AGAIN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _AGAIN = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -166,21 +165,17 @@ class Extractor:
             _check_path(path, self._policy.depth_max)
             parent_fd, leaf = self._place(path, new=False)
             try:
-                fd = os.open(leaf, READ_AGAIN, dir_fd=parent_fd)
+                found = os.stat(leaf, dir_fd=parent_fd, follow_symlinks=False)
             except FileNotFoundError:
                 return False
-            try:
-                found = os.fstat(fd)
-                if not stat.S_ISREG(found.st_mode) or found.st_ino in self._files:
-                    return False  # two names that are one here; it is made under another one, as at first
-                if not self._wardrobe.wears(found, facts):
-                    self._begun.add(path)
-                    return False
-                self.count(path, _check_extents(path, facts))
-                self.plain_file(path, found)
-                return True
-            finally:
-                os.close(fd)
+            if not stat.S_ISREG(found.st_mode) or found.st_ino in self._files:
+                return False  # two names that are one here; it is made under another one, as at first
+            if not self._wardrobe.wears(found, facts):
+                self._begun.add(path)
+                return False
+            self.count(path, _check_extents(path, facts))
+            self.plain_file(path, found)
+            return True
 
     def symlink(self, path: bytes, target: bytes, facts: RestoreFacts) -> None:
         """Write a link; where it leads is nobody's business here."""
@@ -244,6 +239,11 @@ class Extractor:
     def open_folders(self) -> OpenFolders:
         """Return the folders made here, to be held open by one more thread; it closes them."""
         return OpenFolders(self._root_fd, self._folders, self._renamed)
+
+    @property
+    def resumed(self) -> bool:
+        """Return whether an extractor was here before."""
+        return self._resumed
 
     @property
     def remembers(self) -> bool:
