@@ -116,10 +116,11 @@ class World:
 
 @asynccontextmanager
 async def running(
-    limits: GatewayLimits | None = None, *, processes: int = 1, **options: Any
+    limits: GatewayLimits | None = None, *, processes: int = 1, public: str = "", **options: Any
 ) -> AsyncIterator[World]:
     """A gateway with aiohttp behind it, as the program builds them. With two processes its links are carried
     by a second one, which has its own end of every private socket, though it lives in this process.
+    `public` is an origin that a proxy in front gives it.
     """
     control = FakeControl()
     application = web.Application()
@@ -162,6 +163,8 @@ async def running(
     control.streams = shards
     ((_host, port),) = await gateway.listen("127.0.0.1", 0, tls=tls)
     world = World(gateway, control, port, secure=tls is not None, shard=str(processes - 1))
+    if public:
+        world.origin, world.aud = public, public.replace("http", "ws", 1)
     origins.add(world.origin)
     await shards.open(gateway)
     second = process = None

@@ -85,8 +85,8 @@ class Page:
 
 
 @asynccontextmanager
-async def page(world: World) -> AsyncIterator[Page]:
-    async with world.connect(subprotocols=["continuity.v1"]) as socket:
+async def page(world: World, **options: Any) -> AsyncIterator[Page]:
+    async with world.connect(subprotocols=["continuity.v1"], **options) as socket:
         made = Page(world, socket)
         hello = await made.text()
         assert hello["t"] == "hello"
