@@ -16,15 +16,17 @@ from blake3 import blake3
 from storage.errors import LimitReached, Malformed, ObjectDamaged
 from storage.format.box import seal, seal_into, unseal
 from storage.format.encoding import decode, encode
-from storage.format.frame import Buffer, make_frame, open_frame
+from storage.format.frame import Buffer, make_frame, open_frame, view_frame
 from storage.format.header import ObjectType, OpenHeader, open_header
 from storage.format.keys import BoxKind, EpochKeys
 from storage.format.limits import (
     BOX_OVERHEAD_BYTES,
+    FRAME_OVERHEAD_BYTES,
     HEAD_RAW_BYTES_MAX,
     HEADER_BYTES,
     PACK_BYTES_MAX,
     SEALED_EXTRA_BYTES_MAX,
+    SEGMENT_RAW_BYTES_MAX,
     SEGMENTS_MAX,
     TRAILER_BYTES,
 )
@@ -115,6 +117,24 @@ class PackWriter:
         place = dataclasses.replace(segment, index=slot.index, offset=slot.offset - HEADER_BYTES)
         with self._room(slot) as room:
             open_segment(self._keys, self._header, place, room)
+
+    def check_against(self, slot: PackSlot, kind: BoxKind, source: bytearray, raw_bytes: int) -> None:
+        """Open a segment that was just sealed, and compare what comes out with what went in.
+
+        That is what a reader does, but for the hashes of box and chunks: they were taken over these very
+        bytes a moment ago, in this process, and would only be taken again.
+
+        Args:
+            source: the chunks, behind room for the prefix of a frame; untouched since they were compressed.
+            raw_bytes: of the chunks.
+        """
+        with self._room(slot) as room:
+            plain = unseal(self._header, kind, slot.index, room)
+        frame = view_frame(plain, raw_bytes_max=SEGMENT_RAW_BYTES_MAX)
+        stored = isinstance(frame.raw, memoryview)  # then it lies in `plain`, behind the same prefix
+        same = source.startswith(plain) if stored else source.startswith(frame.raw, FRAME_OVERHEAD_BYTES)
+        if len(frame.raw) != raw_bytes or not same:
+            raise ObjectDamaged(object=self.name, what="decoded otherwise than it was made")
 
     def finish(self, *, fresh: bytes, compress: bool = True) -> PackBytes:
         """Put footer and trailer behind the last segment, and open the footer again.

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from storage.format.frame import Buffer
 from storage.format.keys import BoxKind
 from storage.format.limits import CHUNK_BYTES_MAX
-from storage.repository.chunker import Chunker
+from storage.repository.chunker import WHOLE_FILE_BYTES_MAX, Chunker
 from storage.repository.packer import ChunkTaker
 from storage.scan.entry import PIECE_BYTES, StatFacts
 
@@ -21,13 +21,14 @@ READ_BUFFER_BYTES: Final = PIECE_BYTES + CHUNK_BYTES_MAX
 class FileContent:
     """A sink of the scanner, for one file after the other."""
 
-    __slots__ = ("_buffer", "_chunker", "_filled", "_seed", "_taker", "_whole", "refs")
+    __slots__ = ("_buffer", "_chunker", "_filled", "_seed", "_size", "_taker", "_whole", "refs")
 
     def __init__(self, taker: ChunkTaker, *, seed: int) -> None:
         self._taker = taker
         self._seed = seed
         self._buffer = memoryview(bytearray(READ_BUFFER_BYTES))
         self._filled = 0
+        self._size = 0
         self._whole = False
         self._chunker: Chunker | None = None
         self.refs: list[tuple[bytes, int]] = []
@@ -36,7 +37,8 @@ class FileContent:
         """Start over: what came before is void."""
         self.refs = []
         self._filled = 0
-        self._chunker = Chunker(file_bytes=facts.size, seed=self._seed)
+        self._size = facts.size
+        self._chunker = None
         self._whole = facts.size <= PIECE_BYTES
 
     def room(self) -> memoryview:
@@ -54,12 +56,16 @@ class FileContent:
 
     def end(self) -> list[tuple[bytes, int]]:
         """Return the references of the whole content."""
+        if self._filled and self._size <= WHOLE_FILE_BYTES_MAX and self._filled <= CHUNK_BYTES_MAX:
+            chunk = self._buffer[: self._filled]
+            return [(self._taker.offer(BoxKind.DATA, chunk), len(chunk))]
         if self._filled:
             self._cut(last=True)
         return self.refs
 
     def _cut(self, *, last: bool) -> None:
-        assert self._chunker is not None, "begin comes first"
+        if self._chunker is None:
+            self._chunker = Chunker(file_bytes=self._size, seed=self._seed)
         data = self._buffer[: self._filled]
         at = 0
         for length in self._chunker.cut(data, last=last):

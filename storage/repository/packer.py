@@ -4,8 +4,8 @@ entry.
 Chunks are put together to 512 KiB and compressed as one frame: a better ratio, ten times fewer calls, and
 chunk sizes stay hidden. Up to 1 MiB of new bytes is held back, because a small checkpoint is one object;
 beyond that segments are sealed straight into packs of 16 MiB, which leave one after the other. Metadata goes
-into segments of its own, behind the data. Whatever is sealed is opened, expanded and hashed again before
-anybody may upload it (restic learned this after two zstd bugs).
+into segments of its own, behind the data. Whatever is sealed is opened and expanded again, and compared with
+the bytes that it was made from, before anybody may upload it (restic learned this after two zstd bugs).
 
 Called by several threads. A chunk is copied once, into a reused buffer; a segment is compressed, sealed and
 checked by the thread that filled it, outside of every lock. Waiting for a pack's buffer is the backpressure.
@@ -15,7 +15,7 @@ Source: storage.md 4.2.
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import zstandard
@@ -98,6 +98,16 @@ class _Filling:
         return self.size >= SEGMENT_BYTES or len(self.ids) == SEGMENT_CHUNKS_MAX
 
 
+@dataclass(slots=True)
+class _Class:
+    """What came of one class of chunks."""
+
+    new: set[bytes] = field(default_factory=set)
+    filling: _Filling | None = None
+    held: list[PlannedSegment] = field(default_factory=list)
+    """Segments for the entry itself, as long as they may fit into it; metadata also later."""
+
+
 @dataclass(slots=True, kw_only=True)
 class _OpenPack:
     """A pack that segments are sealed into; whoever is last to leave a closed one hands it over."""
@@ -129,11 +139,8 @@ class NewChunks:
         self._inline_bytes_max = inline_bytes_max
         self._lock = threading.Lock()
         self._pack_lock = threading.Lock()
-        self._new: dict[BoxKind, set[bytes]] = {BoxKind.DATA: set(), BoxKind.META: set()}
-        self._filling: dict[BoxKind, _Filling | None] = {BoxKind.DATA: None, BoxKind.META: None}
+        self._data, self._meta = _Class(), _Class()
         self._idle: list[_Filling] = []
-        self._held: dict[BoxKind, list[PlannedSegment]] = {BoxKind.DATA: [], BoxKind.META: []}
-        """Segments for the entry itself, as long as they may fit into it; metadata also later."""
         self._held_bytes = 0
         self._packing = False
         self._pack: _OpenPack | None = None
@@ -147,19 +154,19 @@ class NewChunks:
         chunk_id = self._keys.chunk_id(kind, content)
         if self._stored(kind, chunk_id):
             return chunk_id
+        kept = self._data if kind is BoxKind.DATA else self._meta
         with self._lock:
-            if chunk_id in self._new[kind]:
+            if chunk_id in kept.new:
                 return chunk_id
-            self._new[kind].add(chunk_id)
+            kept.new.add(chunk_id)
             self.new_raw_bytes += len(content)
-            filling = self._filling[kind]
+            filling = kept.filling
             if filling is None:
-                filling = self._idle.pop() if self._idle else _Filling()
-                self._filling[kind] = filling
+                filling = kept.filling = self._idle.pop() if self._idle else _Filling()
             filling.take(chunk_id, content)
             full = filling.full
             if full:
-                self._filling[kind] = None
+                kept.filling = None
         if full:
             self._close_segment(kind, filling)
         return chunk_id
@@ -169,12 +176,12 @@ class NewChunks:
 
         Return the segments for the entry itself; empty if everything went into packs.
         """
-        for kind in (BoxKind.DATA, BoxKind.META):
-            filling, self._filling[kind] = self._filling[kind], None
+        for kind, kept in ((BoxKind.DATA, self._data), (BoxKind.META, self._meta)):
+            filling, kept.filling = kept.filling, None
             if filling is not None:
                 self._close_segment(kind, filling)
-        rest = self._held[BoxKind.DATA] + self._held[BoxKind.META]
-        self._held = {BoxKind.DATA: [], BoxKind.META: []}
+        rest = self._data.held + self._meta.held
+        self._data.held, self._meta.held = [], []
         if not self._packing:
             return rest
         for segment in rest:
@@ -192,7 +199,7 @@ class NewChunks:
         frame = frame_in_place(room, self._compressor())
         segment = PlannedSegment(kind=kind, frame=frame, raw_bytes=filling.size, chunks=tuple(filling.ids))
         for one in self._hold(segment):
-            self._into_pack(one)
+            self._into_pack(one, filling.buffer if one is segment else None)
         filling.ids, filling.size = [], 0
         with self._lock:
             self._idle.append(filling)
@@ -204,24 +211,33 @@ class NewChunks:
             if not self._packing and self._held_bytes + size > self._inline_bytes_max:
                 self._packing = True
             release: list[PlannedSegment] = []
-            if self._packing and self._held[BoxKind.DATA]:
-                release, self._held[BoxKind.DATA] = self._held[BoxKind.DATA], []
+            if self._packing and self._data.held:
+                release, self._data.held = self._data.held, []
                 self._held_bytes -= _sealed_bytes(release)
-            if self._packing and segment.kind is BoxKind.DATA:
+            is_data = segment.kind is BoxKind.DATA
+            if self._packing and is_data:
                 return [*release, segment]
-            self._held[segment.kind].append(_copied(segment))
+            (self._data if is_data else self._meta).held.append(_copied(segment))
             self._held_bytes += size
             if self._packing and self._held_bytes > META_HELD_BYTES_MAX:
-                release += self._held[BoxKind.META]
-                self._held[BoxKind.META] = []
+                release += self._meta.held
+                self._meta.held = []
                 self._held_bytes = 0
             return release
 
-    def _into_pack(self, segment: PlannedSegment) -> None:
-        """Seal a segment into the open pack, and check what was sealed."""
+    def _into_pack(self, segment: PlannedSegment, source: bytearray | None = None) -> None:
+        """Seal a segment into the open pack, and check what was sealed.
+
+        Args:
+            source: what the segment was made from; None where that buffer has gone on, and then every chunk
+                is hashed again.
+        """
         pack, slot = self._reserved(len(segment.frame))
         pack.writer.seal(slot, segment, fresh=self._fresh(32))
-        pack.writer.check(slot)
+        if source is None:
+            pack.writer.check(slot)
+        else:
+            pack.writer.check_against(slot, segment.kind, source, segment.raw_bytes)
         with self._lock:
             pack.busy -= 1
             last = pack.closed and pack.busy == 0

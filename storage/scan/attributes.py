@@ -10,7 +10,7 @@ import os
 import struct
 from collections.abc import Callable
 
-from storage.scan.entry import Attributes
+from storage.scan.entry import NO_ATTRIBUTES, Attributes
 from storage.scan.rights import HANDLE
 
 VALUE_BYTES_MAX = 64 * 1024
@@ -23,14 +23,20 @@ FLAG_IMMUTABLE, FLAG_APPEND, FLAG_NODUMP, FLAG_NOCOW = 0x10, 0x20, 0x40, 0x0080_
 FLAGS_KEPT = FLAG_IMMUTABLE | FLAG_APPEND | FLAG_NODUMP | FLAG_NOCOW
 """The rest says how the file system stored the file, which is its own affair."""
 
+_FLAGS = struct.Struct("=I")
+_NO_FLAGS = bytes(8)
 _NONE_HERE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 def attributes(fd: int) -> Attributes:
     """Attributes and flags of an open file or folder."""
-    return _collect(
-        lambda: os.listxattr(fd), lambda name: os.getxattr(fd, name), inode_flags=_inode_flags(fd)
-    )
+    flags = _inode_flags(fd)
+    try:
+        if not os.listxattr(fd):
+            return NO_ATTRIBUTES if flags is None else Attributes(inode_flags=flags)
+    except OSError:
+        pass  # told below, where it is asked for again
+    return _collect(lambda: os.listxattr(fd), lambda name: os.getxattr(fd, name), inode_flags=flags)
 
 
 def attributes_at(folder_fd: int, name: bytes) -> Attributes:
@@ -76,8 +82,8 @@ def _collect(
 
 def _inode_flags(fd: int) -> int | None:
     try:
-        raw = fcntl.ioctl(fd, GET_FLAGS, bytes(8))
+        raw = fcntl.ioctl(fd, GET_FLAGS, _NO_FLAGS)
     except OSError:
         return None  # this file system knows none
-    (flags,) = struct.unpack_from("=I", raw)
+    (flags,) = _FLAGS.unpack_from(raw)
     return (flags & FLAGS_KEPT) or None

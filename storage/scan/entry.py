@@ -27,7 +27,7 @@ The functions that fill and use these values (in this folder):
     Extractor(root_fd, policy) -> see `extract.py`; methods folder, file, symlink, hardlink, fifo, finish.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
@@ -125,15 +125,14 @@ class Sink(Protocol):
     def hole(self, length: int) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadOutcome:
+class ReadOutcome(NamedTuple):
     """How reading one file ended."""
 
     facts: StatFacts
     """As of the last look: the size equals what the sink was given (data and holes together)."""
     extents: tuple[tuple[int, int], ...] | None
     """(offset, length) of the data, ascending; None where the whole size is one extent."""
-    attributes: Attributes = field(default_factory=Attributes)
+    attributes: Attributes = NO_ATTRIBUTES
     grade: Grade | None = None
     error: int | None = None
     """errno where the grade is UNREADABLE."""

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 READ_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+READ_QUIETLY = READ_FILE | os.O_NOATIME
+"""Only the owner and root may ask for that."""
 READ_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 

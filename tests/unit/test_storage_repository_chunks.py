@@ -8,11 +8,13 @@ import threading
 
 import pytest
 
-from storage.format.frame import open_frame
+from storage.errors import ObjectDamaged
+from storage.format.frame import make_frame, open_frame
 from storage.format.keys import BoxKind, EpochKeys
 from storage.format.limits import KIB, MIB
 from storage.format.pack import check_pack, read_pack
 from storage.format.table import Segment
+from storage.repository import packer
 from storage.repository.chunker import (
     SUPER_BLOCK_BYTES,
     USUAL,
@@ -187,6 +189,27 @@ def test_a_buffer_that_is_used_again_leaves_nothing_of_what_was_in_it():
         chunk for one in packs.made for part in read_pack(KEYS, one.name, one.pack.raw)[1] for chunk in part
     ]
     assert found == [noise(100_000, number) for number in range(30)]
+
+
+@pytest.mark.parametrize("content", [noise(300_000), b"words and words " * 40_000], ids=["stored", "zstd"])
+def test_what_opens_otherwise_than_it_was_made_is_never_handed_over(monkeypatch, content):
+    """A compressor that loses a bit, once the first segment has gone by: the boxes are sealed and sound."""
+    real = packer.frame_in_place
+
+    def lossy(room, compressor):
+        frame = bytes(real(room, compressor))
+        raw = bytearray(open_frame(frame, raw_bytes_max=4 * MIB).raw)
+        raw[-1] ^= 1
+        return make_frame(bytes(raw))
+
+    taker, packs = collect(inline_bytes_max=0)
+    taker.offer(BoxKind.DATA, noise(600_000, 7))
+    monkeypatch.setattr(packer, "frame_in_place", lossy)
+    with pytest.raises(ObjectDamaged):
+        for at in range(0, len(content), 100_000):
+            taker.offer(BoxKind.DATA, content[at : at + 100_000])
+        taker.finish()
+    assert packs.made == []
 
 
 def test_a_chunk_is_kept_once_and_a_stored_one_not_at_all():
