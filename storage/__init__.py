@@ -40,11 +40,13 @@ from storage.errors import (
     TargetNotEmpty,
     WorkspaceErased,
 )
-from storage.format.recovery import code_of, private_of, public_half
+from storage.format.recovery import code_of, private_of, public_half, recovery_id
 from storage.front.door import Storage, has_repositories, promote_second
+from storage.front.watched import open_watch_group, open_watching
 from storage.ids import WorkspaceRef
 from storage.objects.retry import RetryPolicy
 from storage.objects.store import ProbeCheck, ProbeVerdict
+from storage.ops.draft import is_being_filled, note_beside
 from storage.ops.erasure import ErasureReport, Tombstone
 from storage.ops.upkeep import UpkeepReport
 from storage.ops.values import (
@@ -69,8 +71,11 @@ from storage.replica.second import SecondStore
 from storage.repository.key_use import EpochUse, older_than
 from storage.repository.retention import Retention
 from storage.repository.rewrap import Rewrapped
+from storage.repository.stepping import ForeignObject
 from storage.repository.verify import VerifiedCheckpoint
 from storage.repository.ways import KeyWays, Kms
+from storage.watch.watching import Tally as WatchTally
+from storage.watch.watching import Watching
 
 __all__ = [
     "AmbiguousWrite",
@@ -91,6 +96,7 @@ __all__ = [
     "EpochUse",
     "ErasureReport",
     "FenceMoved",
+    "ForeignObject",
     "FormatError",
     "HomeMissing",
     "IdRefused",
@@ -139,12 +145,19 @@ __all__ = [
     "UpkeepReport",
     "VerifiedCheckpoint",
     "VerifyReport",
+    "WatchTally",
+    "Watching",
     "WorkspaceErased",
     "WorkspaceRef",
     "code_of",
     "has_repositories",
+    "is_being_filled",
+    "note_beside",
     "older_than",
+    "open_watch_group",
+    "open_watching",
     "private_of",
     "promote_second",
     "public_half",
+    "recovery_id",
 ]

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from storage.format.secrets import ReceiptSigner
+from storage.front.watched import only_scans
 from storage.ids import WorkspaceRef
+from storage.objects.clock import store_time_ms
 from storage.objects.retry import RetryingStore, RetryPolicy
 from storage.objects.store import ObjectStore
 from storage.ops.gather import ignore_progress
@@ -24,6 +26,7 @@ from storage.repository.slots import Keyring, Reread
 from storage.repository.state import LogState
 from storage.repository.threads import Threads
 from storage.repository.ways import KeyWays
+from storage.watch.watching import Watching
 
 RETRY: Final = RetryPolicy(give_up_after_s=20.0)
 """A call that cannot reach the store says so after this; whoever closes a session calls again for ever."""
@@ -49,6 +52,7 @@ class Opened:
         reread: Reread | None = None,
         signers: Mapping[bytes, bytes] | None = None,
         second: SecondStore | None = None,
+        watching: Watching | None = None,
     ) -> None:
         """Take a store that is open already. `open` is the usual way.
 
@@ -57,12 +61,14 @@ class Opened:
             reread: reads that again where it may have changed; asked when a slot does not open.
             signers: public halves, by their ids, of signers of receipts whose master key is gone.
             second: where a copy of everything goes; it may be away.
+            watching: tells what changed in homes, ours from now on; None: every checkpoint scans.
         """
         ways = master_key if isinstance(master_key, KeyWays) else KeyWays(master=master_key)
         self._bare = store
         self._store = RetryingStore(store, retry)
         self._keyring = Keyring(self._store, ways, fresh, reread=reread)
         self._former = dict(signers or {})
+        self._watching = watching if watching is not None else only_scans()
         self._fresh = fresh
         self._clock_ms = clock_ms
         self._threads = Threads()
@@ -113,4 +119,5 @@ class Opened:
 
     async def _upkeep(self, ref: WorkspaceRef) -> Upkeep:
         workspace = await self._known.required(ref)
-        return Upkeep(workspace, fresh=self._fresh, clock_ms=self._clock_ms)
+        store_ms = await store_time_ms(self._bare)
+        return Upkeep(workspace, fresh=self._fresh, clock_ms=self._clock_ms, store_ms=store_ms)

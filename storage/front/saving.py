@@ -127,13 +127,22 @@ class Saving(Opened):
             owner=owner,
         )
         workspace = await self._known.required(ref)
-        saving = ConflictSaving if conflict else Checkpointing
-        return await saving(
+        told = self._told(progress)
+        if conflict:
+            return await ConflictSaving(
+                workspace,
+                threads=self._threads,
+                fresh=self._fresh,
+                clock_ms=self._clock_ms,
+                progress=told,
+            ).run(plan)
+        return await Checkpointing(
             workspace,
             threads=self._threads,
             fresh=self._fresh,
             clock_ms=self._clock_ms,
-            progress=self._told(progress),
+            progress=told,
+            watching=self._watching,
         ).run(plan)
 
     async def pending(self, ref: WorkspaceRef, *, home: Path) -> Pending:

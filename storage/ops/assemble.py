@@ -44,6 +44,10 @@ class MetFolder:
     """Whether the record may be kept as it is: it says `self` of the same owner, and its node is stored."""
     same: list[bytes] = field(default_factory=list)
     """Names of the remembered entries that are as they were."""
+    passed: list[bytes] = field(default_factory=list)
+    """Names of subfolders that were not entered: nothing in or beneath them has changed."""
+    listed: bool = True
+    """False: it was passed through, and only what the way led to was looked at."""
     made: list[Made] = field(default_factory=list)
     """Entries that were looked at. Readers add theirs from their own threads."""
     children: list["MetFolder"] = field(default_factory=list)
@@ -81,6 +85,8 @@ class Assembly:
         self._groups: set[bytes] = set()
         """Inodes with several names whose data is counted already."""
         self._entries = self._folders = self._bytes = 0
+        self._special: Totals = (0, 0, 0)
+        """What of these is special."""
 
     def write(self, met: Sequence[MetFolder]) -> Assembled:
         """Write every folder.
@@ -89,14 +95,14 @@ class Assembly:
             met: parents before their children, the root first.
         """
         root = met[0]
-        blank = Remembered(None, self._maker.make(b"", Kind.FOLDER, root.facts, (bytes(16), 0)))
-        cache = StatCache(seq=0, hash_=b"", device=root.facts.device, root=blank, owner=self._owner)
+        cache = self._new_cache(root)
         for folder in reversed(met):
             folder.result = self._write(folder, cache)
             folder.made = []
         assert root.result is not None
         entry = entry_of(root.result)
         cache.root = Remembered(facts_of(root.facts), entry, self._start_ns)
+        cache.totals = minus((self._entries, self._folders, self._bytes), [self._special])
         return Assembled(
             root=entry,
             cache=cache,
@@ -104,6 +110,10 @@ class Assembly:
             folders=self._folders + 1,
             content_bytes=self._bytes,
         )
+
+    def _new_cache(self, root: MetFolder) -> StatCache:
+        blank = Remembered(None, self._maker.make(b"", Kind.FOLDER, root.facts, (bytes(16), 0)))
+        return StatCache(seq=0, hash_=b"", device=root.facts.device, root=blank, owner=self._owner)
 
     def count_remembered(self, record: FolderRecord) -> None:
         """Count a folder that is only remembered: what lies below one that cannot be listed."""
@@ -118,17 +128,27 @@ class Assembly:
             cache.put_packed(folder.path, record.packed)
             self._count_kept(folder, record)
             return self._entry(folder, record.node)
-        items = [*folder.made, *children]
-        if record is not None:
-            items += [made for made in map(record.made, folder.same) if made is not None]
-        items.sort(key=_name_of)
+        items = self._items(folder, children)
         node = write_folder(self._taker, [(row[0], raw) for row, raw in items])
+        folder.below = self._totals_of(folder, items, cache)
+        cache.put_packed(folder.path, pack_folder(items, node=node, below=folder.below))
+        return self._entry(folder, node)
+
+    def _items(self, folder: MetFolder, children: Sequence[Made]) -> list[Made]:
+        """Return the entries of a folder, ascending by name."""
+        items = [*folder.made, *children]
+        if folder.record is not None:
+            kept = map(folder.record.made, (*folder.same, *folder.passed))
+            items += [made for made in kept if made is not None]
+        items.sort(key=_name_of)
+        return items
+
+    def _totals_of(self, folder: MetFolder, items: Sequence[Made], cache: StatCache) -> Totals | None:
+        """Count the entries of a folder; return the totals of everything beneath it."""
         own = self._count([made for made in items if not is_special(made[0])])
         special = [made for made in items if is_special(made[0])]
         self._count_special(special)
-        folder.below = None if special else _sum(own, [child.below for child in folder.children])
-        cache.put_packed(folder.path, pack_folder(items, node=node, below=folder.below))
-        return self._entry(folder, node)
+        return None if special else sum_of(own, [child.below for child in folder.children])
 
     def _entry(self, folder: MetFolder, node: NodeRef) -> Made:
         """Return the folder's own entry; the remembered one, to the bit, if it says the same."""
@@ -153,7 +173,7 @@ class Assembly:
 
     def _count_kept(self, folder: MetFolder, record: FolderRecord) -> None:
         """Count a folder that is kept as it is; what lies beneath it was counted by itself."""
-        own = _minus(record.below, [child.below for child in folder.children])
+        own = minus(record.below, [child.below for child in folder.children])
         folder.below = record.below
         if own is None:
             self.count_remembered(record)
@@ -166,11 +186,14 @@ class Assembly:
         """Count entries of which each may be another case; data of a link group once."""
         for made in items:
             entry = entry_of(made)
+            folders, size = int(entry.type == Kind.FOLDER), 0
+            if entry.type == Kind.FILE and entry.content is not None:
+                size = self._special_bytes(entry, entry_extras(entry))
             self._entries += 1
-            if entry.type == Kind.FOLDER:
-                self._folders += 1
-            elif entry.type == Kind.FILE and entry.content is not None:
-                self._bytes += self._special_bytes(entry, entry_extras(entry))
+            self._folders += folders
+            self._bytes += size
+            entries, all_folders, all_bytes = self._special
+            self._special = entries + 1, all_folders + folders, all_bytes + size
 
     def _special_bytes(self, entry: Entry, extras: Extras) -> int:
         if extras.link_group is not None:
@@ -182,9 +205,13 @@ class Assembly:
 
 def _is_same(folder: MetFolder, record: FolderRecord, children: Sequence[Made]) -> bool:
     """Return whether nothing in a folder differs from what is remembered."""
-    if not folder.stands or folder.made or len(folder.same) != record.others:
+    if not folder.stands or folder.made:
         return False
-    if len(children) != len(record) - record.others:
+    if not folder.listed:
+        return all(record.made(child[0][0]) == child for child in children)
+    if len(folder.same) != record.others:
+        return False
+    if len(children) + len(folder.passed) != len(record) - record.others:
         return False
     return all(record.made(child[0][0]) == child for child in children)
 
@@ -194,7 +221,7 @@ def _name_of(made: Made) -> bytes:
     return row[0]
 
 
-def _sum(own: Totals, others: Sequence[Totals | None]) -> Totals | None:
+def sum_of(own: Totals, others: Sequence[Totals | None]) -> Totals | None:
     """Return totals together; None if one of them is not known."""
     entries, folders, size = own
     for one in others:
@@ -204,9 +231,9 @@ def _sum(own: Totals, others: Sequence[Totals | None]) -> Totals | None:
     return entries, folders, size
 
 
-def _minus(whole: Totals | None, parts: Sequence[Totals | None]) -> Totals | None:
+def minus(whole: Totals | None, parts: Sequence[Totals | None]) -> Totals | None:
     """Return totals without those of parts; None if one of them is not known."""
-    taken = _sum((0, 0, 0), parts)
+    taken = sum_of((0, 0, 0), parts)
     if whole is None or taken is None:
         return None
     return whole[0] - taken[0], whole[1] - taken[1], whole[2] - taken[2]

@@ -3,19 +3,25 @@
 Nothing is remembered before it is verified; a plan that is older than the log is thrown away, not patched.
 """
 
+import os
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import Final
 
+from storage.errors import RouteLost
 from storage.format.entries import CheckpointFlag
 from storage.ops import save
 from storage.ops.browse import checkpoint_info
+from storage.ops.stat_cache import StatCache
 from storage.ops.values import CheckpointResult, Progress
 from storage.ops.workspace import Workspace
 from storage.repository.packer import Fresh
 from storage.repository.state import LogState, Row
 from storage.repository.threads import Threads
 from storage.repository.verify import VerifiedCheckpoint
+from storage.watch.watching import Base, Left, Round, Watching
 
 COMMIT_STEPS: Final = 3
 """Packs stored, entry placed, entry verified: what progress counts after the scan."""
@@ -32,12 +38,14 @@ class Checkpointing:
         fresh: Fresh,
         clock_ms: Callable[[], int],
         progress: Callable[[Progress], None],
+        watching: Watching,
     ) -> None:
         self._workspace = workspace
         self._threads = threads
         self._fresh = fresh
         self._clock_ms = clock_ms
         self._progress = progress
+        self._watching = watching
 
     async def run(self, plan: save.SavePlan) -> CheckpointResult:
         """Save a home. The workspace's lock is held from the first look at the log to the last."""
@@ -47,27 +55,21 @@ class Checkpointing:
             state = await workspace.log.refresh()
             save.require_fence(state, plan.fence)
             retired_at = state.retired_at
-            prepared = await save.prepare(
-                plan,
-                state=state,
-                keys=workspace.keys.newest,
-                place=workspace.place,
-                threads=self._threads,
-                cache=await workspace.remembered(state),
-                fresh=self._fresh,
-                scan_ms=self._clock_ms(),
-                progress=self._progress,
-            )
-            self._step(1)
-            newest = state.newest(complete=False)
-            unchanged = newest is not None and _is_unchanged(plan, prepared, newest)
-            if unchanged and newest is not None:
-                row, proof = newest, await workspace.proof_of(state, newest)
-            else:
-                row, proof = await self._commit(plan, prepared, state, retired_at)
-            self._step(COMMIT_STEPS)
-            workspace.proof = proof
-            await workspace.remember(prepared.gathered.cache, row)
+            cache = await workspace.remembered(state)
+            async with AsyncExitStack() as looks:
+                look, prepared = await self._look(plan, state, cache, looks)
+                self._step(1)
+                newest = state.newest(complete=False)
+                unchanged = newest is not None and _is_unchanged(plan, prepared, newest)
+                if unchanged and newest is not None:
+                    row, proof = newest, await workspace.proof_of(state, newest)
+                else:
+                    row, proof = await self._commit(plan, prepared, state, retired_at)
+                self._step(COMMIT_STEPS)
+                workspace.proof = proof
+                await workspace.remember(prepared.gathered.cache, row)
+                looks.pop_all()
+                look.keep(_left(prepared))
             await workspace.write_snapshot(self._fresh)
             await workspace.log.save_cache()
         return CheckpointResult(
@@ -81,6 +83,46 @@ class Checkpointing:
             scan_s=prepared.gathered.took_s,
             total_s=round(time.monotonic() - started, 6),
         )
+
+    async def _look(
+        self, plan: save.SavePlan, state: LogState, cache: StatCache | None, looks: AsyncExitStack
+    ) -> tuple[Round, save.Prepared]:
+        """Look at what changed, or at everything where that is not known or turns out to be too little.
+
+        Args:
+            looks: undoes the look that is returned, if nothing comes of it.
+        """
+        try:
+            return await self._look_once(plan, state, cache, looks)
+        except RouteLost:
+            return await self._look_once(plan, state, cache, looks)
+
+    async def _look_once(
+        self, plan: save.SavePlan, state: LogState, cache: StatCache | None, looks: AsyncExitStack
+    ) -> tuple[Round, save.Prepared]:
+        # The time comes first: everything that was written before it is in the queue that is read now.
+        scan_ms = self._clock_ms()
+        look = await self._threads.quick(
+            partial(self._watching.begin, os.fspath(plan.home), base=_base_of(cache), exact=plan.exact)
+        )
+        looks.callback(look.undo)
+        try:
+            prepared = await save.prepare(
+                plan,
+                state=state,
+                keys=self._workspace.keys.newest,
+                place=self._workspace.place,
+                threads=self._threads,
+                cache=cache,
+                fresh=self._fresh,
+                scan_ms=scan_ms,
+                progress=self._progress,
+                look=look,
+            )
+        except RouteLost:
+            look.lose()
+            raise
+        return look, prepared
 
     async def _commit(
         self, plan: save.SavePlan, prepared: save.Prepared, planned: LogState, retired_at: int
@@ -96,6 +138,27 @@ class Checkpointing:
 
     def _step(self, number: int) -> None:
         self._progress(Progress(stage="upload", done=number, total=COMMIT_STEPS, unit="steps"))
+
+
+def _base_of(cache: StatCache | None) -> Base | None:
+    """Return what tells one remembered state of a home from any other."""
+    if cache is None or cache.totals is None:
+        return None
+    return cache.seq, cache.hash, cache.root.read_ns
+
+
+def _left(prepared: save.Prepared) -> Left:
+    gathered = prepared.gathered
+    base = _base_of(gathered.cache)
+    assert base is not None, "a scan counts"
+    return Left(
+        base=base,
+        again=gathered.again,
+        linked=gathered.linked,
+        silent=gathered.silent,
+        full_next=gathered.stale_folders,
+        complete=prepared.complete,
+    )
 
 
 def _is_unchanged(plan: save.SavePlan, prepared: save.Prepared, newest: Row) -> bool:

@@ -22,14 +22,14 @@ from typing import Final
 
 from blake3 import blake3
 
-from storage.errors import Cancelled, HomeMissing
+from storage.errors import Cancelled, HomeMissing, RouteLost
 from storage.format.extras import LINK_GROUP_BYTES, GradeTag
 from storage.format.keys import CHUNK_ID_BYTES, BoxKind
 from storage.format.limits import MIB
 from storage.format.table import CHUNK_BYTES
 from storage.format.tree import Entry, entry_extras
 from storage.ops import stat_cache
-from storage.ops.assemble import Assembly, MetFolder
+from storage.ops.assemble import MetFolder
 from storage.ops.content import FileContent
 from storage.ops.entry_maker import EntryMaker, renamed, with_link_group
 from storage.ops.folder_record import (
@@ -42,7 +42,10 @@ from storage.ops.folder_record import (
     made_of,
     remembered_of,
 )
+from storage.ops.notified import assembly_for
+from storage.ops.route import NotifiedRoute
 from storage.ops.stat_cache import StatCache
+from storage.ops.unsettled import unsettled
 from storage.ops.values import Progress
 from storage.repository.packer import ChunkTaker
 from storage.repository.threads import Stop, Threads
@@ -129,6 +132,13 @@ class Gathered:
     read_files: int
     cache: StatCache
     took_s: float
+    again: frozenset[bytes] = frozenset()
+    """Folders to be looked at by the next scan, whether or not they are told to have changed."""
+    linked: frozenset[int] = frozenset()
+    """Inodes with several names."""
+    silent: frozenset[bytes] = frozenset()
+    """Folders in which a file had changed of which no event told."""
+    stale_folders: bool = False
 
     def count(self, grade: int) -> int:
         """Return how many findings have a grade."""
@@ -150,12 +160,16 @@ class Gather:
         stop: Stop,
         progress: Callable[[Progress], None],
         exact: bool = False,
+        route: NotifiedRoute | None = None,
     ) -> None:
         """Prepare a scan.
 
         Args:
             exact: nothing of the home runs, and what is gathered is the last word on it.
+            route: which folders have changed, where that is known.
         """
+        self._route = route
+        self._silent: set[bytes] = set()
         self._exact = exact
         self._settled_ns: int | None = stat_cache.RACY_NS
         self._taker = taker
@@ -192,13 +206,16 @@ class Gather:
         Raises:
             Cancelled: the stop flag was set.
             HomeMissing, HomeMoved: the root cannot be read.
+            RouteLost: what changed cannot be told from what else is there; scan without a route.
         """
         started = time.monotonic()
         self._start_ns = time.time_ns()
         try:
-            for step in walk_folders(root_fd, repair_rights=True, stop=self._stop.is_set):
+            for step in walk_folders(root_fd, repair_rights=True, stop=self._stop.is_set, route=self._route):
                 if isinstance(step, FolderFound):
                     self._meet_folder(step)
+                elif step.passed:
+                    self._parent_of(step).passed.append(step.name)
                 else:
                     self._meet(self._parent_of(step), step)
             self._send_batch()
@@ -226,6 +243,8 @@ class Gather:
         else:
             parent = self._parent_of(found)
             if found.error is not None:
+                if not parent.listed:
+                    raise RouteLost(path=found.path, errno=found.error)
                 self._unreadable(parent, found.name, Kind.FOLDER, found.facts, found.error)
                 return
             folder = self._subfolder(parent, found)
@@ -242,6 +261,10 @@ class Gather:
         for other in found.others(before, settled_ns or 0):
             self._meet(folder, other)
         folder.same = found.same
+        if self._route is not None and not self._route.lists(folder.path):
+            if not folder.stands:
+                raise RouteLost(path=folder.path, what="nothing is remembered")
+            folder.listed = False
         self._tell(len(found.same))
 
     def _root(self, found: FolderFound) -> MetFolder:
@@ -299,12 +322,16 @@ class Gather:
         if found.facts.links > 1:
             linked = _Linked(found.name, found.path, folder, found.facts)
             inode = (found.facts.device, found.facts.inode)
+            if self._route is not None and not self._route.knows_linked(found.facts.inode):
+                raise RouteLost(path=found.path, what="a file that has several names now")
             self._linked.setdefault(inode, []).append(linked)
             first = self._inodes.setdefault(inode, linked)
             if first is not linked:
                 linked.twin = first
                 return
         if not self._usable(known, found.facts):
+            if known is not None and known.facts not in (None, facts_of(found.facts)):
+                self._changed(folder)
             self._read_later(folder, found, known, linked)
             return
         assert known is not None
@@ -313,6 +340,10 @@ class Gather:
             linked.entry, linked.clean, linked.read_ns = entry, True, known.read_ns
         else:
             folder.made.append(made_of(entry, facts_of(found.facts), known.read_ns))
+
+    def _changed(self, folder: MetFolder) -> None:
+        if self._route is not None and self._route.is_silent(folder.path):
+            self._silent.add(folder.path)
 
     def _meet_other(self, folder: MetFolder, found: Found, known: Remembered | None) -> None:
         """Links, fifos, sockets, devices: never opened."""
@@ -481,10 +512,21 @@ class Gather:
     def _assemble(self, started: float) -> Gathered:
         """Put the tree together, from the deepest folder up."""
         self._name_link_groups()
-        assembly = Assembly(taker=self._taker, maker=self._maker, owner=self._owner, start_ns=self._start_ns)
+        assembly = assembly_for(
+            self._route,
+            self._cache,
+            taker=self._taker,
+            maker=self._maker,
+            owner=self._owner,
+            start_ns=self._start_ns,
+        )
         stale = [part for path in self._stale for part in self._remembered_below(path)]
-        for _, record in stale:
-            assembly.count_remembered(record)
+        if self._route is None or self._route.full:
+            for _, record in stale:
+                assembly.count_remembered(record)
+        found = [finding.path for finding in self._findings]
+        names = [item.folder for items in self._linked.values() for item in items]
+        again = frozenset(unsettled(found, names, self._met))
         made = assembly.write(self._met)
         for path, record in stale:
             made.cache.put_packed(path, record.packed)
@@ -497,6 +539,10 @@ class Gather:
             read_files=self._read_files,
             cache=made.cache,
             took_s=time.monotonic() - started,
+            again=again,
+            linked=frozenset(inode for _, inode in self._linked),
+            silent=frozenset(self._silent),
+            stale_folders=bool(self._stale),
         )
 
     def _remembered_below(self, path: bytes) -> list[tuple[bytes, FolderRecord]]:

@@ -12,11 +12,13 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from storage.errors import (
     CommitContended,
     FenceMoved,
+    RouteLost,
 )
 from storage.format.encoding import encode
 from storage.format.entries import (
@@ -40,6 +42,7 @@ from storage.format.limits import (
 from storage.format.table import PlannedSegment, Table
 from storage.format.tree import Content
 from storage.ops.gather import Finding, Gather, Gathered, open_home
+from storage.ops.route import NotifiedRoute
 from storage.ops.stat_cache import StatCache
 from storage.ops.uploads import UPLOADERS, PackUploads
 from storage.ops.values import Progress
@@ -51,6 +54,7 @@ from storage.repository.threads import Stop, Threads
 from storage.repository.together import first_failure
 from storage.repository.tree_writer import write_content
 from storage.scan.walk import facts_of as stat_facts
+from storage.watch.watching import Round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +70,11 @@ class SavePlan:
     first_of_close: bool
     owner: tuple[int, int] | None
     home_id: bytes | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Return whether it has the last word on a home in which nothing runs."""
+        return self.frozen or self.final or self.first_of_close
 
     def flags(self, *, complete: bool) -> CheckpointFlag:
         """Return the flags of the entry."""
@@ -122,8 +131,13 @@ async def prepare(
     fresh: Fresh,
     scan_ms: int,
     progress: Callable[[Progress], None],
+    look: Round | None = None,
 ) -> Prepared:
-    """Scan a home and store what is new in packs, or hold it for the entry if it is little."""
+    """Scan a home and store what is new in packs, or hold it for the entry if it is little.
+
+    Raises:
+        RouteLost: `look` is about what changed, and only one at everything will do.
+    """
     stop = Stop()
     uploads = PackUploads(place, keys, fresh=fresh, stop=stop, progress=progress)
     chunks = NewChunks(keys, fence=plan.fence, fresh=fresh, stored=state.index.knows, packs=uploads)
@@ -133,6 +147,11 @@ async def prepare(
         try:
             facts = stat_facts(os.fstat(root_fd))
             owner = plan.owner if plan.owner is not None else (facts.uid, facts.gid)
+            route = None
+            if look is not None:
+                if not look.full and (cache is None or cache.owner != owner):
+                    raise RouteLost(what="the home has another owner")
+                route = NotifiedRoute(look, cache, stored=partial(state.index.knows, BoxKind.META))
             gather = Gather(
                 taker=chunks,
                 known=state.index.knows,
@@ -142,7 +161,8 @@ async def prepare(
                 threads=threads,
                 stop=stop,
                 progress=progress,
-                exact=plan.frozen or plan.final or plan.first_of_close,
+                exact=plan.exact,
+                route=route,
             )
             gathered = gather.run(root_fd)
         finally:

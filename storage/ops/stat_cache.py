@@ -25,13 +25,14 @@ from storage.format.tree import Entry
 from storage.ops.folder_record import (
     FolderRecord,
     Remembered,
+    Totals,
     facts_of,
     is_folder,
     made_from,
     pack_folder,
     remembered_of,
 )
-from storage.repository.cache import CacheFile
+from storage.repository.cache import RecordFile
 from storage.scan.entry import StatFacts
 
 RACY_NS: Final = 2_000_000_000
@@ -39,6 +40,10 @@ VOUCHED_NS: Final = (1 << 63) - 1
 """As the time of reading: our own restore wrote the file before anybody else could reach it, looked at it
 through the same descriptor, and waited until the file system's clock had gone on. Any later store moves its
 times, the first one through a new memory map too, so its unchanged times prove it at any distance."""
+
+LATER_FACTOR: Final = 2
+LATER_BYTES_LEAST: Final = 1024 * 1024
+"""A cache file grows by what changes until it is so many times as long as when it was written whole."""
 
 
 class _Saved(Body, frozen=True):
@@ -48,8 +53,22 @@ class _Saved(Body, frozen=True):
     root: Remembered
     folders: list[tuple[bytes, bytes]]
     owner: tuple[int, int] | None
+    totals: Totals | None = None
 
 
+class _Later(Body, frozen=True):
+    """What a later checkpoint has changed in what stands before it in the file."""
+
+    base_ns: int
+    """`root.read_ns` of what it belongs on: anything else is not to be mixed with it."""
+    seq: int
+    hash: bytes
+    root: Remembered
+    totals: Totals | None
+    folders: list[tuple[bytes, bytes | None]]
+
+
+_later_decoder: Final = msgspec.msgpack.Decoder(_Later)
 _saved_decoder: Final = msgspec.msgpack.Decoder(_Saved)
 
 
@@ -75,7 +94,13 @@ class StatCache:
         self.hash = hash_
         self.device = device
         self.root = root
+        self.totals: Totals | None = None
+        """Of everything below the root that is not special; None where nobody has counted."""
         self._folders: dict[bytes, bytes] = {}
+        self._later: dict[bytes, bytes | None] | None = None
+        """What differs from the one this is the successor of; None where it is nobody's."""
+        self._base_ns = 0
+        self._whole_bytes = 0
 
     def put(self, path: bytes, entries: list[Remembered]) -> None:
         """Remember a folder whose node is not known."""
@@ -85,6 +110,21 @@ class StatCache:
     def put_packed(self, path: bytes, packed: bytes) -> None:
         """Remember a folder by its packed value."""
         self._folders[path] = packed
+        if self._later is not None:
+            self._later[path] = packed
+
+    def drop(self, path: bytes) -> None:
+        """Forget a folder that is gone."""
+        if self._folders.pop(path, None) is not None and self._later is not None:
+            self._later[path] = None
+
+    def successor(self) -> "StatCache":
+        """Return a copy that is to be changed; this one stays as it is."""
+        made = StatCache(seq=0, hash_=b"", device=self.device, root=self.root, owner=self.owner)
+        made.totals = self.totals
+        made._folders = dict(self._folders)
+        made._later, made._base_ns, made._whole_bytes = {}, self.root.read_ns, self._whole_bytes
+        return made
 
     def record(self, path: bytes) -> FolderRecord | None:
         """Return what is remembered of a folder."""
@@ -129,22 +169,52 @@ class StatCache:
         same_time = (entry.mtime_s, entry.mtime_ns) == (seconds, nanoseconds)
         return same_time and entry.size == found.size and entry.mode == found.mode
 
-    def save(self, file: CacheFile) -> None:
-        """Write everything into a cache file."""
+    def save(self, file: RecordFile) -> None:
+        """Write it into a cache file; only what changed, where the file holds what this is a successor of."""
+        later, base_ns = self._later, self._base_ns
+        self._later, self._base_ns = {}, self.root.read_ns
+        if later is not None and 0 < file.size < LATER_FACTOR * self._whole_bytes + LATER_BYTES_LEAST:
+            changed = list(later.items())
+            told = _Later(base_ns, self.seq, self.hash, self.root, self.totals, changed)
+            file.add([encode(told)], anew=False)
+            return
         folders = list(self._folders.items())
-        saved = _Saved(self.seq, self.hash, self.device, self.root, folders, self.owner)
-        file.write(encode(saved))
+        saved = _Saved(self.seq, self.hash, self.device, self.root, folders, self.owner, self.totals)
+        raw = encode(saved)
+        self._whole_bytes = len(raw)
+        file.add([raw], anew=True)
 
     @classmethod
-    def load(cls, file: CacheFile) -> "StatCache | None":
+    def load(cls, file: RecordFile) -> "StatCache | None":
         """Read a cache file; None if there is nothing to be believed."""
-        raw = file.read()
-        if raw is None:
+        records = file.read()
+        if not records:
             return None
         try:
-            saved = decode(_saved_decoder, raw, what="stat cache")
+            cache = cls._from(decode(_saved_decoder, records[0], what="stat cache"))
+            cache._whole_bytes = len(records[0])
+            for raw in records[1:]:
+                if not cache._follow(decode(_later_decoder, raw, what="stat cache")):
+                    break
         except FormatError:
             return None
+        return cache
+
+    def _follow(self, later: _Later) -> bool:
+        """Become what a later checkpoint has left. A record that was lost before it ends the chain."""
+        if later.base_ns != self.root.read_ns:
+            return False
+        self.seq, self.hash, self.root, self.totals = later.seq, later.hash, later.root, later.totals
+        self._base_ns = self.root.read_ns
+        for path, packed in later.folders:
+            if packed is None:
+                self._folders.pop(path, None)
+            else:
+                self._folders[path] = packed
+        return True
+
+    @classmethod
+    def _from(cls, saved: _Saved) -> "StatCache":
         cache = cls(
             seq=saved.seq,
             hash_=saved.hash,
@@ -152,7 +222,9 @@ class StatCache:
             root=saved.root,
             owner=saved.owner,
         )
+        cache.totals = saved.totals
         cache._folders = dict(saved.folders)
+        cache._later, cache._base_ns = {}, saved.root.read_ns
         return cache
 
     @classmethod

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from storage import KeyWays, RetryPolicy, Storage, WorkspaceRef
 from storage.objects.memory import MemoryBucket, MemoryStore
+from storage.watch.watching import Watching
 from tests.fakes.faulty_store import FaultyStore
 
 MASTER_KEY = bytes(range(32))
@@ -37,6 +38,7 @@ class Node:
         master_key: bytes | KeyWays = MASTER_KEY,
         reread: Callable[[], Awaitable[KeyWays]] | None = None,
         signers: dict[bytes, bytes] | None = None,
+        watching: Watching | None = None,
     ) -> Storage:
         """Start a process on this machine; its caches are those that the last one left."""
         return Storage(
@@ -48,6 +50,7 @@ class Node:
             retry=IMPATIENT,
             reread=reread,
             signers=signers,
+            watching=watching,
         )
 
 
