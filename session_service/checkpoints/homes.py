@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
+import storage
 from session_service.base import errors
 from session_service.base.ids import is_ulid
 from session_service.base.layout import Layout
@@ -42,11 +43,14 @@ def checked(layout: Layout, home: str, *, workspace_id: str, fence: int | None =
     return path
 
 
-def draft_of(home: Path) -> Path:
-    """Return a new name beside the final one, for a home that is being made."""
+def draft_of(home: Path, seq: int | None = None) -> Path:
+    """Return a name beside the final one, for a home that is being made: that of a checkpoint's draft, which
+    a later call takes up, or a new one.
+    """
     home.parent.mkdir(exist_ok=True)
     home.parent.chmod(0o711)  # whatever our umask is: the desktop's user passes through, and sees no names
-    return home.with_name(f"{home.name}.new-{secrets.token_hex(4)}")
+    ending = secrets.token_hex(4) if seq is None else str(seq)
+    return home.with_name(f"{home.name}.new-{ending}")
 
 
 def make_empty(home: Path, owner: tuple[int, int] | None) -> None:
@@ -70,14 +74,21 @@ def publish(draft: Path, home: Path, owner: tuple[int, int] | None) -> None:
             os.close(fd)
 
 
-def drop_drafts(home: Path) -> None:
-    """Remove what interrupted restores of this workspace left, under any fence: only our own drafts, never a
-    home. A restore that was cancelled may still be writing; what it leaves goes the next time.
+def drop_drafts(home: Path, *, but: Path | None = None) -> None:
+    """Remove what interrupted restores of this workspace left, under any fence: only our own drafts and the
+    notes beside them, never a home, and not the draft that is to be taken up. What somebody still writes goes
+    the next time.
     """
     if not home.parent.is_dir():
         return
-    for left in home.parent.glob("*.new-*"):
-        shutil.rmtree(left, ignore_errors=True)
+    kept = set() if but is None else {but, storage.note_beside(but)}
+    drafts = [left for left in home.parent.glob("*.new-*") if left not in kept]
+    for left in drafts:
+        if left.is_dir() and not left.is_symlink() and not storage.is_being_filled(left):
+            shutil.rmtree(left, ignore_errors=True)
+    for left in drafts:
+        if left.is_file() and not left.with_suffix("").exists():
+            left.unlink(missing_ok=True)
 
 
 def clean_name(name: str) -> bytes:

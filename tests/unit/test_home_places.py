@@ -1,9 +1,11 @@
 """Where homes lie on a machine: which paths are ours, and what interrupted restores leave."""
 
+import fcntl
 from pathlib import Path
 
 import pytest
 
+import storage
 from session_service.base import errors
 from session_service.base.layout import Layout
 from session_service.checkpoints import homes
@@ -23,6 +25,27 @@ def test_drafts_of_earlier_tries_go_under_whatever_fence_and_homes_stay(tmp_path
         (draft / "half").write_bytes(b"a file")
     homes.drop_drafts(now)
     assert list(now.parent.iterdir()) == [earlier]
+
+
+def test_the_draft_of_the_same_checkpoint_stays_to_be_taken_up(tmp_path: Path) -> None:
+    """With the note beside it; another checkpoint's draft goes, and so does its note, but not while it is
+    written.
+    """
+    layout = Layout(tmp_path)
+    home = layout.home(WORKSPACE, 4)
+    layout.homes.mkdir()
+    mine, other, busy = (homes.draft_of(home, seq) for seq in (12, 11, 10))
+    assert homes.draft_of(home, 12) == mine
+    for draft in (mine, other, busy):
+        draft.mkdir()
+        storage.note_beside(draft).write_bytes(b"note")
+    with open(storage.note_beside(busy), "rb") as note:
+        fcntl.flock(note, fcntl.LOCK_EX)
+        homes.drop_drafts(home, but=mine)
+    left = {busy, storage.note_beside(busy), mine, storage.note_beside(mine)}
+    assert set(home.parent.iterdir()) == left
+    homes.drop_drafts(home)
+    assert list(home.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize(
