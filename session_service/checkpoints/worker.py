@@ -79,18 +79,19 @@ def _ref(workspace: WorkspaceName) -> storage.WorkspaceRef:
 
 
 class _Emitter:
-    """Passes progress on from any thread, at most every quarter of a second."""
+    """Passes progress on from any thread: every new stage, else at most every quarter of a second."""
 
     def __init__(self, call: rpc.Call) -> None:
         self._call = call
         self._loop = asyncio.get_running_loop()
         self._told = 0.0
+        self._stage = ""
 
     def __call__(self, progress: storage.Progress) -> None:
         now = time.monotonic()
-        if now - self._told < PROGRESS_EVERY_S:
+        if now - self._told < PROGRESS_EVERY_S and progress.stage == self._stage:
             return
-        self._told = now
+        self._told, self._stage = now, progress.stage
         value = translate.progress(progress)
         self._loop.call_soon_threadsafe(self._send, value)
 
@@ -289,21 +290,33 @@ class Worker:
         if home.exists():
             return RestoreReport(home=str(home), seq=ask.seq, entries=0, bytes=0)
         began = time.monotonic()
-        await asyncio.to_thread(homes.drop_drafts, home)
         if ask.seq is None:
+            await asyncio.to_thread(homes.drop_drafts, home)
             await asyncio.to_thread(homes.make_empty, home, ask.owner)
             return RestoreReport(home=str(home), seq=None, entries=0, bytes=0)
-        draft = homes.draft_of(home)
-        report = await (await self._open()).restore(
+        draft = homes.draft_of(home, ask.seq)
+        await asyncio.to_thread(homes.drop_drafts, home, but=draft)
+        try:
+            report = await self._restored(ask, ask.seq, draft, call)
+        except storage.TargetNotEmpty:  # it cannot be taken up, or only in part: begun anew, once
+            await asyncio.to_thread(homes.drop_drafts, home)
+            report = await self._restored(ask, ask.seq, draft, call)
+        await asyncio.to_thread(homes.publish, draft, home, ask.owner)
+        return translate.restored(str(home), report, time.monotonic() - began)
+
+    async def _restored(
+        self, ask: messages.NewHome, seq: int, draft: Path, call: rpc.Call
+    ) -> storage.RestoreReport:
+        """Fill a draft, going on from what a call that was cut off has finished."""
+        return await (await self._open()).restore(
             _ref(ask.workspace),
-            seq=ask.seq,
+            seq=seq,
             into=draft,
             owner=ask.owner,
             becomes_home=True,
+            resumable=True,
             progress=_Emitter(call),
         )
-        await asyncio.to_thread(homes.publish, draft, home, ask.owner)
-        return translate.restored(str(home), report, time.monotonic() - began)
 
     async def history(self, call: rpc.Call) -> list[CheckpointInfo]:
         found = await (await self._open()).list(_ref(call.params(messages.Named).workspace))

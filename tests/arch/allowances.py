@@ -63,7 +63,11 @@ DESTROYING: dict[tuple[str, str], str] = {
         "session_service/checkpoints/homes.py",
         "rmtree",
     ): "drafts of an interrupted restore (NAME.new-*), never a home",
-    ("session_service/checkpoints/homes.py", "unlink"): "the half-written upload that this call made",
+    (
+        "session_service/checkpoints/homes.py",
+        "unlink",
+    ): "the half-written upload that this call made, and notes beside drafts that are gone",
+    ("storage/ops/draft.py", "unlink"): "the note beside a folder that this restore has filled",
     ("session_service/checkpoints/keyring.py", "unlink"): "a draft of a key file of our own",
     (
         "session_service/host/control_groups.py",
