@@ -42,7 +42,6 @@ from storage.errors import (
 )
 from storage.format.recovery import code_of, private_of, public_half, recovery_id
 from storage.front.door import Storage, has_repositories, promote_second
-from storage.ops.draft import is_being_filled, note_beside
 from storage.front.watched import open_watch_group, open_watching
 from storage.ids import WorkspaceRef
 from storage.objects.retry import RetryPolicy
@@ -152,8 +151,6 @@ __all__ = [
     "WorkspaceRef",
     "code_of",
     "has_repositories",
-    "is_being_filled",
-    "note_beside",
     "is_being_filled",
     "note_beside",
     "older_than",
