@@ -64,10 +64,10 @@ class Pair:
         return Node(self.second, self.folder / cache).open()
 
     def differences(self) -> set[str]:
-        """Return the names below `t/` that differ."""
-        left = {name: raw for name, raw in self.first.objects.items() if name.startswith("t/")}
-        right = {name: raw for name, raw in self.second.objects.items() if name.startswith("t/")}
-        return {name for name in left.keys() | right.keys() if left.get(name) != right.get(name)}
+        """Return the names below `t/` that differ; the index is a cache, and is not copied."""
+        left, right = self.first.objects, self.second.objects
+        names = {name for name in left.keys() | right.keys() if name.startswith("t/") and "/x/" not in name}
+        return {name for name in names if left.get(name) != right.get(name)}
 
 
 @pytest.fixture
@@ -80,11 +80,15 @@ async def save(opened: storage.Storage, home: Path, **more) -> storage.Checkpoin
     return saved.info
 
 
+def quiet(report: storage.UpkeepReport) -> bool:
+    return not (report.deleted_objects or report.retired_packs or report.orphans or report.folded_entries)
+
+
 async def tidy(opened: storage.Storage) -> None:
     """Collect until nothing is left to be deleted: remnants of a fold are not copied."""
     await opened.collect(REF, policy=KEEP_ONE, actor="test")
     report = None
-    while report is None or report.deleted_objects or report.retired_packs or report.orphans:
+    while report is None or not quiet(report):
         report = await opened.collect(REF, policy=None, actor="test")
 
 
@@ -200,7 +204,7 @@ async def test_what_the_main_store_lost_by_accident_stays_on_the_second(pair, ho
         for _ in range(3):
             await opened.collect(REF, policy=None, actor="test")
         await opened.replicate(REF, whole=True)
-        lost = [name for name in objects(pair.first, "p/") + objects(pair.first, "l/")]
+        lost = objects(pair.first, "p/") + objects(pair.first, "l/")
         for name in lost:
             del pair.first.objects[PREFIX + name]
         await opened.replicate(REF, whole=True)
