@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from session_service.app import room
+from session_service.app.keys import key_sources
 from session_service.app.settings import Settings
 from session_service.base import errors
 from session_service.base.layout import Layout
 from session_service.checkpoints import keyring
+from session_service.checkpoints.key_sources import recovery_name
 from session_service.client.api import Api
 from session_service.client.models import SecondStore
 from session_service.client.transport import Transport
@@ -152,7 +154,13 @@ def _second_store(found: SecondStore) -> Finding:
 
 
 def _key(settings: Settings, layout: Layout) -> Finding:
-    path = settings.store.master_key_file or layout.keys / "master.key"
+    sources = key_sources(settings)
+    path = sources.file
+    code = sources.recovery_public()
+    recovery = f"; recovery code {recovery_name(code)} opens the store, too" if code is not None else ""
+    if sources.command:
+        words = f"it comes from a command of its operator{recovery}"
+        return Finding(name="master_key", ok=True, words=words)
     if os.geteuid() != 0 and not os.access(Path(path).parent, os.X_OK):
         return Finding(name="master_key", ok=True, words=f"{path} cannot be looked at by this user")
     try:
@@ -165,13 +173,17 @@ def _key(settings: Settings, layout: Layout) -> Finding:
         return Finding(
             name="master_key", ok=True, words="none yet; it is made when the first store is opened"
         )
-    if keyring.is_backed_up(path, key):
-        return Finding(
-            name="master_key", ok=True, words=f"key {keyring.name_of(key)} was copied to a safe place"
+    copied = keyring.is_backed_up(path, key)
+    if copied or code is not None:
+        words = (
+            f"key {keyring.name_of(key)} {'was copied to a safe place' if copied else 'is here'}{recovery}"
         )
+        return Finding(name="master_key", ok=True, words=words)
     return Finding(
         name="master_key",
         ok=False,
-        words=f"key {keyring.name_of(key)} at {path} exists once only: without it no file can be read",
-        action="session-service backup key --to FILE on another medium, kept apart from the object store",
+        words=f"key {keyring.name_of(key)} at {path} exists once only, and there is no recovery code: "
+        "without it no file can be read",
+        action="session-service keys recovery, or backup key --to FILE on another medium; keep both apart "
+        "from the object store",
     )

@@ -27,6 +27,7 @@ Run = Callable[[asyncio.Event], Awaitable[None]]
 
 
 def _worker(settings: "Settings", number: int, *, root: bool) -> Run:
+    from session_service.app.keys import key_sources
     from session_service.checkpoints import worker
 
     layout = Layout(settings.state_folder)
@@ -39,7 +40,7 @@ def _worker(settings: "Settings", number: int, *, root: bool) -> Run:
         credentials_file=settings.store.credentials_file,
         second_url=settings.store.second_url or None,
         second_credentials_file=settings.store.second_credentials_file,
-        master_key_file=settings.store.master_key_file or layout.keys / "master.key",
+        keys=key_sources(settings),
         service_uid=who.service_uid,
         service_gid=who.service_gid,
     )

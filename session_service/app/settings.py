@@ -62,6 +62,22 @@ class Store(_Group):
     """File with the lines access_key = ... and secret_key = ... for S3; empty = the usual AWS_ variables."""
     master_key_file: Path | None = None
     """The key that opens everything; empty = keys/master.key in the state folder. Copy it to a safe place."""
+    master_key_command: tuple[str, ...] = ()
+    """Program and arguments that print the master key (32 bytes raw, hex or base64); then no file is read."""
+    previous_master_key_file: Path | None = None
+    """An older master key that still opens what `session-service keys rewrap` has not moved yet."""
+    previous_master_key_command: tuple[str, ...] = ()
+    """The same, from a command."""
+    kms_wrap_command: tuple[str, ...] = ()
+    """Program and arguments that encrypt standard input to standard output; {key} is the key's name."""
+    kms_unwrap_command: tuple[str, ...] = ()
+    """The way back: ciphertext in, 32 bytes out."""
+    kms_key: str = ""
+    """Name of a KMS key that also opens every tenant; a second way in beside the master key."""
+    kms_workspace_key: str = ""
+    """Name of a KMS key per workspace, with {workspace}: destroying it there erases every copy of that
+    workspace, backups of the bucket included. Without the KMS nothing opens such a workspace.
+    """
     second_url: str = ""
     """A second store that gets a copy of everything, written as `url` is; empty = none. Choose another
     machine.

@@ -100,6 +100,16 @@ class StorageRefused(SessionError):
     )
 
 
+class WorkspaceErased(StorageRefused):
+    """What was saved of this workspace was erased on purpose, for ever."""
+
+    code, status, action = (
+        "workspace_erased",
+        410,
+        "The tombstone says who did it and why; start with a new account or a new workspace.",
+    )
+
+
 class FenceMoved(SessionError):
     """Another owner has taken the workspace over; this one writes nothing more to its main line."""
 

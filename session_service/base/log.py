@@ -105,6 +105,9 @@ EVENTS: Final = frozenset(
         "workspace.taken_over",
         "receipt.written",
         "key.created",
+        "key.recoverable",
+        "erasure.swept",
+        "erasure.unswept",
         "key.used",
         # registry
         "registry.opened",

@@ -52,7 +52,14 @@ def make(path: Path) -> bytes:
     """Make the key of a new, empty store. Two workers may try at once: the first one's key is used by
     both.
     """
-    key = secrets.token_bytes(KEY_BYTES)
+    put(path, secrets.token_bytes(KEY_BYTES))
+    found = read(path)
+    assert found is not None
+    return found
+
+
+def put(path: Path, key: bytes) -> None:
+    """Write a key file, durable when this returns. One that is there already stays as it is."""
     draft = path.with_name(f"{path.name}.new-{secrets.token_hex(4)}")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -66,14 +73,19 @@ def make(path: Path) -> bytes:
         pass
     finally:
         draft.unlink()
+    sync_folder(path)
+
+
+def sync_folder(path: Path) -> None:
+    """Make a name in a folder of keys durable; as root give the file to whoever owns the folder."""
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
+        owner = os.fstat(folder)
     finally:
         os.close(folder)
-    found = read(path)
-    assert found is not None
-    return found
+    if os.geteuid() == 0:
+        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def is_backed_up(path: Path, key: bytes) -> bool:

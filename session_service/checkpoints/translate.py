@@ -3,7 +3,6 @@ is made here.
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final
 
 import storage
@@ -27,6 +26,8 @@ def error(exc: storage.StorageError) -> errors.SessionError:
     facts = {"storage_code": exc.code}
     if isinstance(exc, storage.FenceMoved):
         return errors.FenceMoved(words, **facts)
+    if isinstance(exc, storage.WorkspaceErased):
+        return errors.WorkspaceErased(**facts)
     if isinstance(exc, _REFUSED):
         return errors.StorageRefused(words, **facts)
     if isinstance(exc, storage.ObjectNotFound | storage.NoSuchCheckpoint):
@@ -104,28 +105,14 @@ def restored(home: str, value: storage.RestoreReport, seconds: float) -> port.Re
     )
 
 
-def status(url: str, verdict: storage.ProbeVerdict, key_path: Path, key: bytes) -> port.StoreStatus:
+def status(url: str, verdict: storage.ProbeVerdict, key: bytes, *, safe: bool) -> port.StoreStatus:
+    """`safe` says whether losing this machine would lose no key."""
     failed = [check.words for check in verdict.checks if check.needed and not check.passed]
     return port.StoreStatus(
         url=url,
         usable=verdict.usable,
         verdict=tuple((check.name, check.passed, check.words) for check in verdict.checks),
         error="; ".join(failed),
-        key_backed_up=keyring.is_backed_up(key_path, key),
-        key_id=keyring.name_of(key),
-    )
-
-
-def with_backup(value: port.StoreStatus, key_path: Path) -> port.StoreStatus:
-    """Look again whether the master key was backed up; the rest stays."""
-    key = keyring.read(key_path)
-    if key is None:
-        return value
-    return port.StoreStatus(
-        url=value.url,
-        usable=value.usable,
-        verdict=value.verdict,
-        error=value.error,
-        key_backed_up=keyring.is_backed_up(key_path, key),
+        key_backed_up=safe,
         key_id=keyring.name_of(key),
     )

@@ -14,9 +14,9 @@ from session_service.base import errors, rpc
 from session_service.base.ids import ulid_to_hex
 from session_service.checkpoints import translate
 from session_service.ports.checkpoints import CheckpointInfo, WorkspaceName
-from session_service.ports.upkeep import Difference, ErasedLook, KeyLook, PathChange, Upkept
+from session_service.ports.upkeep import Difference, PathChange, Upkept
 
-CALLS: Final = ("forget", "keep", "collect", "diff", "conflicts", "keys", "rotate_keys", "erase")
+CALLS: Final = ("forget", "keep", "collect", "diff", "conflicts")
 
 
 class Forget(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,17 +46,6 @@ class Diff(msgspec.Struct, frozen=True, kw_only=True):
     workspace: WorkspaceName
     before: int
     after: int
-
-
-class Rotate(msgspec.Struct, frozen=True, kw_only=True):
-    workspace: WorkspaceName
-    leaked: bool
-
-
-class Erase(msgspec.Struct, frozen=True, kw_only=True):
-    workspace: WorkspaceName
-    actor: str
-    reason: str
 
 
 class Named(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,35 +112,6 @@ class UpkeepCalls:
             for one in found.changes
         )
         return Difference(changes=changes, more=found.more)
-
-    async def keys(self, call: rpc.Call) -> KeyLook:
-        ask = call.params(Named)
-        store = await self._opened()
-        return KeyLook(
-            master_key_id=store.master_key_id, key_epoch=await store.key_epoch(_ref(ask.workspace))
-        )
-
-    async def rotate_keys(self, call: rpc.Call) -> KeyLook:
-        ask = call.params(Rotate)
-        store = await self._opened()
-        epoch = await store.rotate_keys(_ref(ask.workspace), leaked=ask.leaked)
-        return KeyLook(master_key_id=store.master_key_id, key_epoch=epoch)
-
-    async def erase(self, call: rpc.Call) -> ErasedLook:
-        ask = call.params(Erase)
-        store = await self._opened()
-        done = await store.erase(_ref(ask.workspace), actor=ask.actor, reason=ask.reason)
-        if store.has_second:
-            # Where the second store is away, replication finishes it and shows until then that it is behind.
-            await store.replicate(_ref(ask.workspace))
-        return ErasedLook(
-            actor=done.actor,
-            at_ms=done.at_ms,
-            slots=done.slots,
-            objects=done.objects,
-            size=done.size,
-            receipt=done.receipt,
-        )
 
     async def conflicts(self, call: rpc.Call) -> list[CheckpointInfo]:
         ask = call.params(Named)

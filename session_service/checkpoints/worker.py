@@ -8,7 +8,7 @@ here and nowhere else. Killing it loses nothing: what was not committed is done 
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,7 +19,16 @@ import storage
 from session_service.base import errors, log, rpc
 from session_service.base.ids import hex_to_ulid, ulid_to_hex
 from session_service.base.layout import Layout
-from session_service.checkpoints import homes, keyring, messages, replica_calls, translate, upkeep
+from session_service.checkpoints import (
+    homes,
+    key_calls,
+    keyring,
+    messages,
+    replica_calls,
+    translate,
+    upkeep,
+)
+from session_service.checkpoints.key_sources import KeySources
 from session_service.core import proof
 from session_service.ports.checkpoints import (
     CheckpointInfo,
@@ -55,7 +64,7 @@ class WorkerSettings:
     own_store: bool
     """The store is the folder in our state folder: made on the first start, and only then."""
     credentials_file: Path | None
-    master_key_file: Path
+    keys: KeySources
     service_uid: int
     service_gid: int
     second_url: str | None = None
@@ -111,6 +120,10 @@ class Worker:
         self._opening = asyncio.Lock()
         self._status = StoreStatus(url=settings.store_url, usable=False, verdict=(), error="not opened yet")
 
+    def beside(self) -> list[Coroutine[Any, Any, None]]:
+        """Return what runs beside the calls; one worker of a machine sweeps."""
+        return [key_calls.sweep_for_ever(self._open)] if self._settings.number == 0 else []
+
     async def _open(self) -> storage.Storage:
         async with self._opening:
             witness = replica_calls.read_witness(self._layout.keys)
@@ -131,38 +144,45 @@ class Worker:
         spec = self._second_spec()
         async with self._opening:
             if self._second is None:
-                key = keyring.read(self._settings.master_key_file)
-                if spec is None or key is None:
+                ways = await self._settings.keys.ways()
+                if spec is None or ways is None:
                     raise errors.StorageRefused("there is no second store, or no key to read it with")
                 self._second = await storage.Storage.open(
                     spec,
-                    master_key=key,
+                    master_key=ways,
+                    reread=self._settings.keys.required_ways,
                     cache_folder=self._layout.cache / f"second-{self._settings.number}",
                     clock_ms=wall_ms,
                 )
             return self._second
 
     async def _open_store(self) -> storage.Storage:
-        path = self._settings.master_key_file
-        key = keyring.read(path)
-        spec = self._spec(create=self._settings.own_store and key is None)
-        if key is None:
+        sources = self._settings.keys
+        ways = await sources.ways()
+        spec = self._spec(create=self._settings.own_store and sources.is_first_start())
+        if ways is None:
             if await storage.has_repositories(spec):
                 raise errors.StorageRefused(
-                    f"the store holds checkpoints but the master key {path} is missing: put the copy back"
+                    f"the store holds checkpoints but the master key {sources.file} is missing: put the copy "
+                    "back, or open the store with the recovery code: session-service keys open"
                 )
-            key = keyring.make(path)
-            log.get_logger().info("key.created", key=keyring.name_of(key), file=str(path))
+            key = keyring.make(sources.file)
+            log.get_logger().info("key.created", key=keyring.name_of(key), file=str(sources.file))
+            ways = await sources.required_ways()
         opened = await storage.Storage.open(
             spec,
-            master_key=key,
+            master_key=ways,
+            reread=sources.required_ways,
+            signers=sources.signers(),
             cache_folder=self._layout.cache / f"worker-{self._settings.number}",
             fresh=os.urandom,
             clock_ms=wall_ms,
             second=self._second_spec(),
         )
         verdict = await opened.probe()
-        self._status = translate.status(self._settings.store_url, verdict, path, key)
+        sources.remember_signers(opened.signers)
+        safe = sources.is_safe(ways.master)
+        self._status = translate.status(self._settings.store_url, verdict, ways.master, safe=safe)
         if not verdict.usable:
             await opened.close()
             raise errors.StorageRefused("the object store does not keep its promises: " + self._status.error)
@@ -194,6 +214,8 @@ class Worker:
         mine = {name: getattr(self, name) for name in names}
         tidying = upkeep.UpkeepCalls(self._open)
         mine |= {name: getattr(tidying, name) for name in upkeep.CALLS}
+        about_keys = key_calls.KeyCalls(self._open, self._settings.keys)
+        mine |= {name: getattr(about_keys, name) for name in key_calls.CALLS}
         copying = replica_calls.ReplicaCalls(
             opened=self._open,
             second=self._open_second,
@@ -365,11 +387,12 @@ class Worker:
             store = await self._open()
             if ask.probe:
                 verdict = await store.probe()
-                key = keyring.read(self._settings.master_key_file)
-                assert key is not None
-                path = self._settings.master_key_file
-                self._status = translate.status(self._settings.store_url, verdict, path, key)
-            return translate.with_backup(self._status, self._settings.master_key_file)
+                self._status = translate.status(
+                    self._settings.store_url, verdict, store.master_key, safe=False
+                )
+            safe = self._settings.keys.is_safe(store.master_key)
+            name = keyring.name_of(store.master_key)
+            return msgspec.structs.replace(self._status, key_backed_up=safe, key_id=name)
         except (errors.SessionError, storage.StorageError) as exc:
             return StoreStatus(url=self._settings.store_url, usable=False, verdict=(), error=str(exc))
 
@@ -404,5 +427,9 @@ async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
         peer_uids=frozenset({settings.service_uid, os.geteuid(), 0}),
     )
     await server.start(mode=0o660, gid=settings.service_gid if os.getgid() != settings.service_gid else None)
-    await stop.wait()
+    async with asyncio.TaskGroup() as beside:
+        beside_us = [beside.create_task(work, name="sweep-erased") for work in worker.beside()]
+        await stop.wait()
+        for task in beside_us:
+            task.cancel()
     await server.close()

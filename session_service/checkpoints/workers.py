@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from session_service.base import rpc
 from session_service.checkpoints import messages, replica_calls, upkeep
+from session_service.checkpoints.key_asks import KeyAsks
 from session_service.ports.checkpoints import (
     BEGUN,
     QUEUED,
@@ -33,8 +34,9 @@ from session_service.ports.checkpoints import (
     WorkspaceName,
 )
 from session_service.ports.desktops import EndProof
+from session_service.ports.keys import ErasedLook, KeyLook, RewrapLook, StoreKeys, TombstoneLook
 from session_service.ports.replication import Repaired, ReplicaLook, SecondProof, SecondStatus
-from session_service.ports.upkeep import Difference, ErasedLook, KeyLook, Upkept
+from session_service.ports.upkeep import Difference, Upkept
 
 URGENT: Final = 0
 """A close or a start waits for it."""
@@ -104,6 +106,7 @@ class Workers:
         self._homes = _Queue([rpc.Client(path, part="worker") for path in sockets])
         self._readers = [rpc.Client(path, part="worker") for path in sockets]
         self._turn = 0
+        self._keys = KeyAsks(self._readers, self._home_call, SOON)
 
     async def close(self) -> None:
         """Close the connections; the workers go on."""
@@ -290,17 +293,28 @@ class Workers:
         return await self._reader().call("diff", params, Difference)
 
     async def keys(self, workspace: WorkspaceName) -> KeyLook:
-        return await self._reader().call("keys", upkeep.Named(workspace=workspace), KeyLook)
+        return await self._keys.keys(workspace)
 
     async def rotate_keys(self, workspace: WorkspaceName, *, leaked: bool) -> KeyLook:
-        params = upkeep.Rotate(workspace=workspace, leaked=leaked)
-        look: KeyLook = await self._home_call(SOON, workspace, "rotate_keys", params, KeyLook)
-        return look
+        return await self._keys.rotate_keys(workspace, leaked=leaked)
+
+    async def store_keys(self) -> StoreKeys:
+        return await self._keys.store_keys()
+
+    async def set_recovery(self, public: bytes) -> None:
+        await self._keys.set_recovery(public)
+
+    async def rewrap(self, tenant_id: str) -> RewrapLook:
+        return await self._keys.rewrap(tenant_id)
+
+    async def rotate_tenant(self, tenant_id: str) -> RewrapLook:
+        return await self._keys.rotate_tenant(tenant_id)
 
     async def erase(self, workspace: WorkspaceName, *, actor: str, reason: str) -> ErasedLook:
-        params = upkeep.Erase(workspace=workspace, actor=actor, reason=reason)
-        done: ErasedLook = await self._home_call(SOON, workspace, "erase", params, ErasedLook)
-        return done
+        return await self._keys.erase(workspace, actor=actor, reason=reason)
+
+    async def tombstone(self, workspace: WorkspaceName) -> TombstoneLook | None:
+        return await self._keys.tombstone(workspace)
 
     async def conflicts(self, workspace: WorkspaceName) -> list[CheckpointInfo]:
         params = upkeep.Named(workspace=workspace)

@@ -42,6 +42,7 @@ def _add_others(application: typer.Typer) -> None:
         connecting,
         demo,
         doctor,
+        keys,
         people,
         replica,
         sessions,
@@ -59,6 +60,8 @@ def _add_others(application: typer.Typer) -> None:
     application.add_typer(replica.application, name="replica")
     application.add_typer(people.users, name="users")
     application.add_typer(people.tokens, name="tokens")
+    application.add_typer(keys.application, name="keys")
+    application.add_typer(keys.people, name="people")
     application.add_typer(backup.application, name="backup")
     application.add_typer(backup.audit, name="audit")
 

@@ -281,6 +281,39 @@ class Api:
         path = f"{API}/second-store/promote"
         return await self._transport.ask("POST", path, models.Promotion, body={"url": url, "reason": reason})
 
+    async def store_keys(self) -> models.StoreKeys:
+        """Return what opens the store, by public names."""
+        return await self._transport.ask("GET", f"{API}/keys", models.StoreKeys)
+
+    async def set_recovery(self, public: bytes) -> models.StoreKeys:
+        """Give the public half of a recovery code."""
+        body = {"public": public.hex()}
+        return await self._transport.ask("PUT", f"{API}/keys/recovery", models.StoreKeys, body=body)
+
+    async def rewrap(self, tenant_id: str) -> models.Rewrapped:
+        """Move a tenant's secrets to the master key, recovery code and KMS of now."""
+        body = {"tenant_id": tenant_id}
+        path = f"{API}/keys/rewrap"
+        return await self._transport.ask("POST", path, models.Rewrapped, body=body, limit_s=VERIFY_S)
+
+    async def rotate_tenant(self, tenant_id: str) -> models.Rewrapped:
+        """Make a new key for a tenant and move its workspaces to it."""
+        body = {"tenant_id": tenant_id}
+        path = f"{API}/keys/rotate"
+        return await self._transport.ask("POST", path, models.Rewrapped, body=body, limit_s=VERIFY_S)
+
+    async def erase_person(
+        self, user_id: str, *, name: str, reason: str, end_sessions: bool = False
+    ) -> models.Erasure:
+        """Erase everything that was saved of a person for ever. Raises Conflict while a desktop runs."""
+        body = {"name": name, "reason": reason, "end_sessions": end_sessions}
+        path = f"{API}/users/{user_id}/erase"
+        return await self._transport.ask("POST", path, models.Erasure, body=body, limit_s=VERIFY_S)
+
+    async def erasure(self, user_id: str) -> models.Erasure:
+        """Return the signed receipts of an erased person. Raises NotFound if nobody erased that account."""
+        return await self._transport.ask("GET", f"{API}/users/{user_id}/erasure", models.Erasure)
+
     async def verify_audit(self) -> models.AuditChain:
         """Recompute the audit chain. Raises AuditBroken."""
         return await self._transport.ask("GET", f"{API}/audit/verification", models.AuditChain)

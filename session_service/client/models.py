@@ -161,11 +161,54 @@ class Collected(_Answer, frozen=True, kw_only=True):
     refused: str
 
 
+class EpochOfKeys(_Answer, frozen=True, kw_only=True):
+    """What lies under one key epoch; 0 for a key that nothing opens."""
+
+    key_epoch: int
+    key_id: str
+    packs: int
+    entries: int
+
+
 class Keys(_Answer, frozen=True, kw_only=True):
     """The keys of a workspace, by their public names."""
 
     master_key_id: str
     key_epoch: int
+    min_key_epoch: int
+    epochs: list[EpochOfKeys]
+
+
+class TenantKeys(_Answer, frozen=True, kw_only=True):
+    """By what the keys of one tenant are wrapped: counts of keys."""
+
+    tenant_id: str
+    keys: int
+    opened: int
+    under_master: int
+    under_previous: int
+    under_recovery: int
+    under_other_codes: int
+
+
+class StoreKeys(_Answer, frozen=True, kw_only=True):
+    """Every way into the store, by public names."""
+
+    master_key_id: str
+    key_backed_up: bool
+    recovery_id: str
+    kms_key: str
+    tenants: list[TenantKeys]
+    refused: list[str]
+
+
+class Rewrapped(_Answer, frozen=True, kw_only=True):
+    """What a re-wrap moved."""
+
+    workspaces: int
+    made: int
+    removed: int
+    left: list[str]
 
 
 class Erased(_Answer, frozen=True, kw_only=True):
@@ -174,7 +217,26 @@ class Erased(_Answer, frozen=True, kw_only=True):
     slots: int
     objects: int
     bytes: int
+    versions: int | None
+    processes: int
     receipt: str
+
+
+class ErasedWorkspace(Erased, frozen=True, kw_only=True):
+    """One workspace of an erased person."""
+
+    workspace_id: str
+
+
+class Erasure(_Answer, frozen=True, kw_only=True):
+    """The erasure of a person."""
+
+    user_id: str
+    finished: bool
+    at: str
+    actor: str
+    reason: str
+    workspaces: list[ErasedWorkspace]
 
 
 class Replica(_Answer, frozen=True, kw_only=True):

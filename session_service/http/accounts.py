@@ -92,7 +92,7 @@ async def change_user(exchange: Exchange) -> Reply:
         if ask.password is not None:
             check_form(ask.password, name=user.name)
             changed = replace(changed, password_hash=await services.passwords.hash(ask.password))
-        await _check_an_administrator_is_left(exchange, user, changed)
+        await check_an_administrator_is_left(exchange, user, changed)
         written = audit.entry(
             exchange,
             "user.changed",
@@ -112,7 +112,8 @@ async def change_user(exchange: Exchange) -> Reply:
     return Reply(body=render.user(changed), headers={"ETag": etag(changed.generation)})
 
 
-async def _check_an_administrator_is_left(exchange: Exchange, user: User, changed: User) -> None:
+async def check_an_administrator_is_left(exchange: Exchange, user: User, changed: User) -> None:
+    """Raise Conflict if this change would leave nobody who can administer."""
     stays = changed.role == "administrator" and not changed.disabled
     if stays or user.role != "administrator" or user.disabled:
         return

@@ -7,7 +7,19 @@ of them can differ from the others. Pages are not here (`pages.py`).
 from typing import Final
 
 from session_service.base import errors
-from session_service.http import access, answers, asks, health, history, live, replication, upkeep, workspaces
+from session_service.http import (
+    access,
+    answers,
+    asks,
+    erasure,
+    health,
+    history,
+    keys,
+    live,
+    replication,
+    upkeep,
+    workspaces,
+)
 from session_service.http.routes import API, PUBLIC, Route
 from session_service.http.table_people import PEOPLE
 from session_service.http.table_sessions import SESSIONS
@@ -198,6 +210,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     *_FILE_ROUTES,
     *_HISTORY,
     *upkeep.ROUTES,
+    *keys.ROUTES,
+    *erasure.ROUTES,
     *replication.ROUTES,
     *_MACHINES,
 )

@@ -4,7 +4,6 @@ Not a schedule. Long questions have limits of their own; each is in the audit lo
 """
 
 import asyncio
-import base64
 from typing import Annotated, Final, Literal
 
 from aiohttp import web
@@ -90,35 +89,6 @@ class DiffOut(answers.Answer):
 
     changes: list[ChangeOut]
     more: Annotated[bool, Field(description="Not every path is named.")]
-
-
-class RotateAsk(asks.Ask):
-    """Whether the old key leaked: then no writer may use it any more."""
-
-    leaked: bool = False
-
-
-class KeysOut(answers.Answer):
-    """The keys of a workspace, by their public names."""
-
-    master_key_id: str
-    key_epoch: Annotated[int, Field(description="new objects are written under this epoch")]
-
-
-class EraseAsk(asks.Ask):
-    """The workspace's own name, typed again, and why."""
-
-    name: asks.Name
-    reason: Annotated[str, Field(min_length=1, max_length=limits.REASON_LENGTH_MAX)]
-
-
-class ErasedOut(answers.Answer):
-    """What an erasure deleted, with its signed receipt."""
-
-    slots: int
-    objects: int
-    bytes: int
-    receipt: Annotated[str, Field(description="msgpack of body, signer's key id and signature, in base64")]
 
 
 class AuditOut(answers.Answer):
@@ -228,41 +198,6 @@ async def compare_checkpoints(exchange: Exchange) -> DiffOut:
     return DiffOut(changes=changes, more=found.more)
 
 
-async def show_keys(exchange: Exchange) -> KeysOut:
-    """Say under which key epoch a workspace is written."""
-    workspace = await _workspace(exchange)
-    look = await exchange.services.checkpoints.keys(workspace_name(workspace))
-    return KeysOut(master_key_id=look.master_key_id, key_epoch=look.key_epoch)
-
-
-async def rotate_keys(exchange: Exchange) -> KeysOut:
-    """Begin a new key epoch for new objects."""
-    ask = exchange.body(RotateAsk)
-    workspace = await _workspace(exchange)
-    entry = audit.entry(exchange, "keys.rotated", workspace_id=workspace.id, leaked=ask.leaked)
-    await audit.record(exchange, entry)
-    look = await exchange.services.checkpoints.rotate_keys(workspace_name(workspace), leaked=ask.leaked)
-    return KeysOut(master_key_id=look.master_key_id, key_epoch=look.key_epoch)
-
-
-async def erase_workspace(exchange: Exchange) -> ErasedOut:
-    """Erase what was saved of a workspace, for ever. Refused while a session may write into it."""
-    ask = exchange.body(EraseAsk)
-    workspace = await _workspace(exchange)
-    lease = await exchange.services.registry.lease(workspace.id)
-    if lease is not None and lease.session_id is not None:
-        raise errors.Conflict("End the session of this workspace first.")
-    if ask.name != workspace.name:
-        raise errors.BadInput("Type the workspace's name to erase it.", field="name")
-    entry = audit.entry(exchange, "workspace.erased", workspace_id=workspace.id, reason=ask.reason)
-    await audit.record(exchange, entry)
-    done = await exchange.services.checkpoints.erase(
-        workspace_name(workspace), actor=str(exchange.caller.actor()), reason=ask.reason
-    )
-    receipt = base64.b64encode(done.receipt).decode("ascii")
-    return ErasedOut(slots=done.slots, objects=done.objects, bytes=done.size, receipt=receipt)
-
-
 async def _workspace(exchange: Exchange) -> Workspace:
     workspace = await exchange.services.registry.workspace(workspace_id(exchange))
     if workspace is None:
@@ -364,49 +299,6 @@ ROUTES: Final = (
         answer=CollectOut,
         idempotent=True,
         may_fail_with=(errors.NotFound, errors.StorageUnavailable, errors.StorageRefused),
-    ),
-    Route(
-        method="GET",
-        path=f"{API}/workspaces/{{workspace_id}}/keys",
-        name="showKeys",
-        tag="upkeep",
-        summary="Under which key epoch a workspace is written.",
-        handler=show_keys,
-        access=_ADMIN,
-        answer=KeysOut,
-        may_fail_with=(errors.NotFound, errors.StorageUnavailable, errors.StorageRefused),
-    ),
-    Route(
-        method="POST",
-        path=f"{API}/workspaces/{{workspace_id}}/keys/rotate",
-        name="rotateKeys",
-        tag="upkeep",
-        summary="Begin a new key epoch for new objects; older ones stay readable.",
-        handler=rotate_keys,
-        access=_ADMIN,
-        body=RotateAsk,
-        answer=KeysOut,
-        idempotent=True,
-        may_fail_with=(errors.NotFound, errors.StorageUnavailable, errors.StorageRefused),
-    ),
-    Route(
-        method="POST",
-        path=f"{API}/workspaces/{{workspace_id}}/erase",
-        name="eraseWorkspace",
-        tag="upkeep",
-        summary="Erase what was saved of a workspace for ever: tombstone, keys, objects.",
-        handler=erase_workspace,
-        access=_ADMIN,
-        body=EraseAsk,
-        answer=ErasedOut,
-        idempotent=True,
-        may_fail_with=(
-            errors.NotFound,
-            errors.BadInput,
-            errors.Conflict,
-            errors.StorageUnavailable,
-            errors.StorageRefused,
-        ),
     ),
     Route(
         method="GET",

@@ -12,7 +12,8 @@ from typing import Final, Protocol
 import msgspec
 
 from session_service.ports.desktops import EndProof
-from session_service.ports.upkeep import Difference, ErasedLook, KeyLook, Upkept
+from session_service.ports.keys import ErasedLook, KeyLook, RewrapLook, StoreKeys, TombstoneLook
+from session_service.ports.upkeep import Difference, Upkept
 
 
 class WorkspaceName(msgspec.Struct, frozen=True, kw_only=True):
@@ -304,8 +305,30 @@ class Checkpoints(Protocol):
         """Begin a new key epoch for new objects; `leaked` also refuses older ones to every writer."""
         ...
 
+    async def store_keys(self) -> StoreKeys:
+        """Look at every tenant's keys."""
+        ...
+
+    async def set_recovery(self, public: bytes) -> None:
+        """Keep the public half of a recovery code; a re-wrap then makes its slots."""
+        ...
+
+    async def rewrap(self, tenant_id: str) -> RewrapLook:
+        """Move a tenant's secrets to the ways in of now, after every worker has read these again."""
+        ...
+
+    async def rotate_tenant(self, tenant_id: str) -> RewrapLook:
+        """Make a new tenant key, move its workspaces to it, and remove older ones last."""
+        ...
+
     async def erase(self, workspace: WorkspaceName, *, actor: str, reason: str) -> ErasedLook:
-        """Erase a workspace for ever: tombstone, keys, objects. A repeat finishes what was begun."""
+        """Erase a workspace for ever: tombstone, keys, every worker's memory, objects. A repeat finishes
+        what was begun.
+        """
+        ...
+
+    async def tombstone(self, workspace: WorkspaceName) -> TombstoneLook | None:
+        """Return who erased a workspace; None if it was not erased."""
         ...
 
     async def conflicts(self, workspace: WorkspaceName) -> list[CheckpointInfo]:

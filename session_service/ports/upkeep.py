@@ -21,24 +21,6 @@ class Upkept(msgspec.Struct, frozen=True, kw_only=True):
     refused: str = ""
 
 
-class KeyLook(msgspec.Struct, frozen=True, kw_only=True):
-    """The keys of one workspace."""
-
-    master_key_id: str
-    key_epoch: int
-
-
-class ErasedLook(msgspec.Struct, frozen=True, kw_only=True):
-    """What an erasure deleted; `receipt` is signed and can be checked by anyone with the public key."""
-
-    actor: str
-    at_ms: int
-    slots: int
-    objects: int
-    size: int
-    receipt: bytes
-
-
 class PathChange(msgspec.Struct, frozen=True, kw_only=True):
     """One path that differs between two checkpoints. what: added, removed, changed."""
 

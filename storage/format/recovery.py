@@ -63,6 +63,11 @@ def private_of(code: str) -> bytes:
     return private
 
 
+def recovery_id(public: bytes) -> str:
+    """Return the public name of a recovery code, as the names of its slots have it."""
+    return wrapper_id(public).hex()
+
+
 def wrapper_id(public: bytes) -> bytes:
     """Return the 8 bytes by which slots of method r name the public half."""
     return blake3(public).digest(length=8)

@@ -58,24 +58,26 @@ class Keys(Opened):
         await self._keyring.refresh()
         return self._keyring.master_key_id
 
-    async def rewrap(self, *, progress: Told | None = None) -> Rewrapped:
-        """Bring every slot of the store to the ways in of now: a new master key, recovery code or KMS."""
+    async def rewrap(self, tenant: str | None = None, *, progress: Told | None = None) -> Rewrapped:
+        """Bring every slot of the store, or of one tenant, to the ways in of now: a new master key, recovery
+        code or KMS.
+        """
         await self._keyring.refresh()
-        refs = await self.workspaces()
-        tenants = await self._tenants(refs)
+        refs = [ref for ref in await self.workspaces() if tenant in (None, ref.tenant)]
+        tenants = [one for one in await self._tenants(refs) if tenant in (None, one)]
         rewrapper = Rewrapper(self._store, self._keyring)
         step = _Steps(progress, "rewrap", len(tenants) + len(refs))
         done = Rewrapped()
-        for tenant in tenants:
+        for one in tenants:
             try:
-                done = done.plus(await rewrapper.tenant(tenant))
+                done = done.plus(await rewrapper.tenant(one))
             except StoreUnavailable:
                 raise
             except StorageError as exc:
-                done = done.plus(Rewrapped(left=(f"tenant {tenant}: {exc}",)))
+                done = done.plus(Rewrapped(left=(f"tenant {one}: {exc}",)))
                 continue
             step()
-            done = done.plus(await rewrapper.workspaces(tenant, step))
+            done = done.plus(await rewrapper.workspaces(one, step))
         return done
 
     async def rotate_tenant(self, tenant: str, *, progress: Told | None = None) -> Rewrapped:
@@ -116,6 +118,11 @@ class Keys(Opened):
 
     def _erasure(self) -> Erasure:
         return Erasure(self._store, self._keyring, self._signer, fresh=self._fresh, clock_ms=self._clock_ms)
+
+    @property
+    def master_key(self) -> bytes:
+        """Return the master key that new slots are made for. Never logged, never sent."""
+        return self._keyring.ways.master
 
     @property
     def master_key_id(self) -> str:

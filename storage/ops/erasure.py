@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from storage.errors import IdRefused, KeyMissing, Malformed, RepositoryMissing
+from storage.errors import IdRefused, KeyMissing, Malformed
 from storage.format import names
 from storage.format.encoding import Body, decode, encode
 from storage.format.envelope import make_object, open_head
@@ -148,6 +148,8 @@ class Erasure:
         place = Prefixed(self._store, names.repository_prefix(ref.tenant, ref.workspace))
         name = names.tombstone(ref.workspace)
         if await tenant.head(name) is None:
+            if not await self._keyring.tenant_keys(ref.tenant):
+                await self._keyring.make_tenant_key(ref.tenant)  # nothing was saved yet, and nothing will be
             wrapping = await self._wrapping(ref.tenant)
             slots = [info.name async for info in place.list(names.KEY_PREFIX)]
             stone = Tombstone(ref.workspace, actor, self._clock_ms(), reason, slots)
@@ -162,8 +164,6 @@ class Erasure:
     async def _wrapping(self, tenant: str) -> dict[bytes, EpochKeys]:
         """Return the keys of tombstones by key id, the tenant's newest first."""
         tenant_keys = await self._keyring.tenant_keys(tenant)
-        if not tenant_keys:
-            raise RepositoryMissing(tenant=tenant, what="this tenant has no key, so it has no workspace")
         return {key: EpochKeys.wrapping(NO_REPOSITORY, secret) for key, secret in tenant_keys.items()}
 
     async def _read(self, ref: WorkspaceRef, tenant: Prefixed) -> Tombstone:

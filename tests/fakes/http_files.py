@@ -9,7 +9,15 @@ from pathlib import Path
 
 from session_service.base import errors
 from session_service.ports.checkpoints import CheckpointInfo, FolderEntry, StoreStatus, WorkspaceName
-from session_service.ports.upkeep import Difference, ErasedLook, KeyLook, PathChange, Upkept
+from session_service.ports.keys import (
+    ErasedLook,
+    KeyLook,
+    RewrapLook,
+    StoreKeys,
+    TenantKeys,
+    TombstoneLook,
+)
+from session_service.ports.upkeep import Difference, PathChange, Upkept
 from tests.fakes.http_control import checkpoint
 
 HOSTILE_NAME = b'a "b"\\\xff\n;.txt'
@@ -30,6 +38,9 @@ class HttpFiles:
         self.uploaded: list[tuple[str, str, bytes, tuple[int, int] | None]] = []
         self.reading = 0
         self.upkept: list[tuple[str, tuple[int, ...], str, str]] = []
+        self.recovery_id = ""
+        self.erasures_fail = 0
+        self.tombstones: dict[str, TombstoneLook] = {}
 
     async def history(self, workspace: WorkspaceName) -> list[CheckpointInfo]:
         await self._answer()
@@ -126,7 +137,44 @@ class HttpFiles:
 
     async def erase(self, workspace: WorkspaceName, *, actor: str, reason: str) -> ErasedLook:
         self.upkept.append(("erase", (), actor, reason))
+        if self.erasures_fail:
+            self.erasures_fail -= 1
+            raise errors.StorageUnavailable("planned")
+        self.tombstones[workspace.workspace_id] = TombstoneLook(actor=actor, at_ms=1, reason=reason)
         return ErasedLook(actor=actor, at_ms=1, slots=1, objects=5, size=9, receipt=b"r")
+
+    async def tombstone(self, workspace: WorkspaceName) -> TombstoneLook | None:
+        return self.tombstones.get(workspace.workspace_id)
+
+    async def store_keys(self) -> StoreKeys:
+        tenant = TenantKeys(
+            tenant_id="0" * 26,
+            keys=1,
+            opened=1,
+            under_master=1,
+            under_previous=0,
+            under_recovery=len(self.recovery_id) // 16,
+            under_other_codes=0,
+        )
+        return StoreKeys(
+            master_key_id="aa",
+            key_backed_up=bool(self.recovery_id),
+            recovery_id=self.recovery_id,
+            kms_key="",
+            tenants=(tenant,),
+            refused=(),
+        )
+
+    async def set_recovery(self, public: bytes) -> None:
+        self.recovery_id = public.hex()[:16]
+
+    async def rewrap(self, tenant_id: str) -> RewrapLook:
+        self.upkept.append(("rewrap", (), "", tenant_id))
+        return RewrapLook(tenants=1, workspaces=2, made=1, removed=1)
+
+    async def rotate_tenant(self, tenant_id: str) -> RewrapLook:
+        self.upkept.append(("rotate_tenant", (), "", tenant_id))
+        return RewrapLook(tenants=1, workspaces=2, made=1, removed=1)
 
     async def conflicts(self, workspace: WorkspaceName) -> list[CheckpointInfo]:
         return []

@@ -10,6 +10,7 @@ import pytest
 from session_service.base import errors, rpc
 from session_service.base.layout import Layout
 from session_service.checkpoints import messages
+from session_service.checkpoints.key_sources import KeySources
 from session_service.checkpoints.worker import Worker, WorkerSettings
 from session_service.ports.checkpoints import SavePlan, WorkspaceName
 
@@ -28,7 +29,7 @@ def worker(root: Path) -> Worker:
             store_url=f"file://{root}/nothing",
             own_store=False,
             credentials_file=None,
-            master_key_file=root / "no.key",
+            keys=KeySources(file=root / "no.key"),
             service_uid=os.geteuid(),
             service_gid=os.getegid(),
         )

@@ -78,6 +78,13 @@ async def test_what_is_public_and_what_is_privileged_changes_only_on_purpose() -
         "showKeys",
         "rotateKeys",
         "eraseWorkspace",
+        "showTombstone",
+        "erasePerson",
+        "showErasure",
+        "showStoreKeys",
+        "setRecovery",
+        "rewrapKeys",
+        "rotateTenantKey",
         "verifyAudit",
         "backUpRegistry",
     }

@@ -63,13 +63,14 @@ async def test_checkpoints_are_forgotten_pinned_compared_and_collected_by_admini
         ("erase", (), "asked"),
     ]
     kinds = [record.entry.kind for record in await world.registry.audit()]
-    assert kinds[-7:] == [
+    assert kinds[-8:] == [
         "checkpoints.forgotten",
         "checkpoint.pinned",
         "checkpoint.unpinned",
         "workspace.collected",
         "keys.rotated",
         "workspace.erased",
+        "workspace.erasure_proved",
         "checkpoints.compared",
     ]
 
