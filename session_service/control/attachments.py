@@ -34,12 +34,19 @@ from session_service.core.continuity import attempts
 from session_service.core.continuity.failures import RETRY_MS as FAILED_RETRY_MS
 from session_service.core.continuity.failures import Failures
 from session_service.core.continuity.limits import SUBPROTOCOL
-from session_service.core.continuity.messages import Resume
+from session_service.core.continuity.messages import Resume, is_path_of_origin
 from session_service.core.continuity.proof import grant_key, session_secret
 from session_service.core.events import Event, Facts
 from session_service.core.records import AuditEntry, LossCause, NodeState, Session, State, Ticket
 from session_service.core.refusals import Refusal
-from session_service.ports.streams import Attachment, LinkEnd, LinkOffer, LinkRefusal, ResumeOffer
+from session_service.ports.streams import (
+    Attachment,
+    LinkEnd,
+    LinkOffer,
+    LinkRefusal,
+    PlannedPause,
+    ResumeOffer,
+)
 
 
 class Overtaken(Exception):
@@ -75,6 +82,8 @@ class LinkDesk:
         self._secret = parts.resume_secret
         self._starting: dict[str, Live] = {}
         """Links that a starting session recorded and that were not answered yet."""
+        self.planned: PlannedPause | None = None
+        """The pause that is announced: who is told to ask again meanwhile is told until when, too."""
         self.open = False
         """False until the node is settled and again when it drains: everybody is told to ask again."""
 
@@ -91,7 +100,12 @@ class LinkDesk:
         if guessed and self._failures.failed(offer.address, self._parts.clock.monotonic_ms()):
             refusal = refusals.too_many(step=step, retry_ms=FAILED_RETRY_MS)
         self._log.info("link.refused", link_id=offer.link_id, code=int(refusal.code), why=refusal.why)
-        return _wire(refusal)
+        planned, told = self.planned, _wire(refusal)
+        if planned is None or refusal.code != Close.RETRY:
+            return told
+        if self._parts.clock.wall_ms() < planned.begins_at_ms:
+            return told
+        return msgspec.structs.replace(told, back_at_ms=planned.back_at_ms, note=planned.note)
 
     async def _attach(self, offer: LinkOffer) -> Attachment | Refusal:
         if not self.open:
@@ -292,10 +306,15 @@ class LinkDesk:
         return old or await self._refusal(record.id) or await self._elsewhere(record)
 
     async def _elsewhere(self, record: Session) -> Refusal:
-        """An open session of another node: it is asked again, or its node is lost and the user is told."""
+        """An open session of another node: asked there when it stands behind this origin, else again here; or
+        its node is lost, and the user is told.
+        """
         node = await self._parts.registry.node(record.node_id)
-        if node is None or node.state is not NodeState.LOST:
+        if node is None or node.id == self._node.id:
             return refusals.RETRY_RESUME
+        if node.state is not NodeState.LOST:
+            there = is_path_of_origin(node.address)
+            return refusals.moved(node.address) if there else refusals.RETRY_RESUME
         lease = await self._parts.registry.lease(record.workspace_id)
         return refusals.node_unreachable(saved_as_of_ms=None if lease is None else lease.saved_as_of_ms)
 

@@ -61,7 +61,7 @@ from session_service.core.records import (
 from session_service.core.views import Alarm, SessionView
 from session_service.ports.checkpoints import CheckpointInfo
 from session_service.ports.desktops import Handle
-from session_service.ports.streams import Attachments
+from session_service.ports.streams import Attachments, PlannedPause
 
 Explanation = tuple[int, str, dict[str, str | int | float | bool | None]]
 MODES = frozenset({"control", "view"})
@@ -125,7 +125,7 @@ class Control:
         self._returner = Returner(
             parts=parts, node=self._node, sessions=self._sessions, runners=self._runners
         )
-        self._upkeep = Upkeep(parts=parts, sessions=self._sessions)
+        self._upkeep = Upkeep(parts=parts, sessions=self._sessions, alarms=self._alarms)
         self._replication = (
             Replication(parts=parts, sessions=self._sessions, alarms=self._alarms, second=parts.second)
             if parts.second is not None
@@ -445,6 +445,20 @@ class Control:
         if live is not None:
             return self._watch.view(live)
         return await self._watch.closed(await self._record(session_id))
+
+    def open_views(self, *, user_id: UserId) -> list[SessionView]:
+        """Return a user's open sessions as memory has them: also while the registry is away."""
+        return [self._watch.view(live) for live in self._sessions.all() if live.record.user_id == user_id]
+
+    @property
+    def planned(self) -> PlannedPause | None:
+        """The pause that is announced."""
+        return self._desk.planned
+
+    def announce(self, pause: PlannedPause | None) -> None:
+        """Tell every page of a planned pause, or that there is none any more; nothing acts on its times."""
+        self._desk.planned = pause
+        self._parts.streams.announce(pause)
 
     async def views(self, *, user_id: UserId | None = None, open_only: bool = True) -> list[SessionView]:
         """Return sessions, newest first."""

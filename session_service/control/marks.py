@@ -52,12 +52,11 @@ class MarkBook:
         Raises:
             PartUnavailable, DesktopGone: it is not; nobody may be attached.
         """
-        before = live.marks
-        # In memory first: from here on no expiry is decided, also while the disk writes.
-        live.marks = replace(before, loss_epoch=live.record.loss_epoch, link_id=link_id)
+        # In memory first: from here on no expiry is decided, also while the disk writes. Written each time:
+        # that memory has a mark does not say that the disk took it.
+        live.marks = replace(live.marks, loss_epoch=live.record.loss_epoch, link_id=link_id)
         try:
-            if before.loss_epoch != live.marks.loss_epoch:
-                await self._write(live)
+            await self._write(live)
         finally:
             self._settle_soon(live)
         self._log.warning("link.provisional", session_id=live.record.id, link_id=link_id)

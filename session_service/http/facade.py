@@ -13,6 +13,7 @@ from session_service.core.actor import Actor
 from session_service.core.records import Session, User, Workspace
 from session_service.core.views import Alarm, SessionView
 from session_service.ports.checkpoints import CheckpointInfo
+from session_service.ports.streams import PlannedPause
 
 
 class IssuedTicket(Protocol):
@@ -74,6 +75,13 @@ class ControlFacade(Protocol):
     ) -> Sequence[tuple[int, str, dict[str, str | int | float | bool | None]]]: ...
 
     async def view(self, session_id: SessionId) -> SessionView: ...
+
+    def open_views(self, *, user_id: UserId) -> Sequence[SessionView]: ...
+
+    @property
+    def planned(self) -> PlannedPause | None: ...
+
+    def announce(self, pause: PlannedPause | None) -> None: ...
 
     async def views(
         self, *, user_id: UserId | None = None, open_only: bool = True

@@ -28,6 +28,7 @@ from session_service.core.views import Alarm, SessionView
 from session_service.ports.checkpoints import CheckpointInfo
 from session_service.ports.clock import Clock, Ids
 from session_service.ports.registry import Registry
+from session_service.ports.streams import PlannedPause
 
 HOLD_S = 1800.0
 
@@ -56,7 +57,7 @@ class HttpControl:
 
     def second(self) -> None:
         """There is no second store."""
-        return None
+        return
 
     async def ready(self) -> bool:
         return self.is_ready
@@ -133,8 +134,10 @@ class HttpControl:
         return checkpoint(7, session_id=session_id, scan_ms=self._clock.wall_ms())
 
     async def disconnect(self, session_id: SessionId, *, actor: Actor, reason: str = "") -> Session:
-        await self._act("disconnect", session_id, actor, frozenset({State.ACTIVE}))
+        await self._act("disconnect", session_id, actor, frozenset({State.STARTING, State.ACTIVE}))
         record = await self._record(session_id)
+        if record.state is State.STARTING:
+            return record
         hold = Hold(clock=record.node_id, base_ms=0, left_ms=round(HOLD_S * 1000))
         return await self.change(
             session_id,
@@ -150,6 +153,14 @@ class HttpControl:
     ) -> int:
         self.viewers_closed.append((session_id, device_id, but_device_id))
         return 0
+
+    planned: PlannedPause | None = None
+
+    def announce(self, pause: PlannedPause | None) -> None:
+        self.planned = pause
+
+    def open_views(self, *, user_id: UserId) -> Sequence[SessionView]:
+        return []
 
     async def extend(
         self, session_id: SessionId, *, seconds: float, actor: Actor, reason: str = ""

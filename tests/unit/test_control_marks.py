@@ -8,9 +8,9 @@ import pytest
 from session_service.core.actor import Actor
 from session_service.core.policy import Policy
 from session_service.core.records import LossCause, State
-from session_service.ports.streams import Attachment, LinkOffer, LinkRefusal
+from session_service.ports.streams import Attachment, LinkOffer, LinkRefusal, PlannedPause
 from tests.sim.page import Page, started
-from tests.sim.world import Life, World, until
+from tests.sim.world import Life, World, ready, until
 
 OPERATOR = Actor(kind="operator", user_id=None, name="ops")
 
@@ -146,6 +146,7 @@ def test_without_a_mark_on_the_disk_nobody_is_attached() -> None:
         answer = await page.resume()
         assert isinstance(answer, LinkRefusal)
         assert (answer.why, answer.next) == ("retry", "resume")
+        assert isinstance(await page.resume(), LinkRefusal)  # memory alone is no mark
         world.machine.away = False
         assert isinstance(await page.resume(), Attachment)
 
@@ -287,5 +288,52 @@ def test_a_clock_set_back_opens_no_window() -> None:
         assert row.lost_at_ms is not None
         live.record = replace(live.record, lost_at_ms=row.lost_at_ms + 3_600_000)
         assert isinstance(await page.resume(), LinkRefusal)
+
+    world.live(play)
+
+
+def test_a_desktop_that_is_starting_loses_the_link_of_who_is_signed_out() -> None:
+    """It becomes held, not active: nobody who was signed out sees its first picture."""
+    world = World()
+
+    async def play(life: Life) -> None:
+        await ready(life)
+        page = Page(life)
+        session = await page.start()
+        world.machine.away = True
+        offer = LinkOffer(
+            link_id="x", ticket=await page.ticket(session.id), subprotocol="continuity.v1", address="10.0.0.9"
+        )
+        life.streams.open["x"] = session.id
+        assert await life.control.attachments.wait_starting(offer)
+        assert world.row(session.id).link_id == "x"
+        await life.control.disconnect(session.id, actor=OPERATOR, reason="signed out")
+        assert [(closed.link_id, closed.why) for closed in life.streams.closed] == [("x", "login")]
+        answer = await life.control.attachments.attach(offer)
+        assert isinstance(answer, LinkRefusal)
+        world.machine.away = False
+        await until(lambda: world.row(session.id).state is State.HELD)
+
+    world.live(play)
+
+
+def test_who_asks_during_a_planned_pause_is_told_until_when() -> None:
+    world = World()
+
+    async def play(life: Life) -> None:
+        page, _ = await dropped(life)
+        now_ms = world.time.wall_ms()
+        pause = PlannedPause(begins_at_ms=now_ms + 5_000, back_at_ms=now_ms + 60_000, note="Disks.")
+        life.control.announce(pause)
+        assert life.streams.announced == [pause]
+        world.registry.go_away()
+        world.machine.away = True
+        before = await page.resume()
+        await asyncio.sleep(5)
+        during = await page.resume()
+        assert isinstance(before, LinkRefusal)
+        assert isinstance(during, LinkRefusal)
+        assert (before.back_at_ms, before.why) == (None, "retry")
+        assert (during.back_at_ms, during.note, during.why) == (pause.back_at_ms, "Disks.", "retry")
 
     world.live(play)

@@ -406,7 +406,12 @@ def _audience(message: Mapping[str, Any]) -> str:
     return value
 
 
+def is_path_of_origin(value: object) -> bool:
+    """Say whether this is the one form of a redirect: a path of a gateway on the same origin."""
+    return isinstance(value, str) and _PATH.fullmatch(value) is not None
+
+
 def _path(message: Mapping[str, Any]) -> str | None:
     """Return a path of this origin; every other form of a redirect is ignored."""
     value = message.get("to")
-    return value if isinstance(value, str) and _PATH.fullmatch(value) else None
+    return value if isinstance(value, str) and is_path_of_origin(value) else None
