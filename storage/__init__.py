@@ -42,7 +42,7 @@ from storage.errors import (
 )
 from storage.format.recovery import code_of, private_of, public_half, recovery_id
 from storage.front.door import Storage, has_repositories, promote_second
-from storage.front.watched import open_watch_group, open_watching
+from storage.front.watched import open_watching
 from storage.ids import WorkspaceRef
 from storage.objects.retry import RetryPolicy
 from storage.objects.store import ProbeCheck, ProbeVerdict
@@ -154,7 +154,6 @@ __all__ = [
     "is_being_filled",
     "note_beside",
     "older_than",
-    "open_watch_group",
     "open_watching",
     "private_of",
     "promote_second",

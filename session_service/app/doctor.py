@@ -136,7 +136,17 @@ async def _service(settings: Settings, layout: Layout) -> list[Finding]:
         else "Correct the setting store.url, its credentials or the store; nothing is lost meanwhile."
     )
     found.append(Finding(name="object_store", ok=usable, words=words, action=action))
+    if store.watching:
+        found.append(_watching(store.watching))
     return found if second is None else [*found, _second_store(second)]
+
+
+def _watching(words: str) -> Finding:
+    """Scans cost, and lose nothing: not watching is no failure."""
+    action = ""
+    if "homes scan only" in words:
+        action = "Raise fs.inotify.max_user_watches (half of it is used), or run the service as root."
+    return Finding(name="change_notification", ok=True, words=words, action=action)
 
 
 def _second_store(found: SecondStore) -> Finding:

@@ -14,11 +14,12 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from session_service.app import accounts, folders, handover, listening, successor
+from session_service.app import accounts, folders, handover, listening, successor, watch_group
 from session_service.app.refused import ConfigurationRefused
 from session_service.base import log
 from session_service.base.aio import Tasks
@@ -189,13 +190,14 @@ class Parent:
         loop = asyncio.get_running_loop()
         while not self._stop.is_set():
             began = loop.time()
-            part.process = await asyncio.create_subprocess_exec(
-                *part.command,
-                stdin=asyncio.subprocess.DEVNULL,
-                env=self._environment(part.name),
-                start_new_session=True,
-                pass_fds=[one.fileno() for one in self._listening] if part.name == "service" else (),
-            )
+            with self._handed_over(part.name) as (descriptors, variables):
+                part.process = await asyncio.create_subprocess_exec(
+                    *part.command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    env=self._environment(part.name) | variables,
+                    start_new_session=True,
+                    pass_fds=descriptors,
+                )
             log.get_logger().debug("part.started", name=part.name, pid=part.process.pid)
             status = await part.process.wait()
             if self._stop.is_set():
@@ -212,13 +214,27 @@ class Parent:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), pause)
 
+    @contextlib.contextmanager
+    def _handed_over(self, part: str) -> Iterator[tuple[list[int], dict[str, str]]]:
+        """Yield the descriptors that a part inherits, and the variables that name them."""
+        if part == "service":
+            numbers = [one.fileno() for one in self._listening]
+            yield numbers, {listening.PART_VARIABLE: ",".join(map(str, numbers))}
+            return
+        group = watch_group.open_group(self._layout.homes) if part.startswith("worker") else None
+        if group is None:
+            yield [], {}
+            return
+        try:
+            yield [group], {watch_group.PART_VARIABLE: str(group)}
+        finally:
+            os.close(group)
+
     def _environment(self, part: str) -> dict[str, str]:
         names = KEPT_VARIABLES + (STORE_VARIABLES if part.startswith("worker") else ())
         keep = {name: os.environ[name] for name in names if name in os.environ}
         keep[SETTINGS_VARIABLE] = handover.pack(self._settings)
         keep["PYTHONUNBUFFERED"] = "1"
-        if part == "service":
-            keep[listening.PART_VARIABLE] = ",".join(str(one.fileno()) for one in self._listening)
         # Relays keep big buffers for the next read; a worker gives each home's memory back.
         keep["MALLOC_MMAP_THRESHOLD_"] = "1048576" if part.startswith("worker") else "33554432"
         keep["MALLOC_TRIM_THRESHOLD_"] = "134217728"

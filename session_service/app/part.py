@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from session_service.app import accounts
+from session_service.app import accounts, watch_group
 from session_service.app.parent import REFUSED_STATUS, gateway_processes, parse_settings
 from session_service.app.refused import ConfigurationRefused
 from session_service.base import log
@@ -43,6 +43,8 @@ def _worker(settings: "Settings", number: int, *, root: bool) -> Run:
         keys=key_sources(settings),
         service_uid=who.service_uid,
         service_gid=who.service_gid,
+        watch_group=watch_group.inherited(os.environ),
+        workers=settings.store.workers,
     )
     return lambda stop: worker.run(told, stop)
 

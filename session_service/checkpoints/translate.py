@@ -105,6 +105,19 @@ def restored(home: str, value: storage.RestoreReport, seconds: float) -> port.Re
     )
 
 
+def watching(tally: storage.WatchTally) -> port.WatchLook:
+    """How a worker learns of changes, as it is told to the service."""
+    return port.WatchLook(
+        mode=tally.mode,
+        folders=tally.folders,
+        folders_max=tally.folders_max,
+        homes=tally.homes,
+        homes_unwatched=tally.homes_unwatched,
+        scans=tally.scans,
+        silent=tally.silent,
+    )
+
+
 def status(url: str, verdict: storage.ProbeVerdict, key: bytes, *, safe: bool) -> port.StoreStatus:
     """`safe` says whether losing this machine would lose no key."""
     failed = [check.words for check in verdict.checks if check.needed and not check.passed]

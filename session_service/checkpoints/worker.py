@@ -24,6 +24,7 @@ from session_service.checkpoints import (
     key_calls,
     keyring,
     messages,
+    quiet,
     replica_calls,
     translate,
     upkeep,
@@ -69,6 +70,10 @@ class WorkerSettings:
     service_gid: int
     second_url: str | None = None
     second_credentials_file: Path | None = None
+    watch_group: int | None = None
+    """A descriptor of fanotify that the parent has opened; inotify without it."""
+    workers: int = 1
+    """How many there are on this machine; each watches the homes that it saves."""
 
 
 def wall_ms() -> int:
@@ -115,6 +120,8 @@ class Worker:
         self._settings = settings
         self._layout = settings.layout
         self._storage: storage.Storage | None = None
+        self._watching: storage.Watching | None = None
+        self._quiet = quiet.QuietHomes(clock_s=time.monotonic, wall_ms=wall_ms)
         self._second: storage.Storage | None = None
         self._witness: bytes | None = None
         self._opening = asyncio.Lock()
@@ -156,6 +163,20 @@ class Worker:
                 )
             return self._second
 
+    def _watched(self) -> storage.Watching:
+        """Return what tells of changes in homes; it outlives a store that is opened again."""
+        if self._watching is None:
+            told = self._settings
+            self._watching = storage.open_watching(
+                self._layout.homes, group=told.watch_group, share=1 / told.workers
+            )
+        return self._watching
+
+    def close(self) -> None:
+        """Stop watching homes; the rest ends with the process."""
+        if self._watching is not None:
+            self._watching.close()
+
     async def _open_store(self) -> storage.Storage:
         sources = self._settings.keys
         ways = await sources.ways()
@@ -178,6 +199,7 @@ class Worker:
             fresh=os.urandom,
             clock_ms=wall_ms,
             second=self._second_spec(),
+            watching=self._watched(),
         )
         verdict = await opened.probe()
         sources.remember_signers(opened.signers)
@@ -247,6 +269,10 @@ class Worker:
         plan = call.params(messages.Save).plan
         home = self._home(plan.workspace, plan.home, plan.fence)
         store = await self._open()
+        known = await asyncio.to_thread(self._quiet.answer, plan, self._watched().clean_since)
+        if known is not None:
+            return known
+        self._quiet.drop(plan)
         result = await store.checkpoint(
             _ref(plan.workspace),
             home=home,
@@ -259,7 +285,10 @@ class Worker:
             conflict=plan.reason == "conflict",
             progress=_Emitter(call),
         )
-        return translate.result(result)
+        answer = translate.result(result)
+        if plan.reason != "conflict":
+            self._quiet.keep(plan, answer)
+        return answer
 
     async def pending(self, call: rpc.Call) -> PendingLook:
         ask = call.params(messages.Pending)
@@ -392,7 +421,8 @@ class Worker:
                 )
             safe = self._settings.keys.is_safe(store.master_key)
             name = keyring.name_of(store.master_key)
-            return msgspec.structs.replace(self._status, key_backed_up=safe, key_id=name)
+            watching = (translate.watching(self._watched().tally()),)
+            return msgspec.structs.replace(self._status, key_backed_up=safe, key_id=name, watching=watching)
         except (errors.SessionError, storage.StorageError) as exc:
             return StoreStatus(url=self._settings.store_url, usable=False, verdict=(), error=str(exc))
 
@@ -433,3 +463,4 @@ async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
         for task in beside_us:
             task.cancel()
     await server.close()
+    worker.close()

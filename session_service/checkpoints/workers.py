@@ -8,6 +8,7 @@ the call is answered
 """
 
 import asyncio
+import contextlib
 import heapq
 import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,7 +16,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from session_service.base import rpc
+import msgspec
+
+from session_service.base import errors, rpc
 from session_service.checkpoints import messages, replica_calls, upkeep
 from session_service.checkpoints.key_asks import KeyAsks
 from session_service.ports.checkpoints import (
@@ -36,7 +39,7 @@ from session_service.ports.checkpoints import (
 from session_service.ports.desktops import EndProof
 from session_service.ports.keys import ErasedLook, KeyLook, RewrapLook, StoreKeys, TombstoneLook
 from session_service.ports.replication import Repaired, ReplicaLook, SecondProof, SecondStatus
-from session_service.ports.upkeep import Difference, Upkept
+from session_service.ports.upkeep import Difference, ForeignLook, KeepRule, Upkept
 
 URGENT: Final = 0
 """A close or a start waits for it."""
@@ -281,12 +284,25 @@ class Workers:
         workspace: WorkspaceName,
         *,
         actor: str,
-        forget: bool,
+        forget: KeepRule | None,
         witness: tuple[int, bytes] | None = None,
     ) -> Upkept:
         params = upkeep.Collect(workspace=workspace, actor=actor, forget=forget, witness=witness)
         done: Upkept = await self._home_call(ROUTINE, workspace, "collect", params, Upkept)
         return done
+
+    async def foreign(self, workspace: WorkspaceName) -> list[ForeignLook]:
+        params = upkeep.Named(workspace=workspace)
+        return await self._reader().call("foreign", params, list[ForeignLook])
+
+    async def step_over(self, workspace: WorkspaceName, *, confirmed: list[tuple[int, bytes]]) -> int:
+        params = upkeep.StepOver(workspace=workspace, confirmed=confirmed)
+        seq: int = await self._home_call(SOON, workspace, "step_over", params, int)
+        return seq
+
+    async def told(self, workspace: WorkspaceName, *, seqs: list[int], actor: str) -> None:
+        params = upkeep.Told(workspace=workspace, seqs=seqs, actor=actor)
+        await self._home_call(SOON, workspace, "told", params, type(None))
 
     async def diff(self, workspace: WorkspaceName, *, before: int, after: int) -> Difference:
         params = upkeep.Diff(workspace=workspace, before=before, after=after)
@@ -343,7 +359,13 @@ class Workers:
         return await self._reader().call("promote", replica_calls.Promote(actor=actor, reason=reason), str)
 
     async def status(self, *, probe: bool = False) -> StoreStatus:
-        return await self._reader().call("status", messages.Status(probe=probe), StoreStatus)
+        told: StoreStatus = await self._readers[0].call("status", messages.Status(probe=probe), StoreStatus)
+        watching = list(told.watching)
+        for client in self._readers[1:]:
+            with contextlib.suppress(errors.PartUnavailable):  # it is being started again
+                other: StoreStatus = await client.call("status", messages.Status(probe=False), StoreStatus)
+                watching += other.watching
+        return msgspec.structs.replace(told, watching=tuple(watching))
 
     async def workspaces(self) -> list[WorkspaceName]:
         return await self._reader().call("workspaces", None, list[WorkspaceName])

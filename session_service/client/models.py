@@ -148,6 +148,38 @@ class Verification(_Answer, frozen=True, kw_only=True):
     faults: list[str]
 
 
+class Retention(_Answer, frozen=True, kw_only=True):
+    """Which checkpoints stay when old ones are forgotten."""
+
+    keep_last: int
+    keep_hourly: int
+    keep_daily: int
+    keep_weekly: int
+    keep_monthly: int
+    keep_within_s: float
+
+
+class Foreign(_Answer, frozen=True, kw_only=True):
+    """An object behind a log's last entry that does not open and stops everybody."""
+
+    seq: int
+    hash: str
+    size: int
+    why: str
+
+
+class Foreigners(_Answer, frozen=True, kw_only=True):
+    """All of them."""
+
+    items: list[Foreign]
+
+
+class SteppedOver(_Answer, frozen=True, kw_only=True):
+    """The number of the entry that says so."""
+
+    seq: int
+
+
 class Collected(_Answer, frozen=True, kw_only=True):
     """What a run of collecting did; what it gave up is deleted by the next one."""
 
@@ -155,6 +187,7 @@ class Collected(_Answer, frozen=True, kw_only=True):
     deleted_objects: int
     deleted_bytes: int
     given_up_packs: int
+    repacked_packs: int
     given_up_bytes: int
     orphans: int
     folded_entries: int
@@ -414,6 +447,8 @@ class Storage(_Answer, frozen=True, kw_only=True):
     url: str | None
     key_id: str | None
     key_backed_up: bool | None
+    watching: str | None = None
+    """How changes in homes are noticed."""
 
 
 class Status(_Answer, frozen=True, kw_only=True):

@@ -145,7 +145,7 @@ class Saver:
                 frozen=False,
             )
             result = await while_moving(lambda told: self._parts.checkpoints.save(plan, progress=told))
-            if self._alarms.clear("storage"):
+            if result.store_asked and self._alarms.clear("storage"):
                 self._sessions.wake_all()
             pause_s = max(self._parts.policy.checkpoint_target_s, limits.SAVE_SCAN_FACTOR * result.scan_s)
             live.save_due_mono_ms = self._parts.clock.monotonic_ms() + round(pause_s * 1000)

@@ -346,6 +346,8 @@ class StorageOut(Answer):
     url: str | None
     key_id: str | None
     key_backed_up: bool | None
+    watching: str | None
+    """How changes in homes are noticed, in words; for operators."""
 
 
 class StatusOut(Answer):

@@ -11,11 +11,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from session_service.core.records import OPEN_STATES
 from session_service.core.views import SessionView
+from session_service.ports.checkpoints import WatchLook
 
 PAGE: Final = "page"
 NONE: Final = "none"
 """Names of what is not in the table: pages with their files, and addresses that do not exist."""
 _SECONDS: Final = (0.005, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0)
+_NOTICED: Final = ("fanotify", "inotify", "scan")
 _STATUS_CLASSES: Final = ("2xx", "3xx", "4xx", "5xx")
 
 
@@ -46,8 +48,43 @@ class Figures:
         )
         self._alarms = Gauge("session_service_alarms", "Open alarms.", registry=registry)
         self._streams = Gauge("session_service_event_streams", "Live event streams.", registry=registry)
+        self._homes = Gauge(
+            "session_service_homes",
+            "Homes that the workers save, by how they notice changes there.",
+            ("noticed",),
+            registry=registry,
+        )
+        self._scans = Gauge(
+            "session_service_home_scans",
+            "Scans since the workers started: of changed folders only, or of everything.",
+            ("kind",),
+            registry=registry,
+        )
+        self._silent = Gauge(
+            "session_service_home_folders_silent",
+            "Folders in which a full scan found a change that no event had told of.",
+            registry=registry,
+        )
+        for way in _NOTICED:
+            self._homes.labels(way).set(0)
+        for kind in ("notified", "full"):
+            self._scans.labels(kind).set(0)
         for state in OPEN_STATES:
             self._sessions.labels(state.value).set(0)
+
+    def watched(self, looks: Sequence[WatchLook]) -> None:
+        """Set how changes in homes are noticed."""
+        homes = dict.fromkeys(_NOTICED, 0)
+        for look in looks:
+            if look.mode in homes:
+                homes[look.mode] += look.homes
+            homes["scan"] += look.homes_unwatched + (look.homes if look.mode not in homes else 0)
+        for way, count in homes.items():
+            self._homes.labels(way).set(count)
+        notified = sum(look.scans.get("notified", 0) for look in looks)
+        self._scans.labels("notified").set(notified)
+        self._scans.labels("full").set(sum(sum(look.scans.values()) for look in looks) - notified)
+        self._silent.set(sum(look.silent for look in looks))
 
     def know(self, routes: Iterable[str]) -> None:
         """Make the series of every route."""

@@ -51,5 +51,8 @@ async def metrics(exchange: Exchange) -> web.Response:
     services.figures.seen(
         await services.control.views(), alarms=len(services.control.alarms()), streams=len(services.streams)
     )
+    store = await services.store_look.status()
+    if store is not None:
+        services.figures.watched(store.watching)
     text = await asyncio.to_thread(generate_latest, services.figures.registry)
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"})

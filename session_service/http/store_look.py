@@ -5,11 +5,26 @@ us unready.
 """
 
 import asyncio
+from collections.abc import Sequence
 
 from session_service.base import errors
 from session_service.http import limits
-from session_service.ports.checkpoints import Checkpoints, StoreStatus
+from session_service.ports.checkpoints import Checkpoints, StoreStatus, WatchLook
 from session_service.ports.clock import Clock
+
+
+def watching_words(looks: Sequence[WatchLook]) -> str:
+    """Return in one line how the workers notice changes in homes."""
+    said: list[str] = []
+    for look in looks:
+        if look.mode == "inotify":
+            words = f"inotify, {look.folders} of {look.folders_max} watches"
+        else:
+            words = look.mode if look.mode != "fanotify" else f"fanotify, {look.folders} folders"
+        if look.homes_unwatched and look.mode != "scan only":
+            words += f", {look.homes_unwatched} homes scan only"
+        said.append(words)
+    return "; ".join(said)
 
 
 class StoreLook:

@@ -13,7 +13,7 @@ import msgspec
 
 from session_service.ports.desktops import EndProof
 from session_service.ports.keys import ErasedLook, KeyLook, RewrapLook, StoreKeys, TombstoneLook
-from session_service.ports.upkeep import Difference, Upkept
+from session_service.ports.upkeep import Difference, ForeignLook, KeepRule, Upkept
 
 
 class WorkspaceName(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +75,8 @@ class CheckpointResult(msgspec.Struct, frozen=True, kw_only=True):
     saved_as_of_ms: int
     scan_s: float
     total_s: float
+    store_asked: bool = True
+    """False: nothing happened in the home, so this says nothing of the store."""
 
 
 QUEUED: Final = "queued"
@@ -139,6 +141,22 @@ class FolderEntry(msgspec.Struct, frozen=True, kw_only=True):
     link_target: str = ""
 
 
+class WatchLook(msgspec.Struct, frozen=True, kw_only=True):
+    """How one worker learns of changes in homes."""
+
+    mode: str
+    """fanotify, inotify, or scan only."""
+    folders: int
+    folders_max: int | None
+    homes: int
+    homes_unwatched: int
+    """Homes that are scanned, because they cannot be watched or there are no watches left."""
+    scans: dict[str, int]
+    """By their reason; `notified` are those of changed folders only."""
+    silent: int
+    """Folders in which full scans found changes that no event told of."""
+
+
 class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The object store as last probed or used."""
 
@@ -149,6 +167,8 @@ class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     key_backed_up: bool = False
     key_id: str = ""
+    watching: tuple[WatchLook, ...] = ()
+    """How each worker learns of changes in homes."""
 
 
 class SavePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -286,13 +306,29 @@ class Checkpoints(Protocol):
         workspace: WorkspaceName,
         *,
         actor: str,
-        forget: bool,
+        forget: KeepRule | None,
         witness: tuple[int, bytes] | None = None,
     ) -> Upkept:
-        """Forget by policy if asked, free what earlier runs gave up, give up what is dead, fold the log.
+        """Forget by a rule if one is given, free what earlier runs gave up, give up what is dead, repack, fold.
 
         `witness` is the entry that the registry remembers: a log that does not hold it is not touched.
         """
+        ...
+
+    async def foreign(self, workspace: WorkspaceName) -> list[ForeignLook]:
+        """Return what lies behind the log's last entry, does not open, and stops everybody."""
+        ...
+
+    async def step_over(self, workspace: WorkspaceName, *, confirmed: list[tuple[int, bytes]]) -> int:
+        """Let such objects not count, by number and hash; return the number of the entry that says so.
+
+        Raises:
+            Conflict: other objects lie there than were confirmed.
+        """
+        ...
+
+    async def told(self, workspace: WorkspaceName, *, seqs: list[int], actor: str) -> None:
+        """Note that the user was told of conflict checkpoints; 30 days later policy may forget them."""
         ...
 
     async def diff(self, workspace: WorkspaceName, *, before: int, after: int) -> Difference:

@@ -81,7 +81,6 @@ class Storage(Saving, Reading, Keys, Tidying, Replication):
     async def close(self) -> None:
         """Give back threads and connections. Nothing is lost by not calling it."""
         await asyncio.to_thread(self._threads.close)
-        await asyncio.to_thread(self._watching.close)
         await self._store.close()
         if self._second is not None:
             await self._second.close()

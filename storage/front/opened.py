@@ -61,7 +61,7 @@ class Opened:
             reread: reads that again where it may have changed; asked when a slot does not open.
             signers: public halves, by their ids, of signers of receipts whose master key is gone.
             second: where a copy of everything goes; it may be away.
-            watching: tells what changed in homes, ours from now on; None: every checkpoint scans.
+            watching: tells what changed in homes, and stays the caller's; None: every checkpoint scans.
         """
         ways = master_key if isinstance(master_key, KeyWays) else KeyWays(master=master_key)
         self._bare = store

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from storage.scan.settled import keeps_fine_times
-from storage.watch.fanotify import Fanotify, open_group
+from storage.watch.fanotify import Fanotify
 from storage.watch.inotify import Inotify, watches_allowed
 from storage.watch.source import Source
 from storage.watch.watching import Watching
@@ -13,7 +13,7 @@ def open_watching(homes: Path, *, group: int | None = None, share: float = 1.0) 
     """Return a watcher of homes beneath a folder. It never fails: then homes are scanned.
 
     Args:
-        group: a fanotify group of `open_watch_group`, ours from now on.
+        group: of fanotify, marked on their file system as `watch.fanotify.open_group` does; ours from now on.
         share: of the node's watches, if more processes watch homes on it.
     """
     watching = Watching(_source(homes, group, share), watchable=keeps_fine_times)
@@ -24,13 +24,6 @@ def open_watching(homes: Path, *, group: int | None = None, share: float = 1.0) 
 def only_scans() -> Watching:
     """Return a watcher that watches nothing."""
     return Watching(None, watchable=keeps_fine_times)
-
-
-def open_watch_group(homes: Path) -> int | None:
-    """Return a fanotify group for the file system of the homes, or None. For a process that is root; it hands
-    the descriptor to a worker that is not.
-    """
-    return open_group(homes)
 
 
 def _source(homes: Path, group: int | None, share: float) -> Source | None:

@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.front.watched import open_watch_group, open_watching
+from storage.front.watched import open_watching
 from storage.objects.memory import MemoryBucket
 from storage.ops import unsettled
 from storage.watch.dirt import Why
+from storage.watch.fanotify import open_group
 from storage.watch.watching import Watching
 from tests.fakes.storage_rig import REF, Node, take
 
@@ -92,7 +93,7 @@ def edit(home: bytes, what: str, path: bytes, other: bytes, value: bytes) -> Non
 
 
 def modes() -> tuple[str, ...]:
-    group = open_watch_group(Path(tempfile.gettempdir()))
+    group = open_group(tempfile.gettempdir())
     if group is None:
         return ("inotify",)
     os.close(group)
@@ -100,7 +101,7 @@ def modes() -> tuple[str, ...]:
 
 
 def watching_of(mode: str, base: Path) -> Watching:
-    return open_watching(base, group=open_watch_group(base) if mode == "fanotify" else None, share=0.1)
+    return open_watching(base, group=open_group(base) if mode == "fanotify" else None, share=0.1)
 
 
 @pytest.mark.parametrize("mode", modes())
@@ -150,6 +151,7 @@ async def live(mode: str, rounds: list[list[tuple]]) -> None:
         quiet = await opened.checkpoint(REF, home=home, fence=1, session="s", reason="test")
         assert facts(quiet.info) == facts(seen.info)
         await opened.close()
+        watching.close()
 
 
 def facts(info) -> tuple:
