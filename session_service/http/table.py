@@ -16,6 +16,7 @@ from session_service.http import (
     history,
     keys,
     live,
+    pauses,
     replication,
     upkeep,
     workspaces,
@@ -212,6 +213,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *upkeep.ROUTES,
     *keys.ROUTES,
     *erasure.ROUTES,
+    *pauses.ROUTES,
     *replication.ROUTES,
     *_MACHINES,
 )
