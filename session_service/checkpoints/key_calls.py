@@ -14,6 +14,7 @@ import msgspec
 import storage
 from session_service.base import log, rpc
 from session_service.base.ids import hex_to_ulid, ulid_to_hex
+from session_service.checkpoints import keyring
 from session_service.checkpoints.key_sources import KeySources
 from session_service.ports.checkpoints import WorkspaceName
 from session_service.ports.keys import (
@@ -79,7 +80,7 @@ class KeyCalls:
         store = await self._opened()
         uses = await store.key_use(ref)
         return KeyLook(
-            master_key_id=store.master_key_id,
+            master_key_id=keyring.name_of(store.master_key),
             key_epoch=await store.key_epoch(ref),
             min_key_epoch=await store.min_key_epoch(ref),
             epochs=tuple(
@@ -104,7 +105,7 @@ class KeyCalls:
         ways = await self._sources.required_ways()
         public = self._sources.recovery_public()
         return StoreKeys(
-            master_key_id=found.master_key_id,
+            master_key_id=keyring.name_of(ways.master),
             key_backed_up=self._sources.is_safe(ways.master),
             recovery_id="" if public is None else storage.recovery_id(public),
             kms_key=ways.kms_key or ways.kms_workspace_key,

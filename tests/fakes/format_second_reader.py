@@ -1,7 +1,8 @@
 """A second decoder of format version 1, written from the text of the specification alone.
 
 It imports nothing of the product and is as plain as it can be: a folder or dictionary of objects and the
-master key give the files back. Where the product and this reader disagree, one of them or the text is wrong.
+master key, or the recovery code alone, give the files back. Where the product and this reader disagree, one
+of them or the text is wrong.
 """
 
 import struct
@@ -11,7 +12,9 @@ from typing import Any
 import msgspec
 import zstandard
 from blake3 import blake3
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 HEAD, DATA, META, FOOTER = 1, 2, 3, 4
 
@@ -19,6 +22,30 @@ HEAD, DATA, META, FOOTER = 1, 2, 3, 4
 def derive(what: str, material: bytes, length: int = 32) -> bytes:
     context = "session-service checkpoints v1 " + what
     return blake3(material, derive_key_context=context).digest(length=length)
+
+
+def private_half(code: str) -> bytes:
+    """Return the recovery key in a code: 280 bits in Crockford's base32, the last 24 a checksum."""
+    number = 0
+    for letter in code.replace("-", ""):
+        number = 32 * number + "0123456789ABCDEFGHJKMNPQRSTVWXYZ".index(letter)
+    raw = number.to_bytes(35, "big")
+    assert derive("recovery code", raw[:32], 3) == raw[32:]
+    return raw[:32]
+
+
+def key_of_recovery_slot(private: bytes, ephemeral: bytes) -> bytes:
+    """Return K of a slot of method r; `ephemeral` lies behind its head."""
+    ours = X25519PrivateKey.from_private_bytes(private)
+    public = ours.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    shared = ours.exchange(X25519PublicKey.from_public_bytes(ephemeral))
+    return derive("recovery", shared + ephemeral + public)
+
+
+def slot_of_code(private: bytes) -> str:
+    """Return the id of the slots for a code: r and 8 bytes of the plain BLAKE3 of its public half."""
+    public = X25519PrivateKey.from_private_bytes(private).public_key()
+    return "r" + blake3(public.public_bytes(Encoding.Raw, PublicFormat.Raw)).hexdigest(length=8)
 
 
 class Opened:
@@ -85,7 +112,14 @@ class Opened:
 class SecondReader:
     """Reads one workspace from its objects."""
 
-    def __init__(self, objects: Mapping[str, bytes], tenant: str, workspace: str, master_key: bytes) -> None:
+    def __init__(
+        self,
+        objects: Mapping[str, bytes],
+        tenant: str,
+        workspace: str,
+        master_key: bytes | None = None,
+        recovery_code: str = "",
+    ) -> None:
         self._tenant_objects = {
             name.removeprefix(f"t/{tenant}/"): raw
             for name, raw in objects.items()
@@ -100,7 +134,9 @@ class SecondReader:
         self.config = msgspec.msgpack.decode(self.objects["config"])
         assert self.config[:2] == ["CKPT", 1]
         self.repository = self.config[2]
-        self._key, id_secret = self._secrets(tenant, workspace, master_key)
+        tenant_keys = self._tenant_keys(tenant, master_key, recovery_code)
+        self._keys: dict[bytes, bytes] = {}
+        id_secret = self._read_slots(tenant, workspace, tenant_keys)
         self._chunk_keys = {
             DATA: derive("chunk id: data", id_secret),
             META: derive("chunk id: meta", id_secret),
@@ -109,26 +145,49 @@ class SecondReader:
         self.checkpoints: list[tuple[int, bytes, list[Any]]] = []
         self._read_log()
 
-    def _secrets(self, tenant: str, workspace: str, master_key: bytes) -> tuple[bytes, bytes]:
-        master_id = derive("key id", master_key, 8).hex()
-        tenant_keys = {}
+    def _tenant_keys(self, tenant: str, master_key: bytes | None, code: str) -> dict[str, bytes]:
+        """Return the tenant keys that the one secret opens, by key id."""
+        private = private_half(code) if code else b""
+        wanted = slot_of_code(private) if code else "m" + derive("key id", master_key or b"", 8).hex()
+        found = {}
         for name, raw in self._tenant_objects.items():
-            if name.startswith("k/") and name.endswith("-m" + master_id):
-                _, body, end, _ = Opened(name, raw, 7, bytes(16), master_key).head()
-                assert body[0] == tenant
-                assert end == len(raw)
-                tenant_keys[derive("key id", body[1], 8).hex()] = body[1]
-        [slot] = [name for name in self.objects if name.startswith("k/1-m")]
-        tenant_key = tenant_keys[slot.removeprefix("k/1-m")]
-        _, body, _, _ = Opened(slot, self.objects[slot], 7, self.repository, tenant_key).head()
-        assert body[:4] == [self.repository, tenant, workspace, 1]
-        return body[4], body[5]
+            if not (name.startswith("k/") and name.endswith("-" + wanted)):
+                continue
+            (length,) = struct.unpack("<I", raw[64:68])
+            behind = raw[68 + length :]
+            key = key_of_recovery_slot(private, behind) if code else master_key
+            assert key is not None
+            _, body, _, _ = Opened(name, raw, 7, bytes(16), key).head()
+            assert len(behind) == (32 if code else 0)
+            assert body[0] == tenant
+            assert name == f"k/{derive('key id', body[1], 8).hex()}-{wanted}"
+            found[derive("key id", body[1], 8).hex()] = body[1]
+        return found
+
+    def _read_slots(self, tenant: str, workspace: str, tenant_keys: dict[str, bytes]) -> bytes:
+        """Read the keys of every epoch; return the id secret, which is the same in all."""
+        id_secrets = set()
+        for slot, raw in self.objects.items():
+            epoch, _, wrapper = slot.removeprefix("k/").partition("-m")
+            if not slot.startswith("k/") or wrapper not in tenant_keys:
+                continue
+            _, body, _, _ = Opened(slot, raw, 7, self.repository, tenant_keys[wrapper]).head()
+            assert body[:4] == [self.repository, tenant, workspace, int(epoch)]
+            self._keys[derive("key id", body[4], 8)] = body[4]
+            id_secrets.add(body[5])
+        [id_secret] = id_secrets
+        return id_secret
+
+    def _opened(self, name: str, kind: int) -> Opened:
+        """Open an object by the key that its header names."""
+        raw = self.objects[name]
+        return Opened(name, raw, kind, self.repository, self._keys[raw[8:16]])
 
     def _read_log(self) -> None:
         previous, fence, seq = blake3(self.objects["config"]).digest(), 0, 1
         while f"c/{seq:016d}" in self.objects:
             name = f"c/{seq:016d}"
-            opened = Opened(name, self.objects[name], 2, self.repository, self._key)
+            opened = self._opened(name, 2)
             kind, body, end, entry_hash = opened.head()
             assert body[:2] == [seq, previous]
             self._take(opened.chunks(end, len(opened.raw), body[5], self._chunk_keys))
@@ -145,7 +204,7 @@ class SecondReader:
     def _read_pack(self, pack: list[Any]) -> None:
         fence, pack_id, size, footer_bytes, footer_hash, table = pack
         name = f"p/{fence}-{pack_id.hex()}"
-        opened = Opened(name, self.objects[name], 1, self.repository, self._key)
+        opened = self._opened(name, 1)
         raw = opened.raw
         assert len(raw) == size
         assert raw[-8:] == b"CKPTPACK"
