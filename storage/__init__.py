@@ -37,6 +37,7 @@ from storage.errors import (
     StoreRefused,
     StoreUnavailable,
     StoreUnsafe,
+    TargetFull,
     TargetNotEmpty,
     WorkspaceErased,
 )
@@ -139,6 +140,7 @@ __all__ = [
     "StoreSpec",
     "StoreUnavailable",
     "StoreUnsafe",
+    "TargetFull",
     "TargetNotEmpty",
     "TenantLook",
     "Tombstone",

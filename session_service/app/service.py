@@ -35,6 +35,7 @@ from session_service.base.layout import Layout
 from session_service.checkpoints.workers import Workers
 from session_service.control.control import Control
 from session_service.control.parts import Admission, NodeFacts, Parts, StreamsPlace
+from session_service.control.upkeep import keep_rule
 from session_service.core.policy import Policy
 from session_service.core.shards import names
 from session_service.gateway.gateway import Gateway
@@ -58,7 +59,7 @@ BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 def policy_of(settings: "Settings") -> Policy:
     """Return the policy that the settings describe."""
-    hold, desktops = settings.hold, settings.desktops
+    hold, desktops, retention = settings.hold, settings.desktops, settings.retention
     return Policy(
         hold_s=hold.hold_s,
         checkpoint_target_s=hold.checkpoint_target_s,
@@ -68,6 +69,12 @@ def policy_of(settings: "Settings") -> Policy:
         cpus_max=desktops.cpus_max,
         processes_max=desktops.processes_max,
         network=desktops.network,
+        keep_last=retention.keep_last,
+        keep_hourly=retention.keep_hourly,
+        keep_daily=retention.keep_daily,
+        keep_weekly=retention.keep_weekly,
+        keep_monthly=retention.keep_monthly,
+        keep_within_s=retention.keep_within_s,
     )
 
 
@@ -171,6 +178,7 @@ class _Service:
 
     def _http(self) -> web.Application:
         told = HttpSettings(
+            keep=keep_rule(policy_of(self.settings)),
             uploads=self.layout.uploads,
             public_origins=frozenset(self.settings.listen.public_origins),
             secure=self.settings.listen.tls_certificate is not None or self.settings.listen.behind_proxy,

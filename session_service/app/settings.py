@@ -110,6 +110,27 @@ class Hold(_Group):
     """Allow one-use tickets in the path, which unmodified VNC clients need; off = 403 for all of them."""
 
 
+class Retention(_Group):
+    """Which checkpoints stay when old ones are forgotten. The newest, pinned ones and those of a close that
+    is not over stay in any case.
+    """
+
+    keep_last: Annotated[int, Field(ge=1, le=100_000)] = 10
+    """How many of the newest stay, however close together."""
+    keep_hourly: Annotated[int, Field(ge=0, le=100_000)] = 24
+    """The newest of so many hours that have one. More gives users more points to go back to, and costs
+    space.
+    """
+    keep_daily: Annotated[int, Field(ge=0, le=100_000)] = 14
+    """The newest of so many days that have one."""
+    keep_weekly: Annotated[int, Field(ge=0, le=100_000)] = 8
+    """The newest of so many weeks that have one."""
+    keep_monthly: Annotated[int, Field(ge=0, le=100_000)] = 12
+    """The newest of so many months that have one."""
+    keep_within_s: Annotated[float, Field(ge=0, le=316_224_000)] = 3600.0
+    """Everything younger than this."""
+
+
 class Desktops(_Group):
     """What a desktop is and may use."""
 
@@ -177,6 +198,7 @@ class Settings(_Group):
     gateway: Gateway = Gateway()
     store: Store = Store()
     hold: Hold = Hold()
+    retention: Retention = Retention()
     desktops: Desktops = Desktops()
     room: Room = Room()
     alarms: Alarms = Alarms()

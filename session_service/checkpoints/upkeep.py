@@ -1,7 +1,6 @@
 """The worker's calls of upkeep: forget, keep, collect, diff.
 
-Not the schedule (`control/upkeep.py`) and not the rules, which are storage's own. The policy is storage's
-default until policies carry one.
+Not the schedule (`control/upkeep.py`) and not the rules, which are storage's own.
 """
 
 from collections.abc import Awaitable, Callable
@@ -14,9 +13,9 @@ from session_service.base import errors, rpc
 from session_service.base.ids import ulid_to_hex
 from session_service.checkpoints import translate
 from session_service.ports.checkpoints import CheckpointInfo, WorkspaceName
-from session_service.ports.upkeep import Difference, PathChange, Upkept
+from session_service.ports.upkeep import Difference, ForeignLook, KeepRule, PathChange, Upkept
 
-CALLS: Final = ("forget", "keep", "collect", "diff", "conflicts")
+CALLS: Final = ("forget", "keep", "collect", "diff", "conflicts", "foreign", "step_over", "told")
 
 
 class Forget(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,9 +36,20 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True):
 class Collect(msgspec.Struct, frozen=True, kw_only=True):
     workspace: WorkspaceName
     actor: str
-    forget: bool
-    """Also forget what the policy lets go."""
+    forget: KeepRule | None
+    """Also forget what this lets go."""
     witness: tuple[int, bytes] | None = None
+
+
+class StepOver(msgspec.Struct, frozen=True, kw_only=True):
+    workspace: WorkspaceName
+    confirmed: list[tuple[int, bytes]]
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    workspace: WorkspaceName
+    seqs: list[int]
+    actor: str
 
 
 class Diff(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +65,17 @@ class Named(msgspec.Struct, frozen=True, kw_only=True):
 def _ref(workspace: WorkspaceName) -> storage.WorkspaceRef:
     return storage.WorkspaceRef(
         tenant=ulid_to_hex(workspace.tenant_id), workspace=ulid_to_hex(workspace.workspace_id)
+    )
+
+
+def _retention(rule: KeepRule) -> storage.Retention:
+    return storage.Retention(
+        keep_last=rule.keep_last,
+        hourly=rule.keep_hourly,
+        daily=rule.keep_daily,
+        weekly=rule.keep_weekly,
+        monthly=rule.keep_monthly,
+        within_ms=int(rule.keep_within_s * 1000),
     )
 
 
@@ -84,7 +105,7 @@ class UpkeepCalls:
         ask = call.params(Collect)
         report = await (await self._opened()).collect(
             _ref(ask.workspace),
-            policy=storage.Retention() if ask.forget else None,
+            policy=None if ask.forget is None else _retention(ask.forget),
             actor=ask.actor,
             witness=ask.witness,
         )
@@ -93,11 +114,30 @@ class UpkeepCalls:
             deleted_objects=report.deleted_objects,
             deleted_bytes=report.deleted_bytes,
             retired_packs=report.retired_packs,
+            repacked_packs=report.repacked_packs,
             orphans=report.orphans,
             retired_bytes=report.retired_bytes,
             folded_entries=report.folded_entries,
             refused=report.refused,
+            contended=report.contended,
+            clocks_apart=report.clocks_apart,
         )
+
+    async def foreign(self, call: rpc.Call) -> list[ForeignLook]:
+        ask = call.params(Named)
+        found = await (await self._opened()).foreign(_ref(ask.workspace))
+        return [ForeignLook(seq=one.seq, hash=one.hash, size=one.size, why=one.why) for one in found]
+
+    async def step_over(self, call: rpc.Call) -> int:
+        ask = call.params(StepOver)
+        try:
+            return await (await self._opened()).step_over(_ref(ask.workspace), confirmed=ask.confirmed)
+        except storage.ChainBroken as exc:
+            raise errors.Conflict(f"Nothing was stepped over: {exc}") from exc
+
+    async def told(self, call: rpc.Call) -> None:
+        ask = call.params(Told)
+        await (await self._opened()).told(_ref(ask.workspace), seqs=ask.seqs, actor=ask.actor)
 
     async def diff(self, call: rpc.Call) -> Difference:
         ask = call.params(Diff)

@@ -72,8 +72,61 @@ def gc(
     console.out.print(f"Forgotten: {len(done.forgotten)} checkpoints.")
     console.out.print(f"Deleted: {done.deleted_objects} objects, {console.size(done.deleted_bytes)}.")
     console.out.print(f"Given up: {done.given_up_packs} packs, {console.size(done.given_up_bytes)}.")
+    if done.repacked_packs:
+        console.out.print(f"Repacked: {done.repacked_packs} packs of which little was needed.")
     if done.folded_entries:
         console.out.print(f"Folded: {done.folded_entries} entries of the log.")
+
+
+@application.command()
+def retention(workspace: WorkspaceId, state_folder: StateFolder = None, json: AsJson = False) -> None:
+    """Show which checkpoints stay when old ones are forgotten; the settings `retention.*` say it.
+
+    Example: session-service checkpoints retention 01J9Z3M4N5P6Q7R8S9T0V1W2X3
+    """
+    rule = console.run(lambda api: api.retention(workspace), state_folder)
+    if json:
+        console.print_json(rule)
+        return
+    console.out.print(f"The newest {rule.keep_last}, and all of the last {rule.keep_within_s:g} s.")
+    console.out.print(
+        f"The newest of each of {rule.keep_hourly} hours, {rule.keep_daily} days, {rule.keep_weekly} weeks "
+        f"and {rule.keep_monthly} months that have one."
+    )
+
+
+@application.command(name="step-over")
+def step_over(
+    workspace: WorkspaceId,
+    hashes: Annotated[
+        list[str] | None, typer.Option("--hash", help="The hash of an object, as it is shown without this.")
+    ] = None,
+    reason: Reason = "",
+    state_folder: StateFolder = None,
+    json: AsJson = False,
+) -> None:
+    """Show what lies behind the end of a log and stops everybody, or, with the hash of each, step over it.
+
+    Example: session-service checkpoints step-over 01J9Z3M4N5P6Q7R8S9T0V1W2X3
+    """
+    found = console.run(lambda api: api.foreign_objects(workspace), state_folder).items
+    if not hashes:
+        if json:
+            console.print_json(found)
+            return
+        rows = [[str(one.seq), console.size(one.size), one.hash, one.why] for one in found]
+        console.table(("NUMBER", "SIZE", "HASH", "WHY"), rows, empty="The log is whole.")
+        return
+    if not reason:
+        raise errors.BadInput("--reason is needed: it stands in the audit records", field="reason")
+    if sorted(hashes) != sorted(one.hash for one in found):
+        raise errors.BadInput("give --hash for each object that is shown, and for no other", field="hash")
+    objects = [(one.seq, one.hash) for one in found]
+    done = console.run(lambda api: api.step_over(workspace, objects, reason=reason), state_folder)
+    if json:
+        console.print_json(done)
+        return
+    console.out.print(f"Entry {done.seq} says that they do not count. The log goes on behind it.")
 
 
 @application.command()

@@ -234,6 +234,24 @@ class Api:
         path = f"{API}/workspaces/{workspace_id}/checkpoints/{seq}/diff"
         return await self._transport.ask("GET", path, models.Difference, query={"against": str(against)})
 
+    async def retention(self, workspace_id: str) -> models.Retention:
+        """Return which checkpoints stay when old ones are forgotten."""
+        path = f"{API}/workspaces/{workspace_id}/retention"
+        return await self._transport.ask("GET", path, models.Retention)
+
+    async def foreign_objects(self, workspace_id: str) -> models.Foreigners:
+        """Return what lies behind a log's last entry, does not open, and stops everybody."""
+        path = f"{API}/workspaces/{workspace_id}/log/foreign"
+        return await self._transport.ask("GET", path, models.Foreigners)
+
+    async def step_over(
+        self, workspace_id: str, objects: list[tuple[int, str]], *, reason: str
+    ) -> models.SteppedOver:
+        """Let such objects not count, each confirmed by number and hash."""
+        path = f"{API}/workspaces/{workspace_id}/log/step-over"
+        body = {"objects": [{"seq": seq, "hash": hash_} for seq, hash_ in objects], "reason": reason}
+        return await self._transport.ask("POST", path, models.SteppedOver, body=body)
+
     async def collect(self, workspace_id: str, *, forget: bool = True) -> models.Collected:
         """Forget by policy and free what nothing needs any more."""
         path = f"{API}/workspaces/{workspace_id}/collect"

@@ -10,10 +10,13 @@ from typing import Final
 
 from session_service.base.errors import RegistryUnavailable, SessionError
 from session_service.base.log import get_logger
+from session_service.control.alarms import Alarms
 from session_service.control.parts import Parts
 from session_service.control.sessions import Sessions
+from session_service.core.policy import Policy
 from session_service.core.records import State, Workspace
 from session_service.ports.checkpoints import WorkspaceName
+from session_service.ports.upkeep import KeepRule, Upkept
 
 EVERY_MS: Final = 3_600_000
 """Between two runs over one workspace. What one run gives up, the next one deletes."""
@@ -28,10 +31,24 @@ CLOSE_LOOK_S: Final = 0.5
 BUSY: Final = (State.STARTING, State.CLOSING)
 
 
+def keep_rule(policy: Policy) -> KeepRule:
+    """Return what a policy says about old checkpoints."""
+    return KeepRule(
+        keep_last=policy.keep_last,
+        keep_hourly=policy.keep_hourly,
+        keep_daily=policy.keep_daily,
+        keep_weekly=policy.keep_weekly,
+        keep_monthly=policy.keep_monthly,
+        keep_within_s=policy.keep_within_s,
+    )
+
+
 class Upkeep:
     """One for the node."""
 
-    def __init__(self, *, parts: Parts, sessions: Sessions) -> None:
+    def __init__(self, *, parts: Parts, sessions: Sessions, alarms: Alarms) -> None:
+        self._alarms = alarms
+        self._refused: dict[str, str] = {}
         self._parts = parts
         self._sessions = sessions
         self._log = get_logger()
@@ -86,12 +103,13 @@ class Upkeep:
                 done = await self._parts.checkpoints.collect(
                     WorkspaceName(tenant_id=workspace.tenant_id, workspace_id=workspace.id),
                     actor="service",
-                    forget=True,
+                    forget=keep_rule(self._parts.policy),
                     witness=(newest.seq, newest.hash) if newest is not None else None,
                 )
         except (SessionError, TimeoutError) as exc:
             self._log.warning("upkeep.failed", workspace_id=workspace.id, error=str(exc))
             return
+        self._look(workspace, done)
         if done.refused:
             self._log.warning("upkeep.failed", workspace_id=workspace.id, error=done.refused)
         elif done.forgotten or done.deleted_objects or done.retired_packs or done.folded_entries:
@@ -103,3 +121,20 @@ class Upkeep:
                 bytes=done.deleted_bytes,
                 folded=done.folded_entries,
             )
+
+    def _look(self, workspace: Workspace, done: Upkept) -> None:
+        """Wake somebody where a repository contradicts itself, or two clocks each other."""
+        if done.clocks_apart:
+            detail = "The clocks of this machine and of the object store differ by more than a day."
+            self._alarms.raise_("clocks_apart", detail)
+            return
+        self._alarms.clear("clocks_apart")
+        self._refused.pop(str(workspace.id), None)
+        if done.refused and not done.contended:
+            self._refused[str(workspace.id)] = done.refused
+        if self._refused:
+            named, why = next(iter(sorted(self._refused.items())))
+            detail = f"{len(self._refused)} workspaces are not collected; {named}: {why}"
+            self._alarms.raise_("upkeep", detail)
+        else:
+            self._alarms.clear("upkeep")

@@ -52,6 +52,15 @@ class Policy:
     cpus_max: float = 2.0
     processes_max: int = 2_000
     network: str = "isolated"
+    keep_last: int = 10
+    """How many of the newest checkpoints stay, however close together."""
+    keep_hourly: int = 24
+    """The newest checkpoint of so many hours stays, counted back from the newest; so for longer spans."""
+    keep_daily: int = 14
+    keep_weekly: int = 8
+    keep_monthly: int = 12
+    keep_within_s: float = 3_600.0
+    """Every checkpoint younger than this stays."""
 
 
 DEFAULT: Final = Policy()
@@ -64,6 +73,12 @@ RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "memory_mb_max": (256, 1 << 22),
     "cpus_max": (0.1, 1_024.0),
     "processes_max": (64, 1 << 22),
+    "keep_last": (1, 100_000),
+    "keep_hourly": (0, 100_000),
+    "keep_daily": (0, 100_000),
+    "keep_weekly": (0, 100_000),
+    "keep_monthly": (0, 100_000),
+    "keep_within_s": (0.0, 10 * 366 * 86_400.0),
     "rev": (1, 1 << 53),
 }
 WORDS: Final[Mapping[str, str]] = {
@@ -80,6 +95,12 @@ WORDS: Final[Mapping[str, str]] = {
     "cpus_max": "A desktop may use {0:g} processors.",
     "processes_max": "A desktop may have {0} processes.",
     "network": "The desktop's network is {0}.",
+    "keep_last": "The newest {0} checkpoints are kept.",
+    "keep_hourly": "Of the last {0} hours with a checkpoint, the newest of each is kept.",
+    "keep_daily": "Of the last {0} days with a checkpoint, the newest of each is kept.",
+    "keep_weekly": "Of the last {0} weeks with a checkpoint, the newest of each is kept.",
+    "keep_monthly": "Of the last {0} months with a checkpoint, the newest of each is kept.",
+    "keep_within_s": "Every checkpoint of the last {0:g} s is kept.",
 }
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
+from session_service.ports.upkeep import KeepRule
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpSettings:
@@ -26,6 +28,8 @@ class HttpSettings:
     """Peers whose X-Forwarded-For is believed; empty = nobody's."""
     gateway_processes: int = 1
     """How many there are: a ticket names the one that its session belongs to."""
+    keep: KeepRule = field(default_factory=KeepRule)
+    """Which checkpoints stay when old ones are forgotten."""
     node_id: str = ""
     node_name: str = ""
     version: str = "0"

@@ -18,6 +18,7 @@ from session_service.http import (
     live,
     pauses,
     replication,
+    tidying,
     upkeep,
     workspaces,
 )
@@ -211,6 +212,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *_FILE_ROUTES,
     *_HISTORY,
     *upkeep.ROUTES,
+    *tidying.ROUTES,
     *keys.ROUTES,
     *erasure.ROUTES,
     *pauses.ROUTES,

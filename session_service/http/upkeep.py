@@ -63,6 +63,7 @@ class CollectOut(answers.Answer):
     deleted_objects: int
     deleted_bytes: int
     given_up_packs: int
+    repacked_packs: Annotated[int, Field(description="of these, packs whose contents were moved")]
     given_up_bytes: int
     orphans: int
     folded_entries: int
@@ -164,7 +165,7 @@ async def collect_workspace(exchange: Exchange) -> CollectOut:
             done = await exchange.services.checkpoints.collect(
                 workspace_name(workspace),
                 actor=str(exchange.caller.actor()),
-                forget=ask.forget,
+                forget=exchange.services.settings.keep if ask.forget else None,
                 witness=(newest.seq, newest.hash) if newest is not None else None,
             )
     except TimeoutError as exc:
@@ -174,6 +175,7 @@ async def collect_workspace(exchange: Exchange) -> CollectOut:
         deleted_objects=done.deleted_objects,
         deleted_bytes=done.deleted_bytes,
         given_up_packs=done.retired_packs,
+        repacked_packs=done.repacked_packs,
         given_up_bytes=done.retired_bytes,
         orphans=done.orphans,
         folded_entries=done.folded_entries,

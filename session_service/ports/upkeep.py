@@ -14,11 +14,37 @@ class Upkept(msgspec.Struct, frozen=True, kw_only=True):
     deleted_objects: int = 0
     deleted_bytes: int = 0
     retired_packs: int = 0
+    repacked_packs: int = 0
+    """Of these, packs whose needed contents lie in new ones."""
     orphans: int = 0
     retired_bytes: int = 0
     """Given up now; deleted by the next run."""
     folded_entries: int = 0
     refused: str = ""
+    contended: bool = False
+    """Refused only because others wrote meanwhile; the next run comes."""
+    clocks_apart: bool = False
+    """Host and store disagree about the time by more than a day, so nothing was forgotten."""
+
+
+class KeepRule(msgspec.Struct, frozen=True, kw_only=True):
+    """How many checkpoints stay when old ones are forgotten; as in `core/policy.py`."""
+
+    keep_last: int = 10
+    keep_hourly: int = 24
+    keep_daily: int = 14
+    keep_weekly: int = 8
+    keep_monthly: int = 12
+    keep_within_s: float = 3_600.0
+
+
+class ForeignLook(msgspec.Struct, frozen=True, kw_only=True):
+    """An object behind a log's last entry that does not open and stops everybody."""
+
+    seq: int
+    hash: bytes
+    size: int
+    why: str
 
 
 class PathChange(msgspec.Struct, frozen=True, kw_only=True):

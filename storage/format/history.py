@@ -1,7 +1,7 @@
 """History: what a fold leaves of the entries that it removes.
 
 Head body `[to, highest fence, V fields, key ids, pins, side branches, live packs with nil tables, table,
-earlier histories]`; its meta chunks are `[1, [[seq, hash, kind, fence, time_ms, session, C fields or
+earlier histories, told]`; its meta chunks are `[1, [[seq, hash, kind, fence, time_ms, session, C fields or
 nil]]]`, ascending. C fields are there while a checkpoint counts and was not forgotten, with its packs
 emptied. Not a cache: entries are deleted because their hashes lie here.
 
@@ -68,6 +68,8 @@ class HistoryHead(Body, frozen=True):
     packs: list[PackRef]
     table: Table
     earlier: list[tuple[str, bytes]] = msgspec.field(default_factory=list)
+    told: list[tuple[int, int]] = msgspec.field(default_factory=list)
+    """When the users of live side branches were told of them: the B's number, ms."""
 
 
 class _Chunk(Body, frozen=True):

@@ -53,6 +53,9 @@ class SnapshotHead(Body, frozen=True):
     folded_to: int
     fold_at: int
     retired_at: int
+    told: list[tuple[int, int]] = msgspec.field(default_factory=list)
+    dropped: list[str] = msgspec.field(default_factory=list)
+    """Forgotten side checkpoints that no R has named yet."""
 
 
 class SnapshotObject(Body, frozen=True):

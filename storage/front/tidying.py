@@ -28,6 +28,10 @@ class Tidying(Opened):
         """Pin a checkpoint, so that no policy forgets it, or let it go its way again."""
         await (await self._upkeep(ref)).keep(seq, pin=pin, actor=actor, reason=reason)
 
+    async def told(self, ref: WorkspaceRef, *, seqs: Sequence[int], actor: str) -> None:
+        """Note that a user was told of conflict checkpoints; 30 days later policy may forget them."""
+        await (await self._upkeep(ref)).told(seqs, actor=actor)
+
     async def foreign(self, ref: WorkspaceRef) -> tuple[ForeignObject, ...]:
         """Return what lies behind the log's last entry, does not open, and stops everybody."""
         return await (await self._upkeep(ref)).foreign()

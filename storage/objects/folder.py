@@ -150,6 +150,16 @@ class FolderStore:
     # -- below this line everything runs in a thread of the pool
     # ------------------------------------------------
 
+    async def time_ms(self) -> int | None:
+        """Return the time of a file that is made for it; as `objects/clock.py`."""
+        return await self._run(self._time_ms)
+
+    def _time_ms(self) -> int:
+        with _told(str(self._root)):
+            self._check_root()
+            with _fresh_file(self._root_fd, self._root_fd) as (fd, _):
+                return os.fstat(fd).st_mtime_ns // 1_000_000
+
     async def _run(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         if self._root_fd < 0:
             raise StoreRefused(reason="the object store was closed")

@@ -16,7 +16,6 @@ import asyncio
 import base64
 import contextlib
 import hashlib
-import io
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -24,7 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from storage.errors import ObjectNotFound, StoreRefused, StoreUnavailable
 from storage.objects import s3_answers
+from storage.objects.clock import of_date
 from storage.objects.names import OBJECT_BYTES_MAX, check_name, check_prefix, is_name
+from storage.objects.s3_body import BufferBody
 from storage.objects.store import ObjectInfo
 from storage.objects.versions import ObjectVersion
 
@@ -119,8 +120,7 @@ class S3Store:
                 await self._client.put_object(
                     Bucket=self._place.bucket,
                     Key=self._prefix + name,
-                    # aiohttp takes bytes that may change for a mistake; this copy lives as long as the PUT.
-                    Body=data if isinstance(data, bytes) else io.BytesIO(data),
+                    Body=data if isinstance(data, bytes) else BufferBody(data),
                     ContentMD5=digest,
                     IfNoneMatch="*",
                 )
@@ -188,6 +188,16 @@ class S3Store:
         with contextlib.suppress(ObjectNotFound), s3_answers.of_read(name):
             async with asyncio.timeout(REQUEST_S):
                 await self._client.delete_object(Bucket=self._place.bucket, Key=self._prefix + name)
+
+    async def time_ms(self) -> int | None:
+        """Return the `Date` of an answer; as `objects/clock.py`."""
+        self._check_open()
+        with s3_answers.of_read(self._prefix):
+            async with asyncio.timeout(REQUEST_S):
+                answer = await self._client.list_objects_v2(
+                    Bucket=self._place.bucket, Prefix=self._prefix, MaxKeys=1
+                )
+        return of_date(answer["ResponseMetadata"].get("HTTPHeaders", {}).get("date"))
 
     async def list_versions(self, prefix: str) -> tuple[ObjectVersion, ...] | None:
         """Return all versions and marks of deletion; None where the server cannot or may not tell."""

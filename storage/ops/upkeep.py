@@ -44,7 +44,7 @@ from storage.repository.retention import (
     to_forget,
 )
 from storage.repository.slots import RepositoryKeys
-from storage.repository.state import LogState
+from storage.repository.state import TOLD, LogState
 from storage.repository.stepping import ForeignObject, find_foreign, step_over
 from storage.repository.verify import Verifier
 
@@ -71,6 +71,10 @@ class UpkeepReport:
     folded_entries: int = 0
     moved_bytes: int = 0
     refused: str = ""
+    contended: bool = False
+    """Refused only because others wrote meanwhile."""
+    clocks_apart: bool = False
+    """Host and store disagree about the time by more than a day: nothing was forgotten."""
 
 
 def without_data(keys: RepositoryKeys) -> RepositoryKeys:
@@ -142,6 +146,7 @@ class Upkeep:
         Raises:
             ClocksApart: it would be unpinned while host and store disagree about the time.
         """
+        reason = "" if reason == TOLD else reason  # that word says something else
         if not pin:
             now_of(self._clock_ms(), self._store_ms)
         async with self._workspace.lock:
@@ -152,6 +157,14 @@ class Upkeep:
         async with self._workspace.lock:
             await self._workspace.log.refresh()
             return await self._place(fields_for)
+
+    async def told(self, seqs: Sequence[int], *, actor: str) -> None:
+        """Note that a user was told of side branches, once for each: 30 days later policy may forget them."""
+        async with self._workspace.lock:
+            state = await self._workspace.log.refresh()
+            for seq in seqs:
+                if seq in state.sides and seq not in state.told_ms:
+                    await self._place(partial(_keep_fields, seq=seq, pin=False, actor=actor, reason=TOLD))
 
     async def require_key_epoch(self, epoch: int) -> None:
         """Refuse older key epochs from now on: after a leak. Their objects stay readable."""
@@ -217,7 +230,7 @@ class Upkeep:
         try:
             now = now_of(self._clock_ms(), self._store_ms)
         except ClocksApart as exc:
-            return UpkeepReport(refused=str(exc))
+            return UpkeepReport(refused=str(exc), clocks_apart=True)
         log = self._workspace.log
         state = await log.refresh()
         released = [row.seq for row in closed_firsts(state)]
@@ -226,7 +239,7 @@ class Upkeep:
                 partial(_keep_fields, seq=seq, pin=False, actor=actor, reason="its close is verified")
             )
         state = await log.refresh()
-        seqs = to_forget(state, policy, now) + sides_to_forget(state, told_ms, set(), now)
+        seqs = to_forget(state, policy, now) + sides_to_forget(state, state.told_ms | told_ms, set(), now)
         seqs = seqs[:SEQS_PER_ENTRY_MAX]
         if seqs:
             # Asked again for the state that the entry follows: a take-over in between changes nothing of it.
@@ -242,7 +255,7 @@ class Upkeep:
                 return await self._collect(report, witnesses)
             except CommitContended as exc:
                 if not left:
-                    return replace(report, refused=str(exc))
+                    return replace(report, refused=str(exc), contended=True)
             except CollectRefused as exc:
                 return replace(report, refused=str(exc))
         return report

@@ -107,6 +107,8 @@ class Collector:
             raise state.writers_stop
         if state.collectors_stop:
             raise CollectRefused(what=state.collectors_stop)
+        if state.unopened_side():
+            raise CollectRefused(what=f"{state.unopened_side()} does not open")
         for seq, hash_ in witnesses:
             row = state.row(seq)
             if row is None or row.hash != hash_:
@@ -194,6 +196,7 @@ class Collector:
         orphans = [name for name in listing.sizes if self._is_orphan(state, name)]
         outdated = outdated_snapshots(state, listing.sizes)
         loose = [name for name, one in containers.items() if _is_dead_side(state, one) and name not in live]
+        loose += [name for name in sorted(state.dropped) if name not in containers]
         loose += [name for name in orphans if name.startswith(names.HISTORY_PREFIX)] + outdated
         packs = [one.name for one in emptied] + dead
         packs += [name for name in orphans if name.startswith(names.PACK_PREFIX)]

@@ -81,8 +81,8 @@ class Folder:
         moved = await self._mover.move(state, leaving, marks)
         name = names.history(state.seq, self._fresh(8))
         hash_ = await self._store_history(name, state)
-        sides = [one.name for one in leaving if one.object_type is not ObjectType.LOG_ENTRY]
-        fields = Retire([], state.seq, sides, fitting_refs(moved.refs), (name, hash_))
+        sides = {one.name for one in leaving if one.object_type is not ObjectType.LOG_ENTRY} | state.dropped
+        fields = Retire([], state.seq, sorted(sides), fitting_refs(moved.refs), (name, hash_))
         entries = state.seq - state.folded_to
         await collector.place(listing, fields, moved.refs)
         return Folded(entries=entries, moved_bytes=moved.moved_bytes, packs=len(moved.refs))
@@ -136,6 +136,7 @@ def history_of(state: LogState) -> tuple[HistoryHead, list[HistoryRow]]:
         list(state.packs.values()),
         Table(b"", b""),
         list(state.histories),
+        sorted(state.told_ms.items()),
     )
     return head, rows
 

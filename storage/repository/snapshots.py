@@ -26,6 +26,18 @@ from storage.repository.threads import Threads
 
 ENTRIES: Final = 64
 """So many entries after the last snapshot a new one is written: a cold start reads no more of them."""
+COMPARED: Final = (
+    "fence",
+    "version",
+    "key_ids",
+    "pinned",
+    "told_ms",
+    "dropped",
+    "packs",
+    "histories",
+    "folded_to",
+    "fold_at",
+)
 ROWS_BYTES: Final = 1 * MIB
 """So many bytes of new chunk rows do the same: after a first checkpoint of 50,000 chunks, say."""
 
@@ -50,7 +62,7 @@ async def write_if_due(
     The caller holds the workspace's lock. That it cannot be written hinders nobody.
     """
     state = log.state
-    if state.collectors_stop or state.writers_stop is not None or not state.seq:
+    if state.collectors_stop or state.unopened_side() or state.writers_stop is not None or not state.seq:
         return False
     if not is_due(state, last=log.snapshot_seq or state.snapshot_at, chunks_then=log.snapshot_chunks):
         return False
@@ -104,6 +116,8 @@ def snapshot_of(state: LogState) -> tuple[SnapshotHead, list[HistoryRow], list[S
         state.folded_to,
         state.fold_at,
         state.retired_at,
+        sorted(state.told_ms.items()),
+        sorted(state.dropped),
     )
     objects = [
         object_of(one.name, table=table_of(one.segments), area_start=one.area_start, size=one.size)
@@ -118,7 +132,7 @@ def differing(one: LogState, other: LogState) -> str:
     """
     if snapshot_of(one)[1] != snapshot_of(other)[1]:
         return "rows"
-    for what in ("fence", "version", "key_ids", "pinned", "packs", "histories", "folded_to", "fold_at"):
+    for what in COMPARED:
         if getattr(one, what) != getattr(other, what):
             return what
     if one.index.containers != other.index.containers or one.retired_at != other.retired_at:

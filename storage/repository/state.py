@@ -86,6 +86,8 @@ class StoredSnapshot(Body, frozen=True):
     objects: list[SnapshotObject]
 
 
+TOLD: Final = "told"
+"""Reason of a K that says only that the user of a side branch was told of it, by the entry's time."""
 FOREIGN_KIND: Final = 0
 """Of rows: something lay under this number that is no entry, and a V stepped over it; the hash is that of the
 whole object.
@@ -147,6 +149,10 @@ class LogState:
     """By whose word a pin stands: number and reason of its K, where no fold has it yet."""
     sides: dict[int, Side] = field(default_factory=dict)
     """Live side branches by the number of their B."""
+    dropped: set[str] = field(default_factory=set)
+    """Names of side checkpoints that were forgotten and that no R has named yet."""
+    told_ms: dict[int, int] = field(default_factory=dict)
+    """When the user of a side branch was told of it, by the number of its B."""
     retired: dict[str, int] = field(default_factory=dict)
     """Names that an R of this log gave up, with its number: what may be deleted."""
     retired_at: int = 0
@@ -175,6 +181,10 @@ class LogState:
     def hash(self) -> bytes:
         """Return what the next entry names as its predecessor."""
         return self.rows[-1].hash if self.rows else self.config_hash
+
+    def unopened_side(self) -> str:
+        """Return the name of a live side checkpoint that does not open; empty if there is none."""
+        return next((side.name for side in self.sides.values() if side.row is None), "")
 
     def side_objects(self) -> set[str]:
         """Return the names of live side checkpoints and of what they brought along."""
@@ -257,11 +267,12 @@ class LogState:
             self.packs[name] = msgspec.structs.replace(ref, table=None)
 
     def _add_side(self, seq: int, hash_: bytes, name: str, named: bytes, stored: list[StoredSide]) -> None:
-        """Let a side checkpoint count; one that does not open is known by name only, and stops collecting."""
+        """Let a side checkpoint count; one that does not open is known by name only, and stops collecting
+        while nobody forgot it.
+        """
         found = next((side for side in stored if (side.name, side.hash) == (name, named)), None)
         if found is None:
             self.sides[seq] = Side(name=name, hash=named, row=None)
-            self.collectors_stop = self.collectors_stop or f"{name} does not open"
             return
         entry = decode_entry(found.kind, found.body)
         if not isinstance(entry.fields, Checkpoint):
@@ -299,7 +310,10 @@ class LogState:
         elif isinstance(fields, Keep):
             kept = self.row(fields.seq)
             if kept is not None and kept.hash == fields.hash:
-                self.pinned[fields.seq] = fields.pin
+                if fields.reason == TOLD:
+                    self.told_ms.setdefault(fields.seq, entry.time_ms)
+                else:
+                    self.pinned[fields.seq] = fields.pin
                 self.pin_words[fields.seq] = (entry.seq, fields.reason)
         elif isinstance(fields, Retire):
             self._retire(fields, entry.seq)
@@ -315,7 +329,10 @@ class LogState:
         """
         self.forgotten.update(fields.seqs)
         for seq in fields.seqs:
-            self.sides.pop(seq, None)
+            dropped = self.sides.pop(seq, None)
+            if dropped is not None:
+                self.dropped.add(dropped.name)
+            self.told_ms.pop(seq, None)
 
     def _retire(self, fields: Retire, seq: int) -> None:
         self.retired_at = seq
@@ -323,6 +340,7 @@ class LogState:
         for name in gone:
             self.retired[name] = seq
             self.packs.pop(name, None)
+        self.dropped.difference_update(gone)
         if fields.entries_to:
             assert fields.history is not None, "checked when it was decoded"
             if not self.folded_to <= fields.entries_to:
@@ -353,7 +371,7 @@ class LogState:
         self._take_rows(stored.rows)
         if told.fence != self.fence or self.rows[-1].hash != head.hash:
             raise ChainBroken(what="history contradicts itself", seq=head.seq)
-        self.pinned = dict(told.pins)
+        self.pinned, self.told_ms = dict(told.pins), dict(told.told)
         self.key_ids, self.histories = list(told.key_ids), list(told.earlier)
         self._judge_version(told.version, head.seq)
         for ref, table in _with_tables(told.packs, head.tables, head.seq):
@@ -394,6 +412,7 @@ class LogState:
             raise ChainBroken(what="snapshot contradicts itself", seq=head.seq)
         self.pinned, self.key_ids, self.histories = dict(told.pins), list(told.key_ids), list(told.histories)
         self._judge_version(told.version, head.seq)
+        self.told_ms, self.dropped = dict(told.told), set(told.dropped)
         self.folded_to, self.fold_at, self.retired_at = told.folded_to, told.fold_at, told.retired_at
         self.snapshot_at = told.to
         for one in stored.objects:

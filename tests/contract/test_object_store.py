@@ -5,6 +5,7 @@ Whatever the commit log concludes from a store's answer is asserted here on each
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +13,7 @@ from typing import Protocol
 import pytest
 
 from storage.errors import ObjectExists, ObjectNotFound, StoreError, StoreRefused
+from storage.objects.clock import store_time_ms
 from storage.objects.folder import FolderStore
 from storage.objects.memory import MemoryBucket, MemoryStore
 from storage.objects.open import open_store
@@ -222,6 +224,15 @@ async def test_a_name_that_some_store_would_change_is_refused_by_all(store: Obje
     with pytest.raises(StoreRefused):
         await store.get(name)
     assert await names(store, "") == []
+
+
+async def test_a_store_with_a_clock_tells_about_the_time_that_it_is(store: ObjectStore) -> None:
+    """A server of this machine has this machine's clock. A store in memory has none."""
+    told = await store_time_ms(store)
+    if told is None:
+        assert isinstance(store, MemoryStore)
+    else:
+        assert abs(told - time.time() * 1000) < 60_000
 
 
 async def test_a_cancelled_create_leaves_all_or_nothing(store: ObjectStore) -> None:

@@ -26,7 +26,7 @@ from session_service.ports.checkpoints import (
 )
 from session_service.ports.clock import Clock
 from session_service.ports.desktops import EndProof
-from session_service.ports.upkeep import Difference, PathChange, Upkept
+from session_service.ports.upkeep import Difference, ForeignLook, KeepRule, PathChange, Upkept
 from tests.fakes.desktops import Home, Machine
 
 
@@ -330,11 +330,21 @@ class Repository:
         workspace: WorkspaceName,
         *,
         actor: str,
-        forget: bool,
+        forget: KeepRule | None,
         witness: tuple[int, bytes] | None = None,
     ) -> Upkept:
         self.upkept.append(("collect", (), actor, workspace.workspace_id))
         return Upkept(deleted_objects=2, deleted_bytes=1_000)
+
+    async def foreign(self, workspace: WorkspaceName) -> list[ForeignLook]:
+        return [ForeignLook(seq=3, hash=bytes(32), size=7, why="it does not open")]
+
+    async def step_over(self, workspace: WorkspaceName, *, confirmed: list[tuple[int, bytes]]) -> int:
+        self.upkept.append(("step over", tuple(seq for seq, _ in confirmed), "", ""))
+        return max(seq for seq, _ in confirmed) + 1
+
+    async def told(self, workspace: WorkspaceName, *, seqs: list[int], actor: str) -> None:
+        self.upkept.append(("told", tuple(seqs), actor, ""))
 
     async def diff(self, workspace: WorkspaceName, *, before: int, after: int) -> Difference:
         change = PathChange(path="letter", what="changed", size_before=1, size_after=2)

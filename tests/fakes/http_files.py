@@ -17,7 +17,13 @@ from session_service.ports.keys import (
     TenantKeys,
     TombstoneLook,
 )
-from session_service.ports.upkeep import Difference, PathChange, Upkept
+from session_service.ports.upkeep import (
+    Difference,
+    ForeignLook,
+    KeepRule,
+    PathChange,
+    Upkept,
+)
 from tests.fakes.http_control import checkpoint
 
 HOSTILE_NAME = b'a "b"\\\xff\n;.txt'
@@ -118,11 +124,21 @@ class HttpFiles:
         workspace: WorkspaceName,
         *,
         actor: str,
-        forget: bool,
+        forget: KeepRule | None,
         witness: tuple[int, bytes] | None = None,
     ) -> Upkept:
         self.upkept.append(("collect", (), actor, workspace.workspace_id))
         return Upkept(deleted_objects=2, deleted_bytes=1_000)
+
+    async def foreign(self, workspace: WorkspaceName) -> list[ForeignLook]:
+        return [ForeignLook(seq=3, hash=bytes(32), size=7, why="it does not open")]
+
+    async def step_over(self, workspace: WorkspaceName, *, confirmed: list[tuple[int, bytes]]) -> int:
+        self.upkept.append(("step over", tuple(seq for seq, _ in confirmed), "", ""))
+        return max(seq for seq, _ in confirmed) + 1
+
+    async def told(self, workspace: WorkspaceName, *, seqs: list[int], actor: str) -> None:
+        self.upkept.append(("told", tuple(seqs), actor, ""))
 
     async def diff(self, workspace: WorkspaceName, *, before: int, after: int) -> Difference:
         change = PathChange(path="letter", what="changed", size_before=1, size_after=2)
@@ -177,7 +193,7 @@ class HttpFiles:
         return RewrapLook(tenants=1, workspaces=2, made=1, removed=1)
 
     async def conflicts(self, workspace: WorkspaceName) -> list[CheckpointInfo]:
-        return []
+        return [checkpoint(9, session_id="0" * 26, scan_ms=1)]
 
     async def status(self, *, probe: bool = False) -> StoreStatus:
         await self._answer()

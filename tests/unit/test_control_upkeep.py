@@ -1,10 +1,12 @@
 """The hourly upkeep: one workspace at a time, none that starts or closes, given up when a close begins."""
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 
 from session_service.base.errors import StorageUnavailable
 from session_service.control.upkeep import EVERY_MS, FIRST_AFTER_MS, Upkeep
+from session_service.core.policy import DEFAULT
 from session_service.core.records import State
 from session_service.ports.upkeep import Upkept
 from tests.fakes.until import until
@@ -21,9 +23,19 @@ class World:
         self.fails = False
         self.known = [SimpleNamespace(id=one, tenant_id="t") for one in workspaces]
         parts = SimpleNamespace(
-            clock=SimpleNamespace(monotonic_ms=lambda: self.now_ms), registry=self, checkpoints=self
+            clock=SimpleNamespace(monotonic_ms=lambda: self.now_ms),
+            registry=self,
+            checkpoints=self,
+            policy=replace(DEFAULT, keep_daily=3),
         )
-        self.upkeep = Upkeep(parts=parts, sessions=SimpleNamespace(all=lambda: self.lives))
+        self.raised: dict[str, str] = {}
+        self.done = Upkept()
+        self.alarms = SimpleNamespace(
+            raise_=self.raised.__setitem__, clear=lambda kind: self.raised.pop(kind, None)
+        )
+        self.upkeep = Upkeep(
+            parts=parts, sessions=SimpleNamespace(all=lambda: self.lives), alarms=self.alarms
+        )
 
     async def workspaces(self):
         return self.known
@@ -33,12 +45,13 @@ class World:
 
     async def collect(self, workspace, *, actor, forget, witness):
         assert witness == (3, b"h")
+        assert (forget.keep_last, forget.keep_daily) == (10, 3), "as the policy says"
         self.collected.append(workspace.workspace_id)
         if self.hang is not None:
             await self.hang.wait()
         if self.fails:
             raise StorageUnavailable("away")
-        return Upkept()
+        return self.done
 
     def session(self, workspace_id: str, state: State) -> SimpleNamespace:
         live = SimpleNamespace(record=SimpleNamespace(workspace_id=workspace_id, state=state))
@@ -81,3 +94,31 @@ async def test_a_store_that_is_away_costs_one_turn():
     world.fails = True
     world.now_ms = FIRST_AFTER_MS
     assert [await world.upkeep.look() for _ in range(3)] == ["a", "b", None]
+
+
+async def test_clocks_that_are_apart_wake_somebody_until_they_agree():
+    world = World("a")
+    world.now_ms = FIRST_AFTER_MS
+    world.done = Upkept(refused="apart", clocks_apart=True)
+    await world.upkeep.look()
+    assert list(world.raised) == ["clocks_apart"]
+    world.now_ms += EVERY_MS
+    world.done = Upkept()
+    await world.upkeep.look()
+    assert world.raised == {}
+
+
+async def test_a_repository_that_contradicts_itself_wakes_somebody_and_a_busy_one_does_not():
+    world = World("a")
+    world.now_ms = FIRST_AFTER_MS
+    world.done = Upkept(refused="the log grew", contended=True)
+    await world.upkeep.look()
+    assert world.raised == {}
+    world.now_ms += EVERY_MS
+    world.done = Upkept(refused="missing: p/1-aa")
+    await world.upkeep.look()
+    assert "p/1-aa" in world.raised["upkeep"]
+    world.now_ms += EVERY_MS
+    world.done = Upkept()
+    await world.upkeep.look()
+    assert world.raised == {}

@@ -1,8 +1,10 @@
 """Forgetting, pinning, garbage collection, folds and conflict checkpoints through the front door."""
 
 import asyncio
+import itertools
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -526,3 +528,68 @@ async def test_two_checkpoints_are_compared_by_path(bucket, home, tmp_path):
         (b"more/x", "added"),
     ]
     assert (await opened.diff(REF, before=one.seq, after=one.seq)).changes == ()
+
+
+async def a_side_branch(bucket, tmp_path, home) -> tuple[storage.Storage, storage.CheckpointInfo]:
+    stale, owner = node_of(bucket, tmp_path, "stale").open(), node_of(bucket, tmp_path, "owner").open()
+    old = await take(stale)
+    new = await take(owner, node="owner")
+    await save(owner, home, new)
+    saved = await stale.checkpoint(REF, home=home, fence=old, session="s", reason="conflict", conflict=True)
+    return owner, saved.info
+
+
+async def test_a_side_branch_goes_thirty_days_after_its_user_was_told_and_not_before(bucket, home, tmp_path):
+    """The log itself notes when he was told; folds and index snapshots carry it on."""
+    owner, side = await a_side_branch(bucket, tmp_path, home)
+    late = node_of(bucket, tmp_path, "late")
+    day_ms = 86_400_000
+    late.clock = itertools.count(1_700_000_000_000 + 400 * day_ms)
+    for _ in range(2):
+        await tidy(late.open())
+    assert [info.seq for info in await owner.conflicts(REF)] == [side.seq], "nobody was told"
+    await owner.told(REF, seqs=[side.seq], actor="user")
+    before = len(objects(bucket, "c/"))
+    await owner.told(REF, seqs=[side.seq], actor="user")
+    assert len(objects(bucket, "c/")) == before, "once is enough"
+    early = node_of(bucket, tmp_path, "early")
+    early.clock = itertools.count(1_700_000_000_000 + 29 * day_ms)
+    for number in range(3):
+        write(home, a=f"text {number}")
+        await save(owner, home, 2)
+        await tidy(early.open())
+    assert [info.seq for info in await owner.conflicts(REF)] == [side.seq]
+    await tidy(late.open())
+    assert await owner.conflicts(REF) == []
+    for _ in range(3):
+        await tidy(late.open())
+    assert objects(bucket, "b/") == []
+
+
+async def test_clocks_more_than_a_day_apart_forget_and_unpin_nothing(bucket, home, tmp_path, no_fold):
+    opened = node_of(bucket, tmp_path, "node").open()
+    await take(opened)
+    first = await save(opened, home)
+    write(home, a="two")
+    second = await save(opened, home)
+    write(home, a="three")
+    await save(opened, home)
+    await opened.keep(REF, seq=first.seq, pin=True, actor="a", reason="r")
+
+    async def yesterday() -> int:
+        return 1_700_000_000_000 - 2 * 86_400_000
+
+    opened._bare = SimpleNamespace(time_ms=yesterday)
+    report = await opened.collect(REF, policy=KEEP_ONE, actor="t")
+    assert (report.clocks_apart, report.forgotten) == (True, ())
+    with pytest.raises(storage.ClocksApart):
+        await opened.keep(REF, seq=first.seq, pin=False, actor="a", reason="r")
+    with pytest.raises(storage.ClocksApart):
+        await opened.forget(REF, seqs=[second.seq], actor="a", reason="r")
+
+    async def nearly() -> int:
+        return 1_700_000_000_000 - 3_600_000
+
+    opened._bare = SimpleNamespace(time_ms=nearly)
+    report = await opened.collect(REF, policy=KEEP_ONE, actor="t")
+    assert (report.clocks_apart, report.forgotten) == (False, (second.seq,))

@@ -93,3 +93,38 @@ async def test_a_copy_of_the_registry_is_whole_and_nothing_is_left_behind(
     await copy.close()
     assert list(world.settings.uploads.iterdir()) == []
     assert "registry.backed_up" in {record.entry.kind for record in await world.registry.audit()}
+
+
+async def test_what_jams_a_log_is_shown_and_stepped_over_by_administrators_only(world: HttpWorld) -> None:
+    ada = await world.signed_in("ada")
+    home = (await ada.get("/api/v1/workspaces")).body["items"][0]["id"]
+    assert (await ada.get(f"/api/v1/workspaces/{home}/log/foreign")).status == 403
+    body = {"objects": [{"seq": 3, "hash": "00" * 32}], "reason": "rubbish"}
+    assert (await ada.post(f"/api/v1/workspaces/{home}/log/step-over", body)).status == 403
+    program = await world.program("root", "administrator", scopes=SCOPES)
+    token = program.headers["Authorization"].removeprefix("Bearer ")
+    async with Transport(world.origin, token=token) as transport:
+        api = Api(transport)
+        [foreign] = (await api.foreign_objects(home)).items
+        assert (foreign.seq, foreign.hash) == (3, "00" * 32)
+        with pytest.raises(errors.BadInput):
+            await api.step_over(home, [(3, "00")], reason="rubbish")
+        with pytest.raises(errors.BadInput):
+            await api.step_over(home, [(3, foreign.hash)], reason="")
+        assert (await api.step_over(home, [(3, foreign.hash)], reason="rubbish")).seq == 4
+    assert [act for act, *_ in world.files.upkept] == ["step over"]
+    last = [record.entry for record in await world.registry.audit()][-1]
+    assert last.kind == "log.stepped_over"
+    assert dict(last.facts)["objects"] == f"3:{foreign.hash}"
+
+
+async def test_a_user_sees_which_checkpoints_stay_and_is_told_of_conflicts(world: HttpWorld) -> None:
+    ada = await world.signed_in("ada")
+    home = (await ada.get("/api/v1/workspaces")).body["items"][0]["id"]
+    rule = (await ada.get(f"/api/v1/workspaces/{home}/retention")).body
+    assert (rule["keep_last"], rule["keep_daily"]) == (10, 14)
+    listed = (await ada.get(f"/api/v1/workspaces/{home}/conflicts")).body["items"]
+    assert [one["seq"] for one in listed] == [9]
+    assert [(act, seqs) for act, seqs, *_ in world.files.upkept] == [("told", (9,))]
+    bob = await world.signed_in("bob")
+    assert (await bob.get(f"/api/v1/workspaces/{home}/conflicts")).status == 404
