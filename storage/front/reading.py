@@ -105,6 +105,7 @@ class Reading(Opened):
         owner: tuple[int, int] | None = None,
         becomes_home: bool = False,
         resumable: bool = False,
+        path: bytes = b"",
         progress: Tell | None = None,
     ) -> RestoreReport:
         """Restore a checkpoint into a folder that does not exist or is empty.
@@ -112,6 +113,7 @@ class Reading(Opened):
         If this raises, the folder is partial; the caller drops it, or calls again if it is resumable.
 
         Args:
+            path: a file or folder of the checkpoint, which comes under its own name; else all.
             resumable: take up what an earlier call with the same arguments left in the folder. A note lies
                 beside it meanwhile. Raises TargetNotEmpty where that cannot be: drop both and call again.
             becomes_home: the next checkpoints of this workspace will be taken of this folder, which nobody
@@ -129,6 +131,7 @@ class Reading(Opened):
             progress=self._told(progress),
             becomes_home=becomes_home,
             resumable=resumable,
+            path=path,
         )
         async with self._lending.pinned(await self._upkeep(ref), state, row):
             report = await restore.run(into)

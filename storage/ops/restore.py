@@ -54,7 +54,9 @@ class Restore:
         progress: Callable[[Progress], None],
         becomes_home: bool = False,
         resumable: bool = False,
+        path: bytes = b"",
     ) -> None:
+        assert not (path and (becomes_home or resumable)), "a part of a home is not made into one"
         assert row.checkpoint is not None
         self._reader = reader
         self._places = places
@@ -68,6 +70,7 @@ class Restore:
         self._met = 0
         self._becomes_home = becomes_home
         self._resumable = resumable
+        self._path = path
         self.cache: StatCache | None = None
         """What the first checkpoint of this home need not read; made by `run` where it is certain."""
 
@@ -77,12 +80,11 @@ class Restore:
         A failed restore leaves a partial folder that is the caller's to drop, or to try again if resumable.
         """
         with self._draft(into) as draft:
-            plan = await Planner(self._reader, self._places, self._row, keep_entries=self._becomes_home).run(
-                self._met_one
-            )
+            plan = await Planner(
+                self._reader, self._places, self._row, keep_entries=self._becomes_home, path=self._path
+            ).run(self._met_one)
             if not draft.resumed:
-                totals = self._checkpoint.totals
-                require_space(draft.fd, bytes_needed=totals.size, entries_needed=totals.entries)
+                require_space(draft.fd, bytes_needed=plan.bytes, entries_needed=plan.entries_made)
             try:
                 report = await self._make(draft, plan)
             except RestoreError as exc:
@@ -178,7 +180,7 @@ class Restore:
             self._tell()
 
     def _tell(self) -> None:
-        total = self._checkpoint.totals.size
+        total = self._checkpoint.totals.size if not self._path else None
         self._progress(Progress(stage="restore", done=self._written, total=total, unit="bytes"))
 
     def _finish(self, extractor: Extractor, plan: Plan) -> ExtractReport:

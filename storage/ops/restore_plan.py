@@ -1,4 +1,4 @@
-"""What a restore will make: every entry of a checkpoint, counted against what was announced, and in which order.
+"""What a restore will make: every entry of a checkpoint, counted, and in which order.
 
 Nothing is written here. What cannot be made again (sockets, devices, unreadable entries, unknown types) is
 named. Files are put into three tiers: what a desktop reads when it starts and what its user had in hand last;
@@ -7,7 +7,7 @@ then all other small files, which are almost all of a home; then the rest.
 Source: storage.md 4.6 "Order".
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from heapq import nlargest
 from typing import Final
@@ -18,12 +18,13 @@ from storage.format.extras import NONE, Extras, GradeTag
 from storage.format.limits import KIB, MIB
 from storage.format.table import read_chunk_refs
 from storage.format.tree import Entry
+from storage.ops.browse import Browser
 from storage.ops.lanes import File
 from storage.ops.values import BadPath
 from storage.repository.index import Places
 from storage.repository.reader import Reader
 from storage.repository.state import Row
-from storage.repository.verify import walk_tree
+from storage.repository.verify import announced, walk_tree
 from storage.scan.entry import NO_ATTRIBUTES, Attributes, Kind, RestoreFacts
 
 SMALL_FILE_BYTES: Final = 1 * MIB
@@ -54,12 +55,26 @@ class Plan:
     not_made: list[BadPath] = field(default_factory=list)
     differences: list[BadPath] = field(default_factory=list)
 
+    @property
+    def bytes(self) -> int:
+        """Return how many bytes will be written."""
+        return sum(length for file in self.files for _, length in file.refs)
+
+    @property
+    def entries_made(self) -> int:
+        """Return how many entries will be made."""
+        return len(self.made) + len(self.files) + len(self.links)
+
 
 class Planner:
     """Makes the plan of one checkpoint. Used once."""
 
-    def __init__(self, reader: Reader, places: Places, row: Row, *, keep_entries: bool) -> None:
+    def __init__(
+        self, reader: Reader, places: Places, row: Row, *, keep_entries: bool = False, path: bytes = b""
+    ) -> None:
+        """Take a checkpoint, and what of it is wanted: a file, or a folder with all that is in it."""
         assert row.checkpoint is not None
+        self._path = path
         self._reader = reader
         self._places = places
         self._row = row
@@ -71,8 +86,14 @@ class Planner:
     async def run(self, met_one: Callable[[], None]) -> Plan:
         """Walk the tree; `met_one` is called for every entry."""
         plan, root = self._plan, self._root
-        plan.made.append((b"", root, facts_of(root, tree.entry_extras(root), None)))
-        async for path, entry in walk_tree(self._reader, self._places, self._row):
+        if self._path:
+            # The part comes under its own name into a folder that is nobody's copy.
+            facts = RestoreFacts(mode=0o700, uid=None, gid=None, mtime_s=root.mtime_s, mtime_ns=root.mtime_ns)
+            plan.made.append((b"", root, facts))
+        else:
+            plan.made.append((b"", root, facts_of(root, tree.entry_extras(root), None)))
+        walk = self._part() if self._path else walk_tree(self._reader, self._places, self._row)
+        async for path, entry in walk:
             met_one()
             if self._keep_entries:
                 plan.entries[path] = entry
@@ -80,14 +101,23 @@ class Planner:
                 await self._take(path, entry)
         return plan
 
+    async def _part(self) -> AsyncIterator[tuple[bytes, Entry]]:
+        """Yield what lies at the wanted path and beneath it, counted against all that was announced."""
+        browser = Browser(self._reader, self._places, self._row)
+        start = await browser.find(self._path)
+        totals = announced(self._row)
+        yield start.name, start
+        if start.type == Kind.FOLDER:
+            async for path, entry in browser.below(start, start.name):
+                totals.count(entry)
+                yield path, entry
+
     def _take_plain(self, path: bytes, entry: Entry) -> bool:
         """Take what almost every entry is, without waiting: nothing about it is odd."""
         if entry.extra is not None or entry.type > Kind.SYMLINK:
             return False
         facts = facts_of(entry, NONE, None)
-        if entry.type != Kind.FILE:
-            self._plan.made.append((path, entry, facts))
-        elif entry.content is None:
+        if entry.type != Kind.FILE or entry.content is None:
             self._plan.made.append((path, entry, facts))
         elif isinstance(entry.content, bytes):
             self._plan.files.append(File(path, facts, read_chunk_refs(entry.content)))
