@@ -38,6 +38,7 @@ from storage.errors import (
     StoreUnavailable,
     StoreUnsafe,
     TargetFull,
+    TargetFull,
     TargetNotEmpty,
     WorkspaceErased,
 )
@@ -140,6 +141,7 @@ __all__ = [
     "StoreSpec",
     "StoreUnavailable",
     "StoreUnsafe",
+    "TargetFull",
     "TargetFull",
     "TargetNotEmpty",
     "TenantLook",

@@ -30,7 +30,9 @@ def error(exc: storage.StorageError) -> errors.SessionError:
         return errors.WorkspaceErased(**facts)
     if isinstance(exc, _REFUSED):
         return errors.StorageRefused(words, **facts)
-    if isinstance(exc, storage.ObjectNotFound | storage.NoSuchCheckpoint):
+    if isinstance(exc, storage.TargetFull):
+        return errors.NoRoom("The disk of this machine has no room for what is to be restored.", **facts)
+    if isinstance(exc, storage.ObjectNotFound | storage.NoSuchCheckpoint | storage.PathMissing):
         return errors.NotFound(words, **facts)
     if exc.retryable:
         return errors.StorageUnavailable(words, **facts)
