@@ -38,7 +38,6 @@ from storage.errors import (
     StoreUnavailable,
     StoreUnsafe,
     TargetFull,
-    TargetFull,
     TargetNotEmpty,
     WorkspaceErased,
 )
@@ -141,7 +140,6 @@ __all__ = [
     "StoreSpec",
     "StoreUnavailable",
     "StoreUnsafe",
-    "TargetFull",
     "TargetFull",
     "TargetNotEmpty",
     "TenantLook",
