@@ -71,7 +71,7 @@ async def test_files_come_back_from_the_second_store_when_the_first_is_gone() ->
             status, _ = await service.call(
                 "POST", "/api/v1/second-store/promote", {"url": "file:///wrong", "reason": "gone"}
             )
-            assert status == 400
+            assert status == 422
             done = await service.api(
                 "POST", "/second-store/promote", {"url": f"{url}?create=true", "reason": "gone"}
             )
