@@ -170,7 +170,8 @@ class Workspaces:
         """Forget an erased repository, its local files included, opened or not: they hold names of files."""
         known = self._known.pop(ref, None)
         if known is not None:
-            async with known.lock:  # whoever is writing ends first, and fails at its next look at the store
+            known.log.keys_changed = True  # who holds it and waits for its turn to write is refused
+            async with known.lock:
                 known.log.forget()
         self._segments.forget(names.repository_prefix(ref.tenant, ref.workspace))
         await self._threads.quick(empty_files, self._cache_folder / ref.tenant / ref.workspace)

@@ -68,6 +68,10 @@ DESTROYING: dict[tuple[str, str], str] = {
         "unlink",
     ): "the half-written upload that this call made, and notes beside drafts that are gone",
     ("storage/ops/draft.py", "unlink"): "the note beside a folder that this restore has filled",
+    (
+        "session_service/checkpoints/key_commands.py",
+        "kill",
+    ): "a command of ours that does not end in its time",
     ("session_service/checkpoints/keyring.py", "unlink"): "a draft of a key file of our own",
     (
         "session_service/host/control_groups.py",

@@ -1,5 +1,6 @@
 """Ways in, re-wraps and rotations: nobody is ever without his key, and what is replaced opens nothing."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from storage.repository.slots import Keyring
 from tests.fakes.faulty_store import Crashed, Fault
 from tests.fakes.home import picture
 from tests.fakes.storage_rig import MASTER_KEY, PREFIX, REF, Node, objects, take, write
+from tests.fakes.until import until
 
 NEW_KEY = bytes(range(100, 132))
 CODE = bytes(range(60, 92))
@@ -359,3 +361,42 @@ async def test_a_receipt_of_an_older_master_key_is_still_believed(bucket, home, 
     assert await later.open(master_key=NEW_KEY, signers=signers).receipt(REF, session="01") == b"closed"
     with pytest.raises(storage.FormatError):
         await later.open(master_key=NEW_KEY).receipt(REF, session="01")
+
+
+async def test_a_writer_that_waits_for_its_turn_writes_nothing_after_the_keys_are_gone(
+    bucket, home, tmp_path
+):
+    """Its save stands before a slow store while the keys are destroyed; the next one writes nothing."""
+    node = node_of(bucket, tmp_path, "node")
+    opened = node.open()
+    await saved(opened, home)
+    fence = (await opened.head(REF)).fence
+    write(home, a="two")
+    node.store.plan(Fault.SLOW, on="create", name=f"{PREFIX}c/.*")
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(_refused(opened, home, fence))
+        await until(lambda: node.store.waiting)
+        second = group.create_task(_refused(opened, home, fence))
+        erased = group.create_task(opened.erase(REF, actor="root", reason="asked"))
+        await until(lambda: f"{TENANT}e/{REF.workspace}" in bucket.objects)
+        node.store.gate.set()
+    assert erased.result().slots == 1
+    assert second.result() != "saved"
+    assert first.result() in (
+        "saved",
+        "chain_broken",
+        "keys_changed",
+        "repository_missing",
+        "workspace_erased",
+    )
+    await opened.sweep_erased()
+    assert objects(bucket) == []
+    assert await _refused(opened, home, fence) == "workspace_erased"
+
+
+async def _refused(opened: storage.Storage, home: Path, fence: int) -> str:
+    try:
+        await opened.checkpoint(REF, home=home, fence=fence, session="s", reason="test")
+    except storage.StorageError as exc:
+        return exc.code
+    return "saved"
