@@ -5,17 +5,21 @@ ever. The last administrator can be neither disabled nor made less.
 """
 
 from dataclasses import replace
+from typing import Final
 
 from session_service.base import errors, log
 from session_service.base.ids import UserId
-from session_service.core.changes import ForgetSignIns, PutApiToken, PutUser, Unit, Write
+from session_service.core.changes import ForgetSignIns, PutApiToken, PutSetting, PutUser, Unit, Write
 from session_service.core.records import ApiToken, User
 from session_service.http import answers, asks, audit, cursors, limits, render, secrets, setup
 from session_service.http.callers import NOBODY_YET, SCOPES_OF_ROLE
 from session_service.http.passwords import check_form
-from session_service.http.routes import Exchange, Reply
+from session_service.http.routes import Exchange, Reply, Services
 from session_service.http.serve import check_generation, etag
 from session_service.http.sessions import cut_links
+
+_MAKER: Final = "token.maker."
+"""A setting of the registry per token that a token made, by its id: which one."""
 
 
 async def list_users(exchange: Exchange) -> answers.UsersOut:
@@ -169,7 +173,11 @@ async def create_token(exchange: Exchange) -> Reply:
     written = audit.entry(
         exchange, "token.created", user_id=owner.id, token=token.id, scopes=" ".join(token.scopes)
     )
-    await services.registry.commit(Unit(writes=(PutApiToken(token=token),), audit=(written,)))
+    writes: list[Write] = [PutApiToken(token=token)]
+    maker = exchange.caller.token
+    if maker is not None:
+        writes.append(PutSetting(name=_MAKER + token.id, value=maker.id.encode(), expected=None))
+    await services.registry.commit(Unit(writes=tuple(writes), audit=(written,)))
     body = answers.NewTokenOut(token=text, **render.token(token).model_dump())
     return Reply(body=body, status=201)
 
@@ -203,15 +211,42 @@ def _token_end(exchange: Exchange, ask: asks.TokenAsk, now_ms: int) -> int | Non
 
 
 async def revoke_token(exchange: Exchange) -> Reply:
-    """Revoke a token; its links are cut and its live streams end within two seconds."""
+    """Revoke a token, and every token that was made with it; their links are cut and their live streams end
+    within two seconds.
+    """
     caller, services = exchange.caller, exchange.services
     present = await services.registry.api_tokens(None if caller.may_administer else caller.user.id)
     found = next((each for each in present if each.id == exchange.request.match_info["token_id"]), None)
     if found is None:
         raise errors.NotFound()
-    if found.revoked_at_ms is None:
-        revoked = replace(found, revoked_at_ms=services.clock.wall_ms())
-        written = audit.entry(exchange, "token.revoked", user_id=found.user_id, token=found.id)
-        await services.registry.commit(Unit(writes=(PutApiToken(token=revoked),), audit=(written,)))
-    await cut_links(exchange, found.user_id, device_id=found.id, reason="token revoked")
+    family = await _family(services, found)
+    now_ms = services.clock.wall_ms()
+    writes = tuple(
+        PutApiToken(token=replace(each, revoked_at_ms=now_ms))
+        for each in family
+        if each.revoked_at_ms is None
+    )
+    written = tuple(
+        audit.entry(exchange, "token.revoked", user_id=write.token.user_id, token=write.token.id)
+        for write in writes
+    )
+    if writes:
+        await services.registry.commit(Unit(writes=writes, audit=written))
+    for each in family:
+        await cut_links(exchange, each.user_id, device_id=each.id, reason="token revoked")
     return Reply(body=None)
+
+
+async def _family(services: Services, first: ApiToken) -> list[ApiToken]:
+    """Return a token and those that were made with it, or with one of them: they are the same right."""
+    others = [
+        each
+        for each in await services.registry.api_tokens(first.user_id)
+        if each.revoked_at_ms is None and each.id != first.id
+    ]
+    makers = {each.id: await services.registry.setting(_MAKER + each.id) for each in others}
+    family, known = [first], {first.id.encode()}
+    while more := [each for each in others if makers[each.id] in known and each not in family]:
+        family += more
+        known |= {each.id.encode() for each in more}
+    return family

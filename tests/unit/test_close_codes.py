@@ -121,7 +121,7 @@ def test_a_client_follows_three_redirects_in_a_row_and_never_goes_round_without_
         pauses.append(act.retry_in_s)
         (dial,) = made.tick(made.next_deadline() or 0.0)
         number = made._number
-        assert dial.path == made.path  # type: ignore[union-attr]  # a Dial
+        assert dial.path == made.path  # type: ignore[union-attr]  # it is a Dial
     assert pauses[:3] == [0.0, 0.0, 0.0]
     assert all(pause > 0 for pause in pauses[3:])
     assert made.path == "/s/b2/ws"
@@ -148,7 +148,7 @@ def login(made: Client, number: int) -> Act:
 
 def first_message(made: Client) -> str:
     (act,) = made.text(made._number, say(t="hello", c="A" * 22), 2.0)
-    return act.text  # type: ignore[union-attr]  # a Say
+    return act.text  # type: ignore[union-attr]  # it is a Say
 
 
 def test_after_a_login_the_same_key_goes_on_and_a_void_one_is_given_up() -> None:

@@ -95,13 +95,13 @@ async def test_a_client_that_only_writes_makes_no_acknowledgements_pile_up(
         await one.socket.send(HANDSHAKE)
         (link,) = world.gateway._hub.links.values()
         link.pause_writing()  # type: ignore[attr-defined]  # as the loop does for a full socket
-        before = link._acks_out  # type: ignore[attr-defined]
+        before = link._acks_out  # type: ignore[attr-defined]  # a resumable link
         for _ in range(64):
             await one.socket.send(b"\x06\x00\x00\x00\x00\x00\x10\x00" + bytes(4096))
         stream = world.gateway._hub.streams[SID]
         await until(lambda: stream.core.received == len(HANDSHAKE) + 64 * 4104)
-        assert link._acks_out == before  # type: ignore[attr-defined]
-        link.resume_writing()  # type: ignore[attr-defined]
+        assert link._acks_out == before  # type: ignore[attr-defined]  # a resumable link
+        link.resume_writing()  # type: ignore[attr-defined]  # a resumable link
         last: dict[str, Any] = {}
         while last.get("a", 0) < len(HANDSHAKE) + 64 * 4104:
             last = await word(one)

@@ -64,7 +64,11 @@ async def test_what_is_public_and_what_is_privileged_changes_only_on_purpose() -
         "readyz",
         "metrics",
     }
-    assert {route.name for route in ROUTES if route.access.role == "operator"} == {"listAlarms"}
+    assert {route.name for route in ROUTES if route.access.role == "operator"} == {
+        "listAlarms",
+        "announcePause",
+        "withdrawPause",
+    }
     assert {route.name for route in ROUTES if route.access.role == "administrator"} == {
         "listUsers",
         "createUser",
