@@ -3,27 +3,38 @@
     python _storage_phase.py WHAT --store URL [--keys FILE] --cache FOLDER --home FOLDER [--twice]
 
 Prints one JSON object: seconds inside of this process, and what the call told. WHAT is birth, checkpoint or
-restore (then --home is where to). With --resident the checkpoint is taken a second time, and that one told.
+restore (then --home is where to), or notified: several checkpoints of one process that watches the home, of
+no change and of a minute each. With --resident the checkpoint is taken a second time, and that one told.
 """
 
 import argparse
 import asyncio
 import json
+import statistics
+import sys
 import time
 from pathlib import Path
+from typing import Final
 
-from storage import Progress, Storage, StoreSpec, WorkspaceRef
+from storage import Progress, Storage, StoreSpec, WorkspaceRef, open_watching
+from storage.watch.fanotify import open_group
 
+NOTIFIED_TIMES: Final = 5
+SETTLE_S: Final = 2.2
+"""A file that is younger than this when it is read is read once more."""
 REF = WorkspaceRef(tenant="aa" * 8, workspace="bb" * 8)
 
 
 async def run(asked: argparse.Namespace) -> dict[str, float]:
     """Do what was asked once, or twice."""
+    home = Path(asked.home)
+    watching = open_watching(home, group=open_group(home)) if asked.what == "notified" else None
     opened = await Storage.open(
         StoreSpec(url=asked.store, credentials_file=asked.keys),
         master_key=bytes(32),
         cache_folder=Path(asked.cache),
         clock_ms=lambda: time.time_ns() // 1_000_000,
+        watching=watching,
     )
     async with opened:
         if asked.what == "birth":
@@ -43,6 +54,8 @@ async def run(asked: argparse.Namespace) -> dict[str, float]:
             report = await opened.restore(REF, seq=head.newest.seq, into=Path(asked.home), progress=tell)
             assert report.whole
             return {"inside_s": time.perf_counter() - began, "usable_s": usable[0]}
+        if asked.what == "notified":
+            return await notified(opened, Path(asked.home), head.fence)
         told: dict[str, float] = {}
         for _ in range(2 if asked.resident else 1):
             began = time.perf_counter()
@@ -57,9 +70,35 @@ async def run(asked: argparse.Namespace) -> dict[str, float]:
         return told
 
 
+async def notified(opened: Storage, home: Path, fence: int) -> dict[str, float]:
+    """Take the looks that a running service takes: everything once, then what the kernel tells of."""
+    names = ("no_change_s", "no_change_cpu_s", "tick_s", "tick_cpu_s")
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+
+    async def take(name: str = "") -> None:
+        began, cpu = time.perf_counter(), time.process_time()
+        await opened.checkpoint(REF, home=home, fence=fence, session="s", reason="bench")
+        if name:
+            seconds[f"{name}_s"].append(time.perf_counter() - began)
+            seconds[f"{name}_cpu_s"].append(time.process_time() - cpu)
+
+    await take()
+    await take()
+    for number in range(NOTIFIED_TIMES):
+        await take("no_change")
+        script = str(Path(__file__).with_name("_storage_home.py"))
+        command = [sys.executable, "-P", script, "minute", str(home), str(100 + number), "1.0"]
+        changing = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
+        assert await changing.wait() == 0
+        await take("tick")
+        await asyncio.sleep(SETTLE_S)
+        await take()  # of what was too young
+    return {name: statistics.median(found) for name, found in seconds.items()}
+
+
 def main() -> None:
     made = argparse.ArgumentParser()
-    made.add_argument("what", choices=("birth", "checkpoint", "restore"))
+    made.add_argument("what", choices=("birth", "checkpoint", "notified", "restore"))
     made.add_argument("--store", required=True)
     made.add_argument("--keys")
     made.add_argument("--cache", required=True)

@@ -3,7 +3,8 @@
 Every phase is a process of its own, ours as theirs, so the start of an interpreter is in our seconds. Tools
 take turns within a round, each with a fresh copy of the home, and medians of rounds are shown. The phases:
 first (whole home, empty store), no change, a day (about one per cent), a minute (about 100 kB), restore.
-Resident is the second of two checkpoints in one process: what a running service pays.
+Resident is the second of two checkpoints in one process: what a running service pays without notification;
+notified is what it pays with it, for no change and for a minute (a tick).
 
 Everything is in the page cache: a cold disk and a far store would change first checkpoint and restore. The
 restores are compared with what they came from, byte by byte and second by second.
@@ -32,7 +33,7 @@ MEMORY_FOLDER = Path("/dev/shm")
 SETTLE_S = 2.2
 """All three distrust files that are younger than their last run."""
 SEED = 1
-CHECKPOINTS = ("first", "no change", "resident", "a day", "a minute", "restore")
+CHECKPOINTS = ("first", "no change", "resident", "a day", "a minute", "notified", "restore")
 CHANGES = {"a day": "day", "a minute": "minute"}
 GOALS_RESTIC = {
     "first": 4.0,
@@ -43,6 +44,7 @@ GOALS_RESTIC = {
     "restore": 3.5,
 }
 GOALS_BORG = {"first": 5.0, "no change": 15.0, "a day": 11.0, "a minute": 16.0, "restore": 7.0}
+GOALS_NOTIFIED_S = {"no change": 0.010, "tick": 0.060}
 GOALS_STORED_MB = {"a day": 9.0, "a minute": 0.1}
 
 
@@ -81,7 +83,7 @@ class Ours:
     phases = CHECKPOINTS
 
     def command(self, phase: str, place: Place, number: int) -> Sequence[str]:
-        what = {"init": "birth", "restore": "restore"}.get(phase, "checkpoint")
+        what = {"init": "birth", "restore": "restore", "notified": "notified"}.get(phase, "checkpoint")
         url = f"file://{place.store}?create=true"
         keys: list[str] = []
         if place.server is not None:
@@ -98,7 +100,7 @@ class Restic:
     """restic with its own cache, encrypted as it always is."""
 
     name = "restic"
-    phases = tuple(phase for phase in CHECKPOINTS if phase != "resident")
+    phases = tuple(phase for phase in CHECKPOINTS if phase not in ("resident", "notified"))
 
     def command(self, phase: str, place: Place, number: int) -> Sequence[str]:
         store = str(place.store)
@@ -116,7 +118,7 @@ class Borg:
     """borg with its defaults, encrypted."""
 
     name = "borg"
-    phases = tuple(phase for phase in CHECKPOINTS if phase != "resident")
+    phases = tuple(phase for phase in CHECKPOINTS if phase not in ("resident", "notified"))
 
     def command(self, phase: str, place: Place, number: int) -> Sequence[str]:
         if phase == "init":
@@ -289,6 +291,9 @@ def rows_of(found: Found, name: str) -> list[report.Row]:
     """Return the rows of one place."""
     rows: list[report.Row] = []
     for phase in CHECKPOINTS:
+        if phase == "notified":
+            rows += notified_rows(found["ours", phase], name)
+            continue
         ours = found["ours", phase]
         for peer, goals in (("restic", GOALS_RESTIC), ("borg", GOALS_BORG)):
             theirs = found.get((peer, "no change" if phase == "resident" else phase))
@@ -307,6 +312,16 @@ def rows_of(found: Found, name: str) -> list[report.Row]:
     rows.append(against(f"{name}: restore, s", restored, found["cp -a", "restore"], "wall_s", "cp -a", 1.0))
     usable = statistics.median(cost.told["usable_s"] for cost in restored)
     rows.append(value(f"{name}: time to usable, s", round(usable, 3), 0.5))
+    return rows
+
+
+def notified_rows(ours: list[Cost], name: str) -> list[report.Row]:
+    """Return what a process that watches the home takes; no peer has anything like it."""
+    rows: list[report.Row] = []
+    for what, goal in GOALS_NOTIFIED_S.items():
+        for unit, key in (("s", "s"), ("CPU s", "cpu_s")):
+            seconds = statistics.median(cost.told[f"{what.replace(' ', '_')}_{key}"] for cost in ours)
+            rows.append(value(f"{name}: {what} notified, {unit}", round(seconds, 4), goal))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""A periodic save of a home where nothing has happened is answered without the store, except once a minute."""
+"""Periodic saves of homes where nothing has happened: answered without the store, except once a minute."""
 
 import msgspec
 
