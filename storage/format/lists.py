@@ -1,7 +1,7 @@
-"""List nodes: the chunks of a file that has more than 64 of them.
+"""List nodes: the chunks of a file that has too many of them for its entry; more than 64 are.
 
 `[1, level, items]`: packed chunk references at level 0, `[id, bytes]` above. Lists are cut by what is in
-them, at about 64 references, so that one changed page of a database re-stores one short list.
+them, at about 20 references, so that one changed page of a database re-stores one short list.
 
 Source: storage.md 4.1, row "content".
 """
@@ -18,8 +18,8 @@ from storage.format.limits import FILE_BYTES_LIMIT, NODE_BYTES_MAX, NODE_LEVELS_
 from storage.format.table import pack_chunk_refs, read_chunk_refs
 
 LIST_VERSION: Final = 1
-CUT_MASK: Final = 63
-CUT_REFS_MIN: Final = 16
+CUT_MASK: Final = 15
+CUT_REFS_MIN: Final = 4
 CUT_REFS_MAX: Final = 256
 
 
@@ -66,7 +66,7 @@ def decode_list(raw: bytes, level: int) -> list[tuple[bytes, int]]:
 
 
 def split_refs(items: Sequence[tuple[bytes, int]]) -> Iterator[Sequence[tuple[bytes, int]]]:
-    """Cut references, or the children of any level, where their ids say so; about 64 to a run."""
+    """Cut references, or the children of any level, where their ids say so; about 20 to a run."""
     start = 0
     for at, (item_id, _) in enumerate(items):
         length = at + 1 - start

@@ -1,8 +1,10 @@
 """Where files are cut into chunks. Readers know nothing of it: a cut rule may change without a new format.
 
-Up to 32 KiB: one chunk (95 % of a home). SQLite files: at their own page size, because 15 inserts then store
-0.019 MB instead of 0.16 MB at 64 KiB (storage.md section 0). Everything else: FastCDC with the repository's
-seed. Every 32 MiB of data a chunk ends in any case, so that parts of a large file can be worked on
+Up to 32 KiB: one chunk (95 % of a home). SQLite files: every 4 KiB, which is a page or an even part of one,
+because 15 inserts then store 0.019 MB instead of 0.16 MB at 64 KiB (storage.md section 0), and a row changes
+two or three parts of a page of 32 KiB, not all. Everything else: FastCDC with the repository's seed, finer
+for text, because text grows and is edited: what a log got since its last cut is stored again each time.
+Every 32 MiB of data a chunk ends in any case, so that parts of a large file can be worked on
 independently.
 """
 
@@ -22,8 +24,10 @@ SEED_MASK: Final = (1 << 63) - 1
 """pyfastcdc 0.3.1 doubles the seed and overflows where its highest bit is set."""
 SQLITE_MAGIC: Final = b"SQLite format 3\0"
 SQLITE_START_BYTES: Final = 18
-SQLITE_PAGE_BYTES_MIN: Final = 4 * KIB
-SQLITE_PAGE_BYTES_MAX: Final = 64 * KIB
+SQLITE_CUT_BYTES: Final = 4 * KIB
+TEXT_BYTES_MAX: Final = 16 * MIB
+"""Of a file that is cut finely: beyond, references would be too many for what edits save."""
+TEXT_LOOK_BYTES: Final = 512
 _PAGE_SIZE: Final = struct.Struct(">H")
 
 
@@ -37,6 +41,7 @@ class CutSizes:
 
 
 USUAL: Final = CutSizes(smallest=16 * KIB, average=64 * KIB, largest=256 * KIB)
+TEXT: Final = CutSizes(smallest=4 * KIB, average=16 * KIB, largest=64 * KIB)
 LARGE: Final = CutSizes(smallest=64 * KIB, average=256 * KIB, largest=1 * MIB)
 assert LARGE.largest <= CHUNK_BYTES_MAX, "a chunk must fit the format"
 
@@ -95,9 +100,11 @@ class Chunker:
         self._started = True
         if self._size <= WHOLE_FILE_BYTES_MAX:
             return
-        self._page = sqlite_page_bytes(bytes(data[:SQLITE_START_BYTES]))
-        if not self._page:
-            self._cutter = cutter_for(self._size, self._seed & SEED_MASK)
+        start = bytes(data[:TEXT_LOOK_BYTES])
+        if is_sqlite(start):
+            self._page = SQLITE_CUT_BYTES
+        else:
+            self._cutter = cutter_for(sizes_for(self._size, start), self._seed & SEED_MASK)
 
     def _lengths(self, data: memoryview) -> list[int]:
         if self._cutter is not None:
@@ -107,9 +114,20 @@ class Chunker:
         return [step] * whole + ([rest] if rest else [])
 
 
-def cutter_for(file_bytes: int, seed: int) -> Any:
-    """Return a cutter for a file of that size."""
-    sizes = LARGE if file_bytes > LARGE_FILE_BYTES else USUAL
+def sizes_for(file_bytes: int, start: bytes) -> CutSizes:
+    """Return how to cut a file, from its size and its first bytes."""
+    if file_bytes > LARGE_FILE_BYTES:
+        return LARGE
+    return TEXT if file_bytes <= TEXT_BYTES_MAX and is_text(start) else USUAL
+
+
+def is_text(start: bytes) -> bool:
+    """Return whether a file seems to be text: ASCII, and no NUL."""
+    return start.isascii() and b"\0" not in start
+
+
+def cutter_for(sizes: CutSizes, seed: int) -> Any:
+    """Return a cutter."""
     return require_compiled()(
         sizes.average,
         min_size=sizes.smallest,
@@ -119,12 +137,10 @@ def cutter_for(file_bytes: int, seed: int) -> Any:
     )
 
 
-def sqlite_page_bytes(start: bytes) -> int:
-    """Return at what size to cut a SQLite file, from its first bytes; 0 if it is none."""
+def is_sqlite(start: bytes) -> bool:
+    """Return whether a file is a SQLite database, from its first bytes; what it says of itself must fit."""
     if len(start) < SQLITE_START_BYTES or not start.startswith(SQLITE_MAGIC):
-        return 0
+        return False
+    told: int
     (told,) = _PAGE_SIZE.unpack_from(start, 16)
-    page: int = 65_536 if told == 1 else told
-    if page < 512 or page & (page - 1):
-        return 0
-    return min(max(page, SQLITE_PAGE_BYTES_MIN), SQLITE_PAGE_BYTES_MAX)
+    return told == 1 or (told >= 512 and not told & (told - 1))

@@ -24,7 +24,7 @@ from storage.errors import LimitReached
 from storage.format import names
 from storage.format.box import unseal
 from storage.format.entries import PackRef
-from storage.format.frame import Buffer, frame_in_place, new_compressor, open_frame
+from storage.format.frame import ZSTD_LEVEL_LITTLE, Buffer, frame_in_place, new_compressor, open_frame
 from storage.format.header import ObjectType, make_header, open_header
 from storage.format.keys import BoxKind, EpochKeys
 from storage.format.limits import (
@@ -179,7 +179,7 @@ class NewChunks:
         for kind, kept in ((BoxKind.DATA, self._data), (BoxKind.META, self._meta)):
             filling, kept.filling = kept.filling, None
             if filling is not None:
-                self._close_segment(kind, filling)
+                self._close_segment(kind, filling, little=not self._packing)
         rest = self._data.held + self._meta.held
         self._data.held, self._meta.held = [], []
         if not self._packing:
@@ -192,11 +192,11 @@ class NewChunks:
             self._hand_over(last)
         return []
 
-    def _close_segment(self, kind: BoxKind, filling: _Filling) -> None:
+    def _close_segment(self, kind: BoxKind, filling: _Filling, *, little: bool = False) -> None:
         """Compress outside of the lock, and find out where the segment goes."""
         assert filling.size <= SEGMENT_RAW_BYTES_MAX
         room = memoryview(filling.buffer)[: FRAME_OVERHEAD_BYTES + filling.size]
-        frame = frame_in_place(room, self._compressor())
+        frame = frame_in_place(room, new_compressor(ZSTD_LEVEL_LITTLE) if little else self._compressor())
         segment = PlannedSegment(kind=kind, frame=frame, raw_bytes=filling.size, chunks=tuple(filling.ids))
         for one in self._hold(segment):
             self._into_pack(one, filling.buffer if one is segment else None)

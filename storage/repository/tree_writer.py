@@ -4,6 +4,7 @@ Nodes that are stored already cost nothing: `offer` finds their id. Pure but for
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from storage.errors import LimitReached
 from storage.format import lists, tree
@@ -12,6 +13,11 @@ from storage.format.limits import CHUNK_REFS_INLINE_MAX, NODE_LEVELS_MAX
 from storage.format.table import pack_chunk_refs
 from storage.format.tree import Child, Content, NodeRef
 from storage.repository.packer import ChunkTaker
+
+REFS_IN_ENTRY: Final = 8
+"""More of them lie in a list: with up to 64 in each entry a folder of logs took 16 KB, stored again for every
+line that one of them got."""
+assert REFS_IN_ENTRY <= CHUNK_REFS_INLINE_MAX, "what a reader takes"
 
 
 def write_folder(chunks: ChunkTaker, entries: Sequence[tuple[bytes, bytes]]) -> NodeRef:
@@ -38,10 +44,10 @@ def write_folder(chunks: ChunkTaker, entries: Sequence[tuple[bytes, bytes]]) -> 
 
 
 def write_content(chunks: ChunkTaker, refs: Sequence[tuple[bytes, int]]) -> Content:
-    """Return the content of chunks: nil, packed up to 64 references, else the top of a list."""
+    """Return the content of chunks: nil, packed up to a few references, else the top of a list."""
     if not refs:
         return None
-    if len(refs) <= CHUNK_REFS_INLINE_MAX:
+    if len(refs) <= REFS_IN_ENTRY:
         return pack_chunk_refs(refs)
     items: Sequence[tuple[bytes, int]] = refs
     for level in range(NODE_LEVELS_MAX + 1):

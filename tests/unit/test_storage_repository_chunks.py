@@ -20,8 +20,9 @@ from storage.repository.chunker import (
     USUAL,
     WHOLE_FILE_BYTES_MAX,
     Chunker,
+    is_sqlite,
+    is_text,
     require_compiled,
-    sqlite_page_bytes,
 )
 from storage.repository.packer import SEGMENT_CHUNKS_MAX, NewChunks, SealedPack, seal_pack
 
@@ -97,17 +98,42 @@ def test_a_database_is_cut_at_its_pages(tmp_path):
     base.commit()
     base.close()
     after = path.read_bytes()
-    assert sqlite_page_bytes(before) == 4096
+    assert is_sqlite(before)
     known = set(cut(before))
     assert sum(len(chunk) for chunk in cut(after) if chunk not in known) <= 4 * 4096
 
 
 @pytest.mark.parametrize(
-    ("page", "cut_at"), [(512, 4096), (4096, 4096), (32_768, 32_768), (1, 65_536), (0, 0), (3_000, 0)]
+    ("page", "database"), [(512, True), (4096, True), (32_768, True), (1, True), (0, False), (3_000, False)]
 )
-def test_page_sizes_are_taken_from_the_header_and_not_believed_blindly(page, cut_at):
-    assert sqlite_page_bytes(b"SQLite format 3\0" + page.to_bytes(2, "big")) == cut_at
-    assert sqlite_page_bytes(b"SQLite format 3\0") == 0
+def test_page_sizes_are_taken_from_the_header_and_not_believed_blindly(page, database):
+    assert is_sqlite(b"SQLite format 3\0" + page.to_bytes(2, "big")) is database
+    assert not is_sqlite(b"SQLite format 3\0")
+
+
+def test_a_row_of_a_large_page_does_not_store_the_page(tmp_path):
+    path = tmp_path / "base.db"
+    base = sqlite3.connect(path)
+    base.execute("pragma page_size=32768")
+    base.execute("create table t (a)")
+    base.executemany("insert into t values (?)", [(noise(800, at),) for at in range(500)])
+    base.commit()
+    known = set(cut(path.read_bytes()))
+    base.execute("update t set a = ? where rowid = 250", (noise(800, 9_999),))
+    base.commit()
+    base.close()
+    assert sum(len(chunk) for chunk in cut(path.read_bytes()) if chunk not in known) <= 4 * 4096
+
+
+def test_a_log_that_grows_stores_little_more_than_what_it_got():
+    lines = [b"%d host app[%d]: something happened\n" % (at, at * 7919 % 1000) for at in range(60_000)]
+    log = b"".join(lines)
+    assert is_text(log)
+    again = 0
+    for grown in range(len(log) - 500_000, len(log), 10_000):
+        known = set(cut(log[:grown]))
+        again += sum(len(chunk) for chunk in cut(log[: grown + 10_000]) if chunk not in known)
+    assert again <= 50 * 10_000 * 2.5
 
 
 class Collected:
