@@ -52,8 +52,8 @@ def status(state_folder: StateFolder = None, json: AsJson = False) -> None:
         sys.exit(1)
 
 
-@application.command()
-def sync(state_folder: StateFolder = None) -> None:
+@application.command("sync")
+def compare(state_folder: StateFolder = None) -> None:
     """Compare both stores and copy whatever is missing, now instead of within the hour.
 
     Example: session-service replica sync
