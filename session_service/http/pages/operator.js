@@ -55,6 +55,7 @@ const sorter = h(
 );
 const news = h("button", { class: "button small", type: "button", hidden: true });
 const body = h("tbody", { role: "rowgroup" });
+const CAUSES_SHOWN_MAX = 3; // the table has each session's own
 const COLUMNS = ["account", "state", "saved", "left", "cause", "workspace", "device", "age", "action"];
 const table = h(
   "table",
@@ -215,7 +216,7 @@ function drawFigures(sessions) {
     .map((session) => (Date.now() - Date.parse(session.saved_as_of)) / 1000);
   const data = [
     ["active", "st-active", "is-active", by("active"), ""],
-    ["held", "st-held", "is-held", by("held"), ""],
+    ["held", "st-held", "is-held", by("held"), causes(sessions)],
     ["starting", "st-starting", "is-starting", by("starting"), ""],
     [
       "closing",
@@ -253,6 +254,18 @@ function drawFigures(sessions) {
       ),
     ),
   );
+}
+
+/** Return why the clients of held desktops were lost, the commonest causes first. */
+function causes(sessions) {
+  const counts = new Map();
+  for (const { state: state_, loss_cause } of sessions)
+    if (state_ === "held") counts.set(loss_cause ?? "unknown", (counts.get(loss_cause ?? "unknown") ?? 0) + 1);
+  return [...counts]
+    .sort(([, a], [, b]) => b - a)
+    .slice(0, CAUSES_SHOWN_MAX)
+    .map(([cause, n]) => t(`losses.${cause}`, { n: times.count(n) }))
+    .join(", ");
 }
 
 function drawPills(sessions) {
