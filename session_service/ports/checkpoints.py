@@ -269,8 +269,26 @@ class Checkpoints(Protocol):
         """Stream one file's bytes."""
         ...
 
-    def archive(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> AsyncIterator[bytes]:
-        """Stream a folder as a zip."""
+    def archive(
+        self, workspace: WorkspaceName, *, seq: int, path: bytes, kind: str = "zip"
+    ) -> AsyncIterator[bytes]:
+        """Stream a folder as a zip or a tar."""
+        ...
+
+    async def bring_back(
+        self,
+        workspace: WorkspaceName,
+        *,
+        seq: int,
+        path: bytes,
+        home: str,
+        owner: tuple[int, int] | None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> RestoreReport:
+        """Put a file or folder of a checkpoint into a new folder below `Restored` of a living home.
+
+        Nothing that is there is touched; `home` of the report is the new folder's path in the home.
+        """
         ...
 
     async def upload(
@@ -309,7 +327,7 @@ class Checkpoints(Protocol):
         forget: KeepRule | None,
         witness: tuple[int, bytes] | None = None,
     ) -> Upkept:
-        """Forget by a rule if one is given, free what earlier runs gave up, give up what is dead, repack, fold.
+        """Forget by a rule if given, free what earlier runs gave up, give up what is dead, repack, fold.
 
         `witness` is the entry that the registry remembers: a log that does not hold it is not touched.
         """
