@@ -17,6 +17,8 @@ def client_address(peer: str, forwarded: Sequence[str], trusted: Networks) -> st
         forwarded: values of X-Forwarded-For, in the order of the request.
         trusted: networks of the proxies in front (`--behind-proxy`).
     """
+    if not trusted and ":" not in peer:
+        return peer  # nobody's word is looked at, and an IPv4 address has one spelling on a socket
     chain = [part.strip() for value in forwarded for part in value.split(",")]
     address = _plain(peer)
     while chain and _is_trusted(address, trusted):

@@ -2,11 +2,12 @@
  *
  *   load desktop --unix PATH --size BYTES         answers each 10-byte update request with BYTES bytes
  *   load desktop --port PORT --size BYTES         the same over TCP (for relays that only know TCP)
- *   load client --port PORT --path PATH... --conns N --warm S --secs S [--raw] [--window W]
+ *   load client --port PORT --path PATH... --conns N --warm S --secs S [--raw] [--window W] [--aud AUD]
  *
  * Both speak enough RFB 3.8 to be let through a gateway that follows the protocol. With --bulk a desktop writes without a
  * pause after the first request. Data are incompressible, as what a real desktop sends is. A client prints START when its
- * measured window begins (so that the gateway's CPU time can be read) and one line of JSON at its end.
+ * measured window begins (so that the gateway's CPU time can be read) and one line of JSON at its end. With --aud the wire is
+ * `continuity.v1`: a ticket in the first message, and an acknowledgement each 64 KiB.
  *
  * build: cc -O2 -o load load.c
  */
@@ -46,10 +47,14 @@ struct conn {
 	uint64_t left;             /* client: payload bytes of this frame */
 	int opcode;
 	uint64_t got;              /* client: bytes of the answer that is waited for */
+	uint64_t received, acked;  /* client: offsets of a resumable stream */
+	char text[512];
+	unsigned ntext;            /* client: a control message */
 	const char *path;
 };
 
 static int epoll_fd, is_raw, is_bulk;
+static const char *aud;
 static uint64_t answer_bytes = 65536, total_bytes, total_answers;
 static int measuring, window = 1;
 static char buffer[READ_BYTES], noise[1 << 20];
@@ -186,14 +191,20 @@ _Noreturn static void desktop(int port, const char *unix_path)
 
 static void say(struct conn *c, int opcode, const void *data, size_t n)
 {
-	unsigned char out[256] = {(unsigned char)(0x80 | opcode), (unsigned char)(0x80 | n), 0x5a, 0xa5, 0x3c, 0xc3};
+	unsigned char out[512] = {(unsigned char)(0x80 | opcode), (unsigned char)(0x80 | n)};
+	unsigned head = 2;
 	if (is_raw) {
 		write_all(c, data, n);
 		return;
 	}
+	if (n > 125) {
+		out[1] = 0x80 | 126, out[2] = (unsigned char)(n >> 8), out[3] = (unsigned char)n;
+		head = 4;
+	}
+	memcpy(out + head, "\x5a\xa5\x3c\xc3", 4);
 	for (size_t i = 0; i < n; i++)
-		out[6 + i] = ((const unsigned char *)data)[i] ^ out[2 + (i & 3)];
-	write_all(c, out, 6 + n);
+		out[head + 4 + i] = ((const unsigned char *)data)[i] ^ out[head + (i & 3)];
+	write_all(c, out, head + 4 + n);
 }
 
 static void ask(struct conn *c)
@@ -231,16 +242,46 @@ static void take(struct conn *c, size_t n)
 	c->stage++;
 }
 
+static void acknowledge(struct conn *c)
+{
+	char text[48];
+	int n = snprintf(text, sizeof text, "{\"a\":%llu}", (unsigned long long)c->received);
+	c->acked = c->received;
+	say(c, 1, text, (size_t)n);
+}
+
+static void take_text(struct conn *c)
+{
+	static int tickets;
+	char text[400];
+	c->text[c->ntext] = 0, c->ntext = 0;
+	if (strstr(c->text, "\"hello\"")) {
+		int n = snprintf(text, sizeof text, "{\"t\":\"open\",\"aud\":\"%s\",\"auth\":\"%026dAAAAAAAAAAAAAAAAA\",\"can\":[]}", aud, tickets++);
+		say(c, 1, text, (size_t)n);
+	} else if (strstr(c->text, "\"h\":")) {
+		acknowledge(c);
+	} else if (strstr(c->text, "\"no\"")) {
+		fprintf(stderr, "refused: %s\n", c->text);
+		exit(4);
+	}
+}
+
 static void read_frames(struct conn *c, const unsigned char *p, size_t n)
 {
 	while (n) {
 		if (c->left) {
 			size_t k = c->left < n ? (size_t)c->left : n;
 			if (c->opcode == 2 || c->opcode == 0)
-				take(c, k);
+				take(c, k), c->received += k;
+			if (aud && c->received - c->acked >= 65536)
+				acknowledge(c);
+			if (c->opcode == 1 && c->ntext + k < sizeof c->text)
+				memcpy(c->text + c->ntext, p, k), c->ntext += (unsigned)k;
 			p += k, n -= k, c->left -= k;
 			if (!c->left && c->opcode == 9)
 				say(c, 10, "", 0);
+			if (!c->left && c->opcode == 1)
+				take_text(c);
 			continue;
 		}
 		c->frame[c->nframe++] = *p++, n--;
@@ -272,8 +313,8 @@ static void client_event(struct conn *c)
 			return;
 		int n = snprintf(request, sizeof request,
 			"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-			"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: binary\r\n\r\n",
-			c->path);
+			"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: %s\r\n\r\n",
+			c->path, aud ? "continuity.v1" : "binary");
 		write_all(c, request, (size_t)n);
 		return;
 	}
@@ -367,6 +408,8 @@ int main(int argc, char **argv)
 			return 1;
 		else if (!strcmp(argv[i], "--port"))
 			port = atoi(argv[++i]);
+		else if (!strcmp(argv[i], "--aud"))
+			aud = argv[++i];
 		else if (!strcmp(argv[i], "--unix"))
 			unix_path = argv[++i];
 		else if (!strcmp(argv[i], "--size"))
