@@ -3,7 +3,14 @@
 The only text for people on standard output; everything else is a log event on standard error.
 """
 
+from typing import Final
+
 from session_service.base.layout import Layout
+
+KEYS_LINE: Final = (
+    "  Keys      not safe yet: session-service keys recovery makes a code for paper,\n"
+    "            without which losing this machine loses every saved file"
+)
 
 
 class Greeting:
@@ -26,6 +33,10 @@ class Greeting:
             "",
         ]
         print("\n".join(lines), flush=True)  # noqa: T201 - the one text for people
+
+    def show_keys(self) -> None:
+        """Print that the setup is not finished: the key of everything exists once only."""
+        print(KEYS_LINE, flush=True)  # noqa: T201 - the one text for people
 
     def show_code(self, setup_code: str) -> None:
         """Print a further setup code; the one before has ended."""

@@ -54,6 +54,8 @@ GC_OLD_THRESHOLD: Final = 1000
 """Full collections stop every stream: they are rare, and the start's objects are left out (gateway.md
 section 3).
 """
+KEY_LOOK_S: Final = 60.0
+"""For the first answer of a worker about the store: it probes it before."""
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -247,6 +249,7 @@ class _Service:
                     running.append(beside.create_task(self.certificate.watch(), name="certificate"))
                 await self._greet(stop)
                 running.append(beside.create_task(self._offer_again(), name="offer-setup"))
+                running.append(beside.create_task(self._remind_of_keys(), name="remind-of-keys"))
                 await stop.wait()
                 log.get_logger().info("service.stopping")
                 for task in running:
@@ -288,6 +291,16 @@ class _Service:
             address=self.origins.first, setup_code=code, hold_s=self.settings.hold.hold_s
         )
         _notify_systemd("READY=1")
+
+    async def _remind_of_keys(self) -> None:
+        """Say on the terminal that losing this machine would lose every key, as long as it is so."""
+        try:
+            async with asyncio.timeout(KEY_LOOK_S):
+                found = await self.checkpoints.status()
+        except (errors.SessionError, TimeoutError):
+            return  # the store is away; doctor and the page of operators say it, too
+        if found.key_id and not found.key_backed_up:
+            Greeting(self.layout).show_keys()
 
     async def _offer_again(self) -> None:
         """Print a fresh setup code each time the last one has ended, until there is an administrator."""

@@ -18,7 +18,13 @@ from session_service.ports.keys import KeyLook, RewrapLook
 
 REWRAP_S: Final = 3600.0
 """One tenant; a workspace takes some requests. Over it: `storage_unavailable`, and the next try goes on."""
-_STORE: Final = (errors.NotFound, errors.StorageUnavailable, errors.StorageRefused, errors.PartUnavailable)
+_STORE: Final = (
+    errors.NotFound,
+    errors.StorageUnavailable,
+    errors.StorageRefused,
+    errors.WorkspaceErased,
+    errors.PartUnavailable,
+)
 
 
 class RotateAsk(asks.Ask):
