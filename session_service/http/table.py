@@ -26,7 +26,12 @@ from session_service.http.routes import API, PUBLIC, Route
 from session_service.http.table_people import PEOPLE
 from session_service.http.table_sessions import SESSIONS
 
-_STORE_ERRORS: Final = (errors.StorageUnavailable, errors.StorageRefused, errors.PartUnavailable)
+_STORE_ERRORS: Final = (
+    errors.StorageUnavailable,
+    errors.StorageRefused,
+    errors.WorkspaceErased,
+    errors.PartUnavailable,
+)
 _WORKSPACE: Final = f"{API}/workspaces/{{workspace_id}}"
 _CHECKPOINT: Final = f"{_WORKSPACE}/checkpoints/{{seq}}"
 

@@ -7,7 +7,12 @@ from session_service.http import access, answers, asks, sessions, uploads
 from session_service.http.routes import API, Route
 
 _ACT_ERRORS: Final = (errors.TransitionRefused, errors.Conflict, errors.PartUnavailable, errors.FenceMoved)
-_STORE_ERRORS: Final = (errors.StorageUnavailable, errors.StorageRefused, errors.PartUnavailable)
+_STORE_ERRORS: Final = (
+    errors.StorageUnavailable,
+    errors.StorageRefused,
+    errors.WorkspaceErased,
+    errors.PartUnavailable,
+)
 _SESSION: Final = f"{API}/sessions/{{session_id}}"
 
 SESSIONS: Final = (
