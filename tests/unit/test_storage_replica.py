@@ -1,5 +1,6 @@
 """A second store that follows the first: order, divergence, erasure, repair and promotion, all in memory."""
 
+import asyncio
 import itertools
 from pathlib import Path
 
@@ -402,6 +403,38 @@ def newer_bytes(mark: marks.MainMark) -> bytes:
     from storage.format.encoding import encode
 
     return encode(mark)
+
+
+async def test_tidying_the_main_store_while_it_is_copied_leaves_both_alike(pair, home):
+    """Saves, folds and deletes of one process, copies and comparisons of another, all at the same time."""
+
+    async def work(opened: storage.Storage) -> None:
+        for number in range(10):
+            await grow(opened, home, 2)
+            write(home, more=f"{number}")
+            await opened.collect(REF, policy=KEEP_ONE, actor="test")
+
+    async def copy(other: storage.Storage, busy: asyncio.Task[None]) -> list[str]:
+        states = []
+        while not busy.done():
+            states.append((await other.replicate(REF, whole=len(states) % 3 == 0)).state)
+        return states
+
+    async with pair.open() as opened:
+        await take(opened)
+        second = Pair(pair.folder)
+        second.first, second.second = pair.first, pair.second
+        second.node = Node(pair.first, pair.folder / "cache of another")
+        second.there = FaultyStore(MemoryStore(pair.second))
+        async with second.open(cache="cache of another") as other, asyncio.TaskGroup() as group:
+            busy = group.create_task(work(opened))
+            states = await copy(other, busy)
+        assert set(states) <= {"in_step", "behind", "none"}, states
+        await tidy(opened)
+        assert (await opened.replicate(REF, whole=True)).state == "in_step"
+    assert pair.differences() == set()
+    async with pair.from_second() as alone:
+        assert (await alone.verify(REF, "full")).faults == ()
 
 
 @pytest.mark.parametrize("landed", [False, True])
