@@ -21,6 +21,7 @@ _TAGS = {
     "files": "Workspaces, checkpoints and files",
     "history": "Receipts, events, alarms, status",
     "upkeep": "Checks and copies",
+    "keys": "Keys and erasure",
     "machines": "For machines",
 }
 _HEAD = f"""# API
