@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from session_service.base.ids import is_ulid
 from session_service.base.layout import Layout
 
 UPLOAD_FOLDER: Final = b"Uploads"
+RESTORED_FOLDER: Final = b"Restored"
 UPLOAD_NAMES_MAX: Final = 1000
 """Names tried (name, name (2), ...) before an upload is refused."""
 NAME_BYTES_MAX: Final = 255
@@ -102,20 +104,51 @@ def clean_name(name: str) -> bytes:
     return raw
 
 
-def _open_uploads(home: Path, owner: tuple[int, int] | None) -> int:
+def _open_in(home: Path, name: bytes, owner: tuple[int, int] | None) -> int:
+    """Open a folder at the top of a home, made for its user if it is not there; no link is followed."""
     top = os.open(home, _FOLDER_FLAGS)
     try:
         try:
-            os.mkdir(UPLOAD_FOLDER, 0o700, dir_fd=top)
+            os.mkdir(name, 0o700, dir_fd=top)
             if owner is not None:
-                os.chown(UPLOAD_FOLDER, *owner, dir_fd=top, follow_symlinks=False)
+                os.chown(name, *owner, dir_fd=top, follow_symlinks=False)
         except FileExistsError:
             pass
-        return os.open(UPLOAD_FOLDER, _FOLDER_FLAGS, dir_fd=top)
+        return os.open(name, _FOLDER_FLAGS, dir_fd=top)
     except OSError as exc:
-        raise errors.BadInput(f"the folder Uploads cannot be used: {exc.strerror}") from exc
+        raise errors.BadInput(f"the folder {name.decode()} cannot be used: {exc.strerror}") from exc
     finally:
         os.close(top)
+
+
+def drop_draft(draft: Path) -> None:
+    """Remove one draft of ours, if it is still there."""
+    shutil.rmtree(draft, ignore_errors=True)
+
+
+def put_restored(draft: Path, home: Path, owner: tuple[int, int] | None) -> str:
+    """Put a filled draft into the folder Restored of a living home, under the time of now, by one rename;
+    returns its path in the home. Whatever the home's user does meanwhile, nothing of his is replaced but an
+    empty folder of that very name.
+
+    Raises: BadInput.
+    """
+    if owner is not None:
+        os.chown(draft, *owner, follow_symlinks=False)
+    folder = _open_in(home, RESTORED_FOLDER, owner)
+    when = time.strftime("%Y-%m-%d %H.%M.%S")
+    try:
+        for number in range(1, UPLOAD_NAMES_MAX):
+            name = when if number == 1 else f"{when} ({number})"
+            if os.path.lexists(f"/proc/self/fd/{folder}/{name}"):
+                continue
+            os.rename(draft, name, dst_dir_fd=folder)
+            return f"{RESTORED_FOLDER.decode()}/{name}"
+    except OSError as exc:
+        raise errors.BadInput(f"the folder Restored cannot be used: {exc.strerror}") from exc
+    finally:
+        os.close(folder)
+    raise errors.BadInput("too many restores in one second")
 
 
 def put_upload(layout: Layout, home: Path, name: str, source: str, owner: tuple[int, int] | None) -> str:
@@ -130,7 +163,7 @@ def put_upload(layout: Layout, home: Path, name: str, source: str, owner: tuple[
     stem, dot, ending = raw.rpartition(b".")
     if not dot or not stem:
         stem, dot, ending = raw, b"", b""
-    folder = _open_uploads(home, owner)
+    folder = _open_in(home, UPLOAD_FOLDER, owner)
     try:
         for number in range(1, UPLOAD_NAMES_MAX):
             candidate = raw if number == 1 else b"%s (%d)%s%s" % (stem, number, dot, ending)

@@ -59,6 +59,17 @@ class AtPath(msgspec.Struct, frozen=True, kw_only=True):
     path: bytes
 
 
+class Archive(AtPath, frozen=True, kw_only=True):
+    kind: str = "zip"
+
+
+class BringBack(AtPath, frozen=True, kw_only=True):
+    """A part of a checkpoint that is to lie in the home of a running desktop."""
+
+    home: str
+    owner: tuple[int, int] | None
+
+
 class Upload(msgspec.Struct, frozen=True, kw_only=True):
     workspace: WorkspaceName
     home: str

@@ -54,6 +54,8 @@ LEVELS: Final[Mapping[str, Literal["structure", "sample", "full"]]] = {
     "full": "full",
 }
 
+ARCHIVES: Final[Mapping[str, Literal["zip", "tar"]]] = {"zip": "zip", "tar": "tar"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
@@ -230,7 +232,7 @@ class Worker:
         """Return every call by name, with storage's errors turned into ours."""
         names = (
             "take_over", "head", "save", "pending", "prove", "last_look", "new_home", "history", "folder",
-            "read", "archive", "upload", "put_receipt", "receipt", "verify", "status",
+            "read", "archive", "bring_back", "upload", "put_receipt", "receipt", "verify", "status",
             "workspaces",
         )  # fmt: skip
         mine = {name: getattr(self, name) for name in names}
@@ -383,9 +385,32 @@ class Worker:
         await _pass_on(call, (await self._open()).read(_ref(ask.workspace), seq=ask.seq, path=ask.path))
 
     async def archive(self, call: rpc.Call) -> None:
-        ask = call.params(messages.AtPath)
+        ask = call.params(messages.Archive)
         store = await self._open()
-        await _pass_on(call, store.archive(_ref(ask.workspace), seq=ask.seq, path=ask.path, kind="zip"))
+        kind = ARCHIVES.get(ask.kind)
+        if kind is None:
+            raise errors.BadInput(f"an archive is one of {', '.join(ARCHIVES)}", kind=ask.kind)
+        await _pass_on(call, store.archive(_ref(ask.workspace), seq=ask.seq, path=ask.path, kind=kind))
+
+    async def bring_back(self, call: rpc.Call) -> RestoreReport:
+        ask = call.params(messages.BringBack)
+        home = self._home(ask.workspace, ask.home)
+        began = time.monotonic()
+        store = await self._open()
+        draft = homes.draft_of(home)
+        try:
+            report = await store.restore(
+                _ref(ask.workspace),
+                seq=ask.seq,
+                path=ask.path,
+                into=draft,
+                owner=ask.owner,
+                progress=_Emitter(call),
+            )
+            where = await asyncio.to_thread(homes.put_restored, draft, home, ask.owner)
+        finally:
+            await asyncio.to_thread(homes.drop_draft, draft)
+        return translate.restored(where, report, time.monotonic() - began)
 
     async def upload(self, call: rpc.Call) -> str:
         ask = call.params(messages.Upload)

@@ -239,9 +239,27 @@ class Workers:
         params = messages.AtPath(workspace=workspace, seq=seq, path=path)
         return self._reader().stream("read", params, bytes)
 
-    def archive(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> AsyncIterator[bytes]:
-        params = messages.AtPath(workspace=workspace, seq=seq, path=path)
+    def archive(
+        self, workspace: WorkspaceName, *, seq: int, path: bytes, kind: str = "zip"
+    ) -> AsyncIterator[bytes]:
+        params = messages.Archive(workspace=workspace, seq=seq, path=path, kind=kind)
         return self._reader().stream("archive", params, bytes)
+
+    async def bring_back(
+        self,
+        workspace: WorkspaceName,
+        *,
+        seq: int,
+        path: bytes,
+        home: str,
+        owner: tuple[int, int] | None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> RestoreReport:
+        params = messages.BringBack(workspace=workspace, seq=seq, path=path, home=home, owner=owner)
+        report: RestoreReport = await self._home_call(
+            SOON, workspace, "bring_back", params, RestoreReport, progress
+        )
+        return report
 
     async def upload(
         self,

@@ -1,5 +1,6 @@
-"""`checkpoints`: list, look into, fetch from, verify. None of it needs a desktop."""
+"""`checkpoints`: list, look into, fetch from, restore, verify. Only a restore into a desktop needs one."""
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -7,8 +8,9 @@ from typing import Annotated
 import typer
 
 from session_service.base import errors
-from session_service.cli import console
+from session_service.cli import console, moving
 from session_service.cli.console import AsJson, StateFolder
+from session_service.client import models
 from session_service.client.api import Api
 
 application = typer.Typer(help="Browse saved files and fetch them, without a desktop.", no_args_is_help=True)
@@ -86,38 +88,144 @@ def files(
 
 
 @application.command()
+def show(workspace: WorkspaceId, seq: Seq, state_folder: StateFolder = None, json: AsJson = False) -> None:
+    """Show one checkpoint.
+
+    Example: session-service checkpoints show 01J9Z3M4N5P6Q7R8S9T0V1W2X3 12
+    """
+    found = console.run(lambda api: _one(api, workspace, seq), state_folder)
+    if json:
+        console.print_json(found)
+        return
+    console.facts(
+        (
+            ("Checkpoint", str(found.seq)),
+            ("Saved as of", console.moment(found.saved_as_of)),
+            ("Why", found.reason),
+            ("Entries", f"{found.entries:,}"),
+            ("Size", console.size(found.bytes)),
+            ("State", "complete" if found.complete else f"{found.unreadable} unreadable"),
+        )
+    )
+
+
+@application.command()
 def get(
     workspace: WorkspaceId,
     seq: Seq,
     path: Annotated[
-        str, typer.Argument(help="A file; with --zip a folder, or nothing for the whole home.")
+        str, typer.Argument(help="A file; with --zip or --tar a folder, or nothing for the whole home.")
     ] = "",
     to: Annotated[Path | None, typer.Option("--to", help="A new file; default: standard output.")] = None,
     zip_: Annotated[bool, typer.Option("--zip", help="Fetch a folder as a zip.")] = False,
+    tar: Annotated[
+        bool, typer.Option("--tar", help="Fetch a folder as a tar, links and times kept.")
+    ] = False,
     state_folder: StateFolder = None,
+    json: Annotated[bool, typer.Option("--json", help="Progress as JSON lines on standard error.")] = False,
 ) -> None:
-    """Fetch one file, or a folder as a zip.
+    """Fetch one file, or a folder as a zip or a tar.
 
     Example: session-service checkpoints get 01J9Z3M4N5P6Q7R8S9T0V1W2X3 12 Documents --zip --to documents.zip
     """
+    if zip_ and tar:
+        raise errors.BadInput("Choose one of --zip and --tar.", field="tar")
     if to is not None and not console.may_write_here(to):
         raise errors.BadInput(f"{to} exists, or its folder cannot be written", field="to")
 
     async def fetch(api: Api) -> int:
-        pieces = api.archive(workspace, seq, path=path) if zip_ else api.content(workspace, seq, path=path)
+        packed = zip_ or tar
+        pieces = (
+            api.archive(workspace, seq, path=path, kind="tar" if tar else "zip")
+            if packed
+            else api.content(workspace, seq, path=path)
+        )
+        whole = (await _one(api, workspace, seq)).bytes if packed and not path else None
         total = 0
         sink = to.open("xb") if to is not None else sys.stdout.buffer
-        async for piece in pieces:
-            sink.write(piece)
-            total += len(piece)
+        with moving.shown("fetch", total=whole, as_json=json) as moved:
+            async for piece in pieces:
+                sink.write(piece)
+                total += len(piece)
+                moved(len(piece))
         sink.flush()
         if to is not None:
             sink.close()
         return total
 
     total = console.run(fetch, state_folder)
-    if to is not None:
+    if to is not None and not json:
         console.out.print(f"{console.size(total)} to {to}")
+
+
+@application.command()
+def restore(
+    workspace: WorkspaceId,
+    seq: Seq,
+    path: Annotated[str, typer.Argument(help="A file or folder; nothing for the whole home.")] = "",
+    to: Annotated[Path | None, typer.Option("--to", help="A new folder of this machine.")] = None,
+    session: Annotated[
+        str, typer.Option("--session", help="Into the folder Restored of this running desktop.")
+    ] = "",
+    state_folder: StateFolder = None,
+    json: AsJson = False,
+) -> None:
+    """Bring files back: into a new folder, or beside what is there in a running desktop. Nothing is replaced.
+
+    Example: session-service checkpoints restore 01J9Z3M4N5P6Q7R8S9T0V1W2X3 12 Documents --to ./back
+    """
+    if (to is None) == (not session):
+        raise errors.BadInput("Say where to: --to FOLDER, or --session SESSION.", field="to")
+    if to is None:
+        made = console.run(lambda api: api.restore(session, seq=seq, path=path), state_folder)
+        if json:
+            console.print_json(made)
+            return
+        console.out.print(
+            f"{made.entries:,} entries, {console.size(made.bytes)}, in {made.path}", markup=False
+        )
+        for name in made.not_made:
+            console.out.print(f"not made again: {name}", markup=False)
+        return
+    if not console.may_write_here(to):
+        raise errors.BadInput(f"{to} exists, or its folder cannot be written", field="to")
+    total = console.run(lambda api: _unpacked(api, workspace, seq, path, to, json), state_folder)
+    if json:
+        console.print_json({"path": str(to), "bytes": total})
+    else:
+        console.out.print(f"{console.size(total)} to {to}", markup=False)
+
+
+async def _one(api: Api, workspace: str, seq: int) -> models.Checkpoint:
+    for found in await api.checkpoints(workspace):
+        if found.seq == seq:
+            return found
+    raise errors.NotFound(f"there is no checkpoint {seq}")
+
+
+async def _unpacked(api: Api, workspace: str, seq: int, path: str, to: Path, as_json: bool) -> int:
+    """Unpack a tar from the service into a new folder. tar follows no link out of it and keeps no owner."""
+    whole = None if path else (await _one(api, workspace, seq)).bytes
+    to.mkdir(mode=0o700)
+    command = ("tar", "--extract", "--no-same-owner", "--directory", str(to), "--file", "-")
+    process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
+    assert process.stdin is not None
+    total = 0
+    try:
+        with moving.shown("restore", total=whole, as_json=as_json) as moved:
+            async for piece in api.archive(workspace, seq, path=path, kind="tar"):
+                process.stdin.write(piece)
+                await process.stdin.drain()
+                total += len(piece)
+                moved(len(piece))
+    except (BrokenPipeError, ConnectionResetError) as exc:
+        raise errors.NoRoom(f"tar could not write to {to}") from exc
+    finally:
+        process.stdin.close()
+        status = await process.wait()
+    if status:
+        raise errors.NoRoom(f"tar could not write everything to {to}; what it said stands above")
+    return total
 
 
 @application.command()

@@ -206,10 +206,22 @@ class Api:
         place = f"{API}/workspaces/{workspace_id}/checkpoints/{seq}/content"
         return self._transport.chunks(place, {"path": path})
 
-    def archive(self, workspace_id: str, seq: int, *, path: str = "") -> AsyncIterator[bytes]:
-        """Stream a folder, or the whole home, as a zip."""
+    def archive(
+        self, workspace_id: str, seq: int, *, path: str = "", kind: str = "zip"
+    ) -> AsyncIterator[bytes]:
+        """Stream a folder, or the whole home, as a zip or a tar."""
         place = f"{API}/workspaces/{workspace_id}/checkpoints/{seq}/archive"
-        return self._transport.chunks(place, {"path": path})
+        return self._transport.chunks(place, {"path": path, "kind": kind})
+
+    async def restore(self, session_id: str, *, seq: int, path: str = "") -> models.Restored:
+        """Put files of a checkpoint into a new folder below `Restored` of a running desktop's home."""
+        return await self._transport.ask(
+            "POST",
+            f"{API}/sessions/{session_id}/restores",
+            models.Restored,
+            body={"seq": seq, "path": path},
+            limit_s=VERIFY_S,
+        )
 
     async def verify(self, workspace_id: str, *, level: str) -> models.Verification:
         """Check a workspace's repository; `full` reads every byte and takes its time."""

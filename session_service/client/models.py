@@ -360,6 +360,15 @@ class Upload(_Answer, frozen=True, kw_only=True):
     bytes: int
 
 
+class Restored(_Answer, frozen=True, kw_only=True):
+    """Where restored files lie in the home, and what of them could not be made again."""
+
+    path: str
+    entries: int
+    bytes: int
+    not_made: list[str]
+
+
 class Receipt(_Answer, frozen=True, kw_only=True):
     """What a close proved."""
 

@@ -38,6 +38,7 @@ WORDS: Mapping[str, str] = {
     "session.saved_on_demand": "A checkpoint was asked for.",
     "operator.acted": "An operator asked for: $act.",
     "file.uploaded": "A file was put into it.",
+    "file.restored": "Saved files were put into its folder Restored.",
     "link.looked_on": "Somebody looked on.",
 }
 

@@ -208,6 +208,15 @@ class UploadOut(Answer):
     bytes: int
 
 
+class RestoredOut(Answer):
+    """Where what was restored lies in the home; `not_made` names what could not be made again."""
+
+    path: str
+    entries: int
+    bytes: int
+    not_made: list[str]
+
+
 class ReceiptOut(Answer):
     """What a close proved; `body` is what was sealed in the object store."""
 

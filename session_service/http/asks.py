@@ -163,6 +163,19 @@ class PathQuery(Ask):
     path: Annotated[str, Field(max_length=4 * limits.PATH_BYTES_MAX)] = ""
 
 
+class ArchiveQuery(PathQuery):
+    """Which folder, and as what kind of file."""
+
+    kind: Literal["zip", "tar"] = "zip"
+
+
+class RestoreAsk(Ask):
+    """Which file or folder of which checkpoint; an empty path is the whole home."""
+
+    seq: Annotated[int, Field(ge=1)]
+    path: Annotated[str, Field(max_length=4 * limits.PATH_BYTES_MAX)] = ""
+
+
 class FilesQuery(Page):
     """Which folder, and which part of it."""
 

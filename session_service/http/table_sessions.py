@@ -3,7 +3,7 @@
 from typing import Final
 
 from session_service.base import errors
-from session_service.http import access, answers, asks, sessions, uploads
+from session_service.http import access, answers, asks, restores, sessions, uploads
 from session_service.http.routes import API, Route
 
 _ACT_ERRORS: Final = (errors.TransitionRefused, errors.Conflict, errors.PartUnavailable, errors.FenceMoved)
@@ -165,6 +165,19 @@ SESSIONS: Final = (
         handler=sessions.explanation,
         access=access.READ,
         answer=answers.ExplanationOut,
+    ),
+    Route(
+        method="POST",
+        path=f"{_SESSION}/restores",
+        name="restoreFiles",
+        tag="files",
+        summary="Put files of a checkpoint into a new folder below Restored of the desktop's home.",
+        handler=restores.restore,
+        access=access.FILES_OWN,
+        body=asks.RestoreAsk,
+        answer=answers.RestoredOut,
+        status=201,
+        may_fail_with=(*_ACT_ERRORS, *_STORE_ERRORS, errors.NoRoom, errors.DesktopGone),
     ),
     Route(
         method="POST",

@@ -27,7 +27,7 @@ _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_C
 async def upload(exchange: Exchange) -> Reply:
     """Put a file into the folder of uploads of the desktop's home."""
     query = exchange.query(asks.UploadQuery)
-    session = _open_for_files((await own_view(exchange)).session)
+    session = open_for_files((await own_view(exchange)).session)
     length = exchange.request.content_length
     if length is not None and length > limits.UPLOAD_BYTES_MAX:
         raise errors.TooLarge(limit_bytes=limits.UPLOAD_BYTES_MAX)
@@ -38,7 +38,7 @@ async def upload(exchange: Exchange) -> Reply:
         temporary = exchange.services.settings.uploads / f"{exchange.services.ids.ulid()}.part"
         try:
             size = await _receive(exchange, temporary, length or 0)
-            session = _open_for_files((await own_view(exchange)).session)
+            session = open_for_files((await own_view(exchange)).session)
             desktop = await exchange.services.registry.desktop(session.workspace_id, session.fence)
             if desktop is None:
                 raise errors.DesktopGone()
@@ -68,7 +68,8 @@ async def upload(exchange: Exchange) -> Reply:
     return Reply(body=answers.UploadOut(path=path, bytes=size), status=201)
 
 
-def _open_for_files(session: Session) -> Session:
+def open_for_files(session: Session) -> Session:
+    """Return the session if files may be put into its home now. Raises TransitionRefused."""
     if session.state not in OPEN_FOR_FILES:
         raise errors.TransitionRefused(
             "Files can be put into a desktop while it is active or held.", state=session.state.value

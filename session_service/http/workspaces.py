@@ -21,6 +21,7 @@ from session_service.http.serve import begin_stream
 from session_service.ports.checkpoints import WorkspaceName
 
 Value = TypeVar("Value")
+ARCHIVES = {"zip": "zip", "tar": "x-tar"}
 FILE_POLICY = "sandbox; default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 """A user's file is never a page of ours: it may run nothing and load nothing, if a browser shows it at
 all.
@@ -123,13 +124,17 @@ async def download_file(exchange: Exchange) -> web.StreamResponse:
 
 
 async def download_archive(exchange: Exchange) -> web.StreamResponse:
-    """Send a folder, or the whole home, as a zip."""
+    """Send a folder, or the whole home, as a zip or a tar."""
     workspace = await readable_workspace(exchange)
-    path, seq = paths.raw(exchange.query(asks.PathQuery).path), _seq(exchange)
+    query = exchange.query(asks.ArchiveQuery)
+    path, seq = paths.raw(query.path), _seq(exchange)
     await _record_read(exchange, workspace, "archive.downloaded", path, seq)
-    source = exchange.services.checkpoints.archive(workspace_name(workspace), seq=seq, path=path)
+    source = exchange.services.checkpoints.archive(
+        workspace_name(workspace), seq=seq, path=path, kind=query.kind
+    )
     name = paths.shown(path.rsplit(b"/", 1)[-1]) if path else workspace.name
-    return await _stream(exchange, source, name=f"{name}.zip", media="application/zip")
+    media = f"application/{ARCHIVES[query.kind]}"
+    return await _stream(exchange, source, name=f"{name}.{query.kind}", media=media)
 
 
 def workspace_name(workspace: Workspace) -> WorkspaceName:

@@ -1,10 +1,10 @@
 """The folder that a restore fills, and the note beside it by which a cut-off restore is taken up again.
 
 The note `<folder>.restore` says which checkpoint the folder is being made from, for whom, and since which
-start of the machine; it is locked while somebody writes there. A folder is taken up only if all of that is as
-it was, and if the folder itself is still closed to everybody else. After a crash of the machine it is not: what was
-written may lack its content though it has its size and time, because nothing was synced. Then, and whenever
-taking up fails, the caller drops the folder and begins anew.
+start of the machine; it is locked while somebody writes there. A folder is taken up only if all of that is
+as it was, and if the folder itself is still closed to everybody else. After a crash of the machine it is not:
+what was written may lack its content though it has its size and time, because nothing was synced. Then, and
+whenever taking up fails, the caller drops the folder and begins anew.
 
 Not here: what in the folder is whole (`scan/extract.py`).
 """

@@ -1,8 +1,8 @@
 """Where the chunks of a checkpoint lie now, for readers that outlive a garbage collection or a fold.
 
 A restore or a download is planned by the log of one moment. Collecting and folding move chunks and give up
-the objects they lay in; they wait for no reader, because a reader holds no lock. So who misses an object reads
-the log again and goes on from there (rule 3). What the newest log has nowhere else is damage, and a
+the objects they lay in; they wait for no reader, because a reader holds no lock. So who misses an object
+reads the log again and goes on from there (rule 3). What the newest log has nowhere else is damage, and a
 checkpoint that was forgotten meanwhile is told as that.
 
 Source: storage.md 4.4 rule 3.

@@ -50,7 +50,7 @@ class Places(Protocol):
         """Something was not where it should be: return whether the log may say by now where it is.
 
         Args:
-            looks: as they were before the place was asked for; who comes second finds the answer of the first.
+            looks: as they were before the place was asked for; who comes second finds the first one's answer.
         """
 
 

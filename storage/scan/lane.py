@@ -1,9 +1,9 @@
 """Makes the plain small files of a restore for one thread: the quick way for almost every file of a home.
 
-Plain is a file whose bytes are all at hand, without holes, attributes or special bits. It costs seven calls of
-the kernel and as little of the interpreter as can be, and no lock while the kernel works. The guarantees are
-those of `extract.py`: beneath folders of this restore, O_EXCL, no link followed. Whatever is not plain, or
-finds its name taken, goes the extractor's own way.
+Plain is a file whose bytes are all at hand, without holes, attributes or special bits. It costs seven calls
+of the kernel and as little of the interpreter as can be, and no lock while the kernel works. The guarantees
+are those of `extract.py`: beneath folders of this restore, O_EXCL, no link followed. Whatever is not plain,
+or finds its name taken, goes the extractor's own way.
 """
 
 import os

@@ -15,7 +15,7 @@ FOLDERS_OPEN_MAX: Final = 64
 
 
 class OpenFolders:
-    """Descriptors of folders by path, the least recently used closed first. `b""` is the root, never closed."""
+    """Descriptors of folders by path, the least recently used closed first; the root (`b""`) never."""
 
     def __init__(self, root_fd: int, made: Container[bytes], renamed: Mapping[bytes, bytes]) -> None:
         """Take the root, the folders that this restore made, and the names that some of them really got."""

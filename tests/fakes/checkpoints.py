@@ -298,7 +298,9 @@ class Repository:
     def read(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> AsyncIterator[bytes]:
         raise BadInput("not in this fake")
 
-    def archive(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> AsyncIterator[bytes]:
+    def archive(
+        self, workspace: WorkspaceName, *, seq: int, path: bytes, kind: str = "zip"
+    ) -> AsyncIterator[bytes]:
         raise BadInput("not in this fake")
 
     async def upload(

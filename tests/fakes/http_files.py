@@ -8,7 +8,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from session_service.base import errors
-from session_service.ports.checkpoints import CheckpointInfo, FolderEntry, StoreStatus, WorkspaceName
+from session_service.ports.checkpoints import (
+    CheckpointInfo,
+    FolderEntry,
+    RestoreReport,
+    StoreStatus,
+    WorkspaceName,
+)
 from session_service.ports.keys import (
     ErasedLook,
     KeyLook,
@@ -90,10 +96,26 @@ class HttpFiles:
         finally:
             self.reading -= 1
 
-    async def archive(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> AsyncIterator[bytes]:
+    async def archive(
+        self, workspace: WorkspaceName, *, seq: int, path: bytes, kind: str = "zip"
+    ) -> AsyncIterator[bytes]:
         await self._answer()
         self._known(seq)
         yield b"PK\x05\x06" + bytes(18)
+
+    async def bring_back(
+        self,
+        workspace: WorkspaceName,
+        *,
+        seq: int,
+        path: bytes,
+        home: str,
+        owner: object,
+        progress: object = None,
+    ) -> RestoreReport:
+        await self._answer()
+        self._known(seq)
+        return RestoreReport(home="Restored/2026-01-01 00.00.00", seq=seq, entries=1, bytes=5)
 
     async def upload(
         self,

@@ -59,3 +59,35 @@ def test_only_homes_are_taken_for_homes(tmp_path: Path, home: str) -> None:
     mine = layout.home(WORKSPACE, 7)
     assert homes.checked(layout, str(mine), workspace_id=WORKSPACE) == mine
     assert homes.checked(layout, str(mine), workspace_id=WORKSPACE, fence=7) == mine
+
+
+def test_what_was_restored_lies_beside_what_is_there(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.homes.mkdir()
+    home = layout.home(WORKSPACE, 4)
+    homes.make_empty(home, None)
+    places = []
+    for number in range(2):
+        draft = homes.draft_of(home)
+        draft.mkdir(mode=0o700)
+        (draft / "letter").write_text(f"{number}")
+        places.append(homes.put_restored(draft, home, None))
+    assert len(set(places)) == 2
+    assert [(home / place / "letter").read_text() for place in places] == ["0", "1"]
+    assert {Path(place).parts[0] for place in places} == {"Restored"}
+
+
+def test_a_link_in_the_place_of_the_folder_for_restores_is_not_followed(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.homes.mkdir()
+    home, outside = layout.home(WORKSPACE, 4), tmp_path / "outside"
+    outside.mkdir()
+    homes.make_empty(home, None)
+    (home / "Restored").symlink_to(outside)
+    draft = homes.draft_of(home)
+    draft.mkdir()
+    with pytest.raises(errors.BadInput):
+        homes.put_restored(draft, home, None)
+    homes.drop_draft(draft)
+    assert list(outside.iterdir()) == []
+    assert list(home.parent.iterdir()) == [home]
