@@ -129,7 +129,8 @@ class Round:
 
     def undo(self) -> None:
         """What was found came to nothing."""
-        self._watching.undo(self._home, self.dirty, sure=not self.full and not self._met_new)
+        sure = not self.full and not self._met_new
+        self._watching.undo(self._home, self.dirty, self._old, sure=sure)
 
     def purge(self, atlas: Atlas) -> None:
         """Let go of what was known of the home's folders: the look notes each of them again."""
@@ -284,27 +285,35 @@ class Watching:
         with self._lock:
             if known.refused is not None or self._source is None:
                 return False
-            try:
-                key = self._source.watch(folder_fd)
-            except OSError:
+            key = self._key_of(self._source, folder_fd)
+            if key is None and self._make_room(known):
+                key = self._key_of(self._source, folder_fd)
+            if key is None:
                 self._refuse(known, Why.BUDGET if self._source.folders_max is not None else Why.OFF)
                 return False
-            most = self._source.folders_max
-            if most is not None and len(self._atlas) >= most and key not in self._atlas:
-                self._make_room(known)
-                if len(self._atlas) >= most:
-                    self._refuse(known, Why.BUDGET)
-                    self._source.forget(key)
-                    return False
             return self._atlas.enter(known.dirt, path, key)
 
-    def _make_room(self, asking: _Home) -> None:
+    def _key_of(self, source: Source, folder_fd: int) -> Key | None:
+        """Watch a folder within the budget; None if that cannot be."""
+        try:
+            key = source.watch(folder_fd)
+        except OSError:
+            return None
+        most = source.folders_max
+        if most is None or len(self._atlas) < most or key in self._atlas:
+            return key
+        source.forget(key)
+        return None
+
+    def _make_room(self, asking: _Home) -> bool:
         """Take the watches of the home that was longest without a scan, if it is idle at all."""
         idle = [home for home in self._homes.values() if home is not asking and home.dirt.keys]
         oldest = min(idle, key=lambda home: home.looked_s, default=None)
-        if oldest is not None and self._clock_s() - oldest.looked_s >= IDLE_S:
-            self._unwatch(oldest)
-            self._refuse(oldest, Why.BUDGET)
+        if oldest is None or self._clock_s() - oldest.looked_s < IDLE_S:
+            return False
+        self._unwatch(oldest)
+        self._refuse(oldest, Why.BUDGET)
+        return True
 
     def leave(self, known: _Home, path: bytes) -> None:
         """Stop watching a folder and forget what lies beneath it; for `Round`."""
@@ -318,7 +327,7 @@ class Watching:
     def keep(self, look: Round, known: _Home, left: Left, old: frozenset[Key]) -> None:
         """End a round whose result is saved; for `Round`."""
         with self._lock:
-            self._drop(old - frozenset(known.dirt.keys.values()))
+            self._drop(old)
             if known.refused is not None:
                 self._unwatch(known)
                 return
@@ -332,9 +341,10 @@ class Watching:
             known.silent &= known.dirt.keys.keys()
             known.left = left
 
-    def undo(self, known: _Home, taken: frozenset[bytes], *, sure: bool) -> None:
+    def undo(self, known: _Home, taken: frozenset[bytes], old: frozenset[Key], *, sure: bool) -> None:
         """End a round that came to nothing; for `Round`."""
         with self._lock:
+            self._drop(old)
             if sure:
                 known.dirt.give_back(taken)
             else:
