@@ -9,6 +9,7 @@ import { Live } from "./live.js";
 import { announce } from "./notes.js";
 import { opsFrame } from "./ops.js";
 import { isLate, isWaiting, savedChip, stateWord } from "./parts.js";
+import { secondStore } from "./second-store.js";
 import { has, name, t } from "./strings.js";
 import * as times from "./times.js";
 
@@ -88,6 +89,7 @@ put(
   h("div", { class: "head" }, h("h1", {}, t("ops.fleet")), count, state),
   alarms,
   figures,
+  secondStore(),
   h(
     "section",
     { class: "card fleet", "aria-label": t("fleet.sessions") },
