@@ -171,6 +171,19 @@ async def test_an_uploaded_file_is_handed_to_the_worker_and_leaves_nothing_behin
     assert "file.uploaded" in {r.entry.kind for r in await world.registry.audit()}
 
 
+async def test_saved_files_come_back_beside_what_is_there(world: HttpWorld) -> None:
+    """Recorded before it is done; refused while the desktop closes."""
+    ada = await world.signed_in("ada")
+    session = await with_desktop(world, ada)
+    ask = {"seq": 1, "path": "docs"}
+    seen = await ada.ask("POST", session + "/restores", json=ask)
+    assert seen.status == 201, seen.raw
+    assert seen.body["path"].startswith("Restored/")
+    assert "file.restored" in {r.entry.kind for r in await world.registry.audit()}
+    await world.control.change(session.rpartition("/")[2], state=State.CLOSING)
+    assert (await ada.ask("POST", session + "/restores", json=ask)).code == "transition_refused"
+
+
 async def test_no_file_goes_into_a_closing_desktop(world: HttpWorld) -> None:
     """Neither at the beginning nor when it began to close while the file was on its way."""
     ada = await world.signed_in("ada")

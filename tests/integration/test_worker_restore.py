@@ -1,0 +1,117 @@
+"""The worker's restores on a real store: a home that is taken up, files beside what is there, a tar."""
+
+import asyncio
+import io
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import storage
+from session_service.base import rpc
+from session_service.base.layout import Layout
+from session_service.checkpoints import homes, messages
+from session_service.checkpoints.key_sources import KeySources
+from session_service.checkpoints.worker import Worker, WorkerSettings
+from session_service.ports.checkpoints import SavePlan, WorkspaceName
+
+MINE = WorkspaceName(tenant_id="01J0000000000000000000000T", workspace_id="01J0000000000000000000000A")
+SESSION = "01J0000000000000000000000S"
+
+
+class World:
+    """One worker with a folder for its store, asked as the service asks it."""
+
+    def __init__(self, root: Path) -> None:
+        self.layout = Layout(root)
+        for folder in (self.layout.homes, self.layout.cache):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.worker = Worker(
+            WorkerSettings(
+                layout=self.layout,
+                number=0,
+                store_url=f"file://{root}/objects",
+                own_store=True,
+                credentials_file=None,
+                keys=KeySources(file=root / "master.key"),
+                service_uid=os.geteuid(),
+                service_gid=os.getegid(),
+            )
+        )
+        self.events: list[Any] = []
+
+    async def ask(self, call: str, params: Any) -> Any:
+        async def take(value: Any) -> None:
+            self.events.append(value)
+
+        raw = msgspec.Raw(msgspec.msgpack.encode(params))
+        return await self.worker.handlers()[call](rpc.Call(raw, take, 0))
+
+    async def saved(self) -> tuple[Path, int]:
+        """A home under fence 1 that was saved once."""
+        take = messages.TakeOver(
+            workspace=MINE, fence_at_least=1, node_id="n", session_id=SESSION, registry_epoch=1
+        )
+        await self.ask("take_over", take)
+        await self.ask("new_home", messages.NewHome(workspace=MINE, fence=1, seq=None, owner=None))
+        home = self.layout.home(MINE.workspace_id, 1)
+        (home / "docs").mkdir()
+        for number in range(50):
+            (home / "docs" / f"letter{number}").write_bytes(os.urandom(3_000))
+        plan = SavePlan(
+            workspace=MINE, session_id=SESSION, fence=1, home=str(home), reason="demand", frozen=False
+        )
+        return home, (await self.ask("save", messages.Save(plan=plan))).info.seq
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+async def test_files_come_back_beside_what_is_there(world: World) -> None:
+    home, seq = await world.saved()
+    (home / "docs" / "letter1").write_text("newer")
+    ask = messages.BringBack(workspace=MINE, seq=seq, path=b"docs", home=str(home), owner=None)
+    report = await world.ask("bring_back", ask)
+    assert (home / "docs" / "letter1").read_text() == "newer"
+    assert len(list((home / report.home / "docs").iterdir())) == 50
+    assert list(home.parent.iterdir()) == [home], "no draft is left"
+    lost = messages.BringBack(workspace=MINE, seq=seq, path=b"not there", home=str(home), owner=None)
+    with pytest.raises(Exception, match="path_missing"):
+        await world.ask("bring_back", lost)
+    assert list(home.parent.iterdir()) == [home]
+
+
+async def test_a_home_is_taken_up_and_what_cannot_be_is_begun_anew(world: World) -> None:
+    home, seq = await world.saved()
+    later = world.layout.home(MINE.workspace_id, 2)
+    draft = homes.draft_of(later, seq)
+    draft.mkdir(mode=0o700)
+    (draft / "of nobody knows whom").write_text("x")
+    report = await world.ask("new_home", messages.NewHome(workspace=MINE, fence=2, seq=seq, owner=None))
+    assert report.home == str(later)
+    assert sorted(path.name for path in later.iterdir()) == ["docs"]
+    assert sorted(home.parent.iterdir()) == [home, later], "neither draft nor note is left"
+    third = world.layout.home(MINE.workspace_id, 3)
+    calls = messages.NewHome(workspace=MINE, fence=3, seq=seq, owner=None)
+    working = asyncio.ensure_future(world.ask("new_home", calls))
+    await asyncio.sleep(0)
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    await world.ask("new_home", calls)
+    assert len(list((third / "docs").iterdir())) == 50
+    assert not storage.is_being_filled(homes.draft_of(third, seq))
+
+
+async def test_a_folder_comes_as_a_tar(world: World) -> None:
+    home, seq = await world.saved()
+    world.events.clear()
+    await world.ask("archive", messages.Archive(workspace=MINE, seq=seq, path=b"docs", kind="tar"))
+    with tarfile.open(fileobj=io.BytesIO(b"".join(world.events))) as found:
+        one = found.extractfile("docs/letter7")
+        assert one is not None
+        assert one.read() == (home / "docs" / "letter7").read_bytes()
