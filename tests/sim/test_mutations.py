@@ -68,7 +68,7 @@ def counts_while_users_are_refused(patch: pytest.MonkeyPatch) -> None:
 
 def takeover_leaves_the_older_link_open(patch: pytest.MonkeyPatch) -> None:
     """M62: the displaced device's link is not closed in the same step."""
-    patch.setattr(LinkDesk, "_displace", lambda self, live: None)
+    patch.setattr(LinkDesk, "_displace", lambda self, live, newest: None)
 
 
 def second_loss_keeps_the_first_base(patch: pytest.MonkeyPatch) -> None:

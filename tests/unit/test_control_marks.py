@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from session_service.control.marks import MarkBook
+from session_service.control.sessions import Live
 from session_service.core.actor import Actor
 from session_service.core.policy import Policy
 from session_service.core.records import LossCause, State
@@ -110,6 +112,31 @@ def test_a_crash_after_a_provisional_resume_revives_no_old_hold() -> None:
         await asyncio.sleep(25)
         assert isinstance(await remembered(kept["page"], life).resume(), Attachment)
 
+    world.live(before)
+    world.registry.come_back()
+    world.live(after)
+
+
+def test_without_the_mark_that_crash_would_end_the_session_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variant that lifecycle.md's model refutes (M7), so that the test above is known to see it."""
+
+    async def nowhere(self: MarkBook, live: Live) -> None:
+        """Say yes and write nothing."""
+
+    world = World()
+    kept: dict[str, str] = {}
+
+    async def before(life: Life) -> None:
+        page, kept["id"] = await dropped(life)
+        await asyncio.sleep(25)
+        world.registry.go_away()
+        assert isinstance(await page.resume(), Attachment)
+        life.kill()
+
+    async def after(life: Life) -> None:
+        await until(lambda: world.row(kept["id"]).state is not State.HELD, limit_s=15)
+
+    monkeypatch.setattr(MarkBook, "_write", nowhere)
     world.live(before)
     world.registry.come_back()
     world.live(after)
