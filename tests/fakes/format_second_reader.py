@@ -58,7 +58,8 @@ class Opened:
         place = repository + raw[:32] + name.encode()
         meta = derive("object: meta", derive("meta key", key) + place, 48)
         data = derive("object: data", derive("data key", key) + place, 48)
-        assert raw[32:64] == meta[32:] + data[32:]
+        assert raw[32:48] == meta[32:]
+        assert raw[48:64] in (data[32:], bytes(16))  # zero: made by somebody without the data key
         self.raw, self.header = raw, raw[:64]
         self.keys = {HEAD: meta[:32], META: meta[:32], FOOTER: meta[:32], DATA: data[:32]}
 
@@ -143,6 +144,11 @@ class SecondReader:
         }
         self.chunks: dict[tuple[int, bytes], bytes] = {}
         self.checkpoints: list[tuple[int, bytes, list[Any]]] = []
+        """(number, hash, fields of C) of those that count and were not forgotten."""
+        self.sides: dict[int, tuple[str, list[Any]]] = {}
+        """Name and fields of live side checkpoints, by the number of their B."""
+        self.pins: dict[int, bool] = {}
+        self.fence = 0
         self._read_log()
 
     def _tenant_keys(self, tenant: str, master_key: bytes | None, code: str) -> dict[str, bytes]:
@@ -184,22 +190,98 @@ class SecondReader:
         return Opened(name, raw, kind, self.repository, self._keys[raw[8:16]])
 
     def _read_log(self) -> None:
-        previous, fence, seq = blake3(self.objects["config"]).digest(), 0, 1
-        while f"c/{seq:016d}" in self.objects:
+        """From the highest number down to 1, or to the newest R with `entries_to`; then upwards."""
+        seq = max(int(name[2:]) for name in self.objects if name.startswith("c/"))
+        entries: list[tuple[int, Any, int, bytes, Opened]] = []
+        fold: Any = None
+        void: dict[int, bytes] = {}
+        while seq > (fold[1] if fold else 0):
             name = f"c/{seq:016d}"
+            if seq in void:
+                assert blake3(self.objects[name]).digest() == void[seq]
+                seq -= 1
+                continue
             opened = self._opened(name, 2)
             kind, body, end, entry_hash = opened.head()
-            assert body[:2] == [seq, previous]
+            assert body[0] == seq
+            if kind == 4 and body[6][1] and fold is None:
+                fold = body[6]
+            if kind == 7:
+                void |= dict(body[6][6])
+            entries.append((kind, body, end, entry_hash, opened))
+            seq -= 1
+        self._retired = {
+            f"p/{fence}-{pack_id.hex()}"
+            for kind, body, *_ in entries
+            if kind == 4
+            for fence, pack_id in body[6][0]
+        }
+        previous = blake3(self.objects["config"]).digest()
+        if fold is not None:
+            previous = self._read_history(*fold[4])
+        for kind, body, end, entry_hash, opened in reversed(entries):
+            assert body[1] == previous
             self._take(opened.chunks(end, len(opened.raw), body[5], self._chunk_keys))
-            if kind == 1 and body[2] > fence:
-                fence = body[2]
-            if kind == 2:
-                for pack in body[6][12]:
-                    self._read_pack(pack)
-                if body[2] == fence:
-                    self.checkpoints.append((seq, entry_hash, body[6]))
-            previous, seq = entry_hash, seq + 1
-        self.fence = fence
+            self._entry(kind, body, entry_hash)
+            previous = entry_hash
+
+    def _entry(self, kind: int, body: list[Any], entry_hash: bytes) -> None:
+        seq, fence, fields = body[0], body[2], body[6]
+        if kind == 1:
+            self.fence = max(self.fence, fence)
+        elif kind == 2:
+            self._read_packs(fields[12])
+            if fence == self.fence:
+                self.checkpoints.append((seq, entry_hash, fields))
+        elif kind == 3:
+            self.checkpoints = [one for one in self.checkpoints if one[0] not in fields[0]]
+            for number in fields[0]:
+                self.sides.pop(number, None)
+        elif kind == 4:
+            self._read_packs(fields[3])
+        elif kind == 5 and fields[3] != "told":
+            self.pins[fields[0]] = fields[2]
+        elif kind == 6 and fields[0] in self.objects:
+            self._read_side(seq, *fields)
+        else:
+            assert kind in (5, 6, 7)
+
+    def _read_history(self, name: str, told_hash: bytes) -> bytes:
+        """Take in what a fold left; return the hash of its last entry."""
+        opened = self._opened(name, 4)
+        _, body, end, found_hash = opened.head()
+        assert found_hash == told_hash
+        rows = []
+        for _, _, chunk in opened.chunks(end, len(opened.raw), body[7], self._chunk_keys):
+            version, part = msgspec.msgpack.decode(chunk)
+            assert version == 1
+            rows += part
+        assert [row[0] for row in rows] == list(range(1, body[0] + 1))
+        for seq, row_hash, kind, fence, _, _, fields in rows:
+            if kind == 1:
+                self.fence = max(self.fence, fence)
+            if kind == 2 and fields is not None:
+                assert fence == self.fence
+                self.checkpoints.append((seq, row_hash, fields))
+        assert self.fence == body[1]
+        self.pins = dict(body[4])
+        self._read_packs(body[6])
+        for side in body[5]:
+            self._read_side(*side)
+        return rows[-1][1]
+
+    def _read_side(self, seq: int, name: str, told_hash: bytes) -> None:
+        opened = self._opened(name, 5)
+        kind, body, end, found_hash = opened.head()
+        assert (kind, found_hash) == (2, told_hash)
+        self._take(opened.chunks(end, len(opened.raw), body[5], self._chunk_keys))
+        self._read_packs(body[6][12])
+        self.sides[seq] = (name, body[6])
+
+    def _read_packs(self, packs: list[list[Any]]) -> None:
+        for pack in packs:
+            if f"p/{pack[0]}-{pack[1].hex()}" not in self._retired:
+                self._read_pack(pack)
 
     def _read_pack(self, pack: list[Any]) -> None:
         fence, pack_id, size, footer_bytes, footer_hash, table = pack
