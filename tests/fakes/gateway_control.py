@@ -10,7 +10,7 @@ import secrets
 from dataclasses import dataclass, field
 
 from session_service.core.close_codes import Close, Next
-from session_service.core.continuity.attempts import NOT_FOUND, Order, is_proved
+from session_service.core.continuity.attempts import LOGIN, NOT_FOUND, Order, is_proved
 from session_service.core.continuity.proof import grant_key, session_secret
 from session_service.core.refusals import Refusal
 from session_service.ports.streams import (
@@ -54,6 +54,8 @@ class FakeControl:
         self.resumes: list[ResumeOffer] = []
         self.left: list[tuple[str, str]] = []
         self.refusal: LinkRefusal | None = None
+        self.asks_login = False
+        """The policy wants a login at each return."""
         self.failure: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -105,6 +107,8 @@ class FakeControl:
         session = self.sessions.get(attempt.session_id)
         if session is None or not is_proved(self.secret, attempt, offer.challenge):
             return _wire(NOT_FOUND)
+        if self.asks_login and attempt.ticket not in self.tickets:
+            return _wire(LOGIN)
         refusal = session.order.admit(attempt, grant=session.grant, cause="open", by="Other device")
         if refusal is not None:
             return _wire(refusal)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from session_service.core.continuity.client import Began, Lost, Replayed
 from session_service.core.records import LossCause
 from session_service.gateway.address import address_class
 from session_service.gateway.regular_ends import RegularEnds
@@ -15,7 +16,7 @@ from session_service.ports.streams import PlannedPause
 from tests.fakes.gateway_world import World, running
 from tests.fakes.rfb_desktop import FakeDesktop
 from tests.fakes.until import until
-from tests.integration.gateway.test_gateway_resume import HANDSHAKE, SID, Page, add, page
+from tests.integration.gateway.test_gateway_resume import HANDSHAKE, SID, Page, add, page, stream
 
 PAUSE = PlannedPause(begins_at_ms=1_800_000_000_000, back_at_ms=1_800_000_600_000, note="New disks.")
 
@@ -142,3 +143,26 @@ async def test_a_stopping_gateway_without_a_plan_says_nothing_of_one(tmp_path: P
             assert "back" not in await word(one)
             with pytest.raises(ConnectionClosed):
                 await one.socket.recv()
+
+
+async def test_a_program_signs_its_return_in_by_itself_and_loses_no_byte(
+    world: World, desktop: FakeDesktop
+) -> None:
+    """A policy that asks at each return: `login`, a fresh ticket that proves it, and the stream goes on."""
+    add(world, desktop)
+    world.control.asks_login = True
+    async with stream(world) as client:
+        events = client.events()
+        while not isinstance(await anext(events), Began):
+            pass
+        await client.write(HANDSHAKE)
+        await until(lambda: len(desktop.viewers[0].messages) > 0 or client._client.up.unacknowledged == 0)
+        client.cut()
+        whys = []
+        while not isinstance(event := await anext(events), Replayed):
+            assert not isinstance(event, Began), event
+            if isinstance(event, Lost):
+                whys.append(event.why)
+    assert whys == ["network", "login"]
+    assert [bool(offer.attempt.ticket) for offer in world.control.resumes] == [False, True]
+    assert len(desktop.viewers) == 1
