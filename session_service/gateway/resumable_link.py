@@ -265,7 +265,8 @@ class ResumableLink(Link):
             self._say(said)
 
     def look(self, now: float, excused: float) -> bool:
-        self.pay()
+        if now >= self._owed.next_deadline():
+            self.pay()
         return super().look(now, excused)
 
     @property
