@@ -65,6 +65,7 @@ def policy_of(settings: "Settings") -> Policy:
     return Policy(
         hold_s=hold.hold_s,
         checkpoint_target_s=hold.checkpoint_target_s,
+        reauthenticate_after_s=hold.reauthenticate_after_s,
         ticket_in_path=hold.tickets_in_path,
         template=desktops.template,
         memory_mb_max=desktops.memory_mb_max,

@@ -106,6 +106,10 @@ class Hold(_Group):
     """
     checkpoint_target_s: Annotated[float, Field(ge=1, le=3600)] = 10.0
     """How old unsaved work may get while somebody works. Shorter costs more requests to the store."""
+    reauthenticate_after_s: Annotated[float, Field(ge=0, le=604_800)] | None = None
+    """How long a lost client may be away and come back without being signed in; empty = the whole hold, 0 =
+    each return asks. Who is signed in notices nothing; for places where a session must end with its sign-in.
+    """
     tickets_in_path: bool = True
     """Allow one-use tickets in the path, which unmodified VNC clients need; off = 403 for all of them."""
 
