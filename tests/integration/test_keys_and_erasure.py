@@ -21,6 +21,8 @@ from session_service.checkpoints.key_sources import KeySources
 from session_service.checkpoints.workers import Workers
 from session_service.ports.checkpoints import WorkspaceName
 from storage.format.secrets import read_receipt
+from storage.objects.open import open_store
+from tests.fakes.faulty_store import Crashed, FaultyStore
 from tests.fakes.s3_fixtures import minio_server, seaweedfs_server
 from tests.fakes.s3_server import S3Server
 from tests.fakes.storage_rig import MASTER_KEY, REF, take, write
@@ -97,6 +99,61 @@ async def _versions(server: S3Server, prefix: str) -> list[str]:
     async with _client(server) as client:
         page = await client.list_object_versions(Bucket="versioned", Prefix=prefix)
     return [row["Key"] for row in (*page.get("Versions", ()), *page.get("DeleteMarkers", ()))]
+
+
+class KeptStore(FaultyStore):
+    """One connection for many processes that die."""
+
+    async def close(self) -> None:
+        return None
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("act", ["rewrap", "erase"])
+async def test_what_dies_in_any_request_to_a_real_bucket_is_finished_by_a_repeat(minio_server, tmp_path, act):
+    """Half of the deaths are before a request, half after it; each has a tenant of its own."""
+    spec = spec_of(minio_server, tmp_path, f"crashes-{act}")
+    bare = await open_store(spec.url, credentials_file=Path(str(spec.credentials_file)))
+    home = tmp_path / "home"
+    write(home, a="one")
+    ways = storage.KeyWays(master=bytes(range(100, 132)), previous=(MASTER_KEY,))
+
+    def process(name: str, key: bytes | storage.KeyWays, store: FaultyStore) -> storage.Storage:
+        return storage.Storage(
+            store, master_key=key, cache_folder=tmp_path / name, fresh=os.urandom, clock_ms=clock_ms
+        )
+
+    for number in range(1, 80):
+        ref = storage.WorkspaceRef(tenant=f"{number:016x}", workspace=REF.workspace)
+        async with process("first", MASTER_KEY, KeptStore(bare)) as opened:
+            head = await opened.take_over(ref, fence_at_least=1, node="n", session="s", registry_epoch=1)
+            await opened.checkpoint(ref, home=home, fence=head.fence, session="s", reason="test")
+        dying = KeptStore(bare)
+        dying.crash_at(number, landed=number % 2 == 0)
+        finished = True
+        try:
+            async with process("dying", ways, dying) as opened:
+                await _act(opened, ref, act)
+        except Crashed:
+            finished = False
+        async with process("next", ways, KeptStore(bare)) as opened:
+            assert await _act(opened, ref, act)
+        if act == "rewrap":
+            async with process("last", ways.master, KeptStore(bare)) as opened:
+                assert len(await opened.list(ref)) == 1
+        if finished:
+            await bare.close()
+            return
+    raise AssertionError("it never ended by itself")
+
+
+async def _act(opened: storage.Storage, ref: storage.WorkspaceRef, act: str) -> bool:
+    if act == "rewrap":
+        return (await opened.rewrap(ref.tenant)).left == ()
+    await opened.erase(ref, actor="root", reason="asked")
+    with pytest.raises(storage.WorkspaceErased):
+        await opened.head(ref)
+    return True
 
 
 async def test_a_bucket_without_versions_is_erased_and_says_so(seaweedfs_server, tmp_path):
