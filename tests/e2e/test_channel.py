@@ -216,3 +216,36 @@ async def test_our_page_keeps_its_viewer_over_an_outage_and_says_that_nothing_wa
             await page.wait_for_selector(STALE)
             await page.wait_for_selector(LIVE)
             assert await page.locator(".glass canvas").get_attribute("data-mark") is None
+
+
+async def test_a_policy_that_asks_for_a_login_is_met_in_silence_and_a_planned_pause_is_shown(
+    open_page: OpenPage,
+) -> None:
+    """Signed in, nobody is asked and the canvas stays; without the cookie the page asks. Times are words."""
+    service = RunningService(hold_s=60, template="bare", settings={"hold.reauthenticate_after_s": "0"})
+    async with CuttingProxy(service.port) as proxy:
+        address = f"http://127.0.0.1:{proxy.port}"
+        service._environment["SESSION_SERVICE_LISTEN__PUBLIC_ORIGINS"] = json.dumps([address])
+        async with service:
+            service.address = address
+            page = await open_page(cookies=await signed_in(service))
+            await page.goto(f"{address}/desktop")
+            await page.get_by_role("button", name="Start my desktop").click()
+            await page.wait_for_selector(LIVE)
+            await page.evaluate("document.querySelector('.glass canvas').dataset.mark = 'kept'")
+            answer = await page.request.post(
+                f"{address}/api/v1/pause",
+                data={"back_at": "2099-01-01T15:00:00Z", "note": "New disks."},
+                headers={"X-Session-Service": "1", "Origin": address},
+            )
+            assert answer.status == 200, await answer.text()
+            proxy.down = True
+            proxy.cut_all()
+            await page.wait_for_selector(STALE)
+            await expect(page.locator("[data-planned]")).to_contain_text("New disks.")
+            proxy.down = False
+            await page.wait_for_selector(LIVE)
+            assert await page.locator(".glass canvas").get_attribute("data-mark") == "kept"
+            await page.context.clear_cookies()
+            proxy.cut_all()
+            await expect(page.locator("input[type=password]")).to_be_visible()
