@@ -13,7 +13,7 @@ from aiohttp import web
 from session_service.app import accounts, folders, parent, room
 from session_service.app.notices import Notices
 from session_service.app.parent import running_parent, start_time
-from session_service.app.settings import Alarms, Room
+from session_service.app.settings import Alarms, Gateway, Room, Settings
 from session_service.base import errors
 from session_service.base.layout import Layout
 from session_service.core.views import Alarm
@@ -28,6 +28,30 @@ def test_the_part_that_faces_the_network_keeps_no_capability() -> None:
     assert {"--reuid=901", "--regid=902", "--clear-groups", "--no-new-privs", "--bounding-set=-all"} <= set(
         words
     )
+
+
+def test_a_gateway_process_is_a_user_of_its_own_in_the_group_that_opens_desktops() -> None:
+    """So that the registry, which is the service's alone, is closed to it."""
+    who = accounts.Accounts(
+        root=True, service_uid=901, service_gid=902, worker_uid=903, worker_gid=904, gateway_uid=905
+    )
+    words = set(accounts.command_prefix("gateway", who))
+    assert {"--reuid=905", "--regid=902", "--clear-groups", "--no-new-privs", "--bounding-set=-all"} <= words
+
+
+def test_there_is_a_gateway_for_each_core_where_that_is_wanted() -> None:
+    names = {
+        chosen: len([part for part in parts_for(chosen) if part.startswith("gateway-")])
+        for chosen in (1, 3, "auto")
+    }
+    assert names == {1: 0, 3: 2, "auto": len(os.sched_getaffinity(0)) - 1}
+
+
+def parts_for(processes: int | str) -> list[str]:
+    settings = Settings(gateway=Gateway(processes=processes))
+    return [
+        part.name for part in parent._parts(settings, Layout(Path("/x")), accounts.find_parts(root=False))
+    ]
 
 
 def test_the_worker_keeps_the_rights_on_files_and_nothing_else() -> None:
