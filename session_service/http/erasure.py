@@ -341,6 +341,7 @@ ROUTES: Final = (
         access=access.ADMIN,
         body=ErasePersonAsk,
         answer=ErasureOut,
+        idempotent=True,
         may_fail_with=_STORE,
     ),
     Route(

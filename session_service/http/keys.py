@@ -226,6 +226,7 @@ ROUTES: Final = (
         access=access.ADMIN,
         body=TenantAsk,
         answer=RewrapOut,
+        idempotent=True,
         may_fail_with=_STORE,
     ),
     Route(
