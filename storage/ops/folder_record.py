@@ -155,8 +155,9 @@ class FolderRecord:
         return len(self._stored.rows)
 
     def before(self) -> dict[bytes, Before]:
-        """Return by name what a walk may pass by if it looks the same."""
-        return {row[0]: row for row in self._stored.rows if row[5] != SPECIAL and row[1] is not None}
+        """Return by name what a walk may pass by if it looks the same; nothing that has several names."""
+        rows = self._stored.rows
+        return {row[0]: row for row in rows if row[1] is not None and row[1][3] == 1 and row[5] != SPECIAL}
 
     def made(self, name: bytes) -> Made | None:
         """Return an entry as it is kept."""

@@ -170,6 +170,7 @@ class Gather:
         """
         self._route = route
         self._silent: set[bytes] = set()
+        self._several: list[tuple[int, MetFolder]] = []
         self._exact = exact
         self._settled_ns: int | None = stat_cache.RACY_NS
         self._taker = taker
@@ -312,6 +313,10 @@ class Gather:
         known = folder.record.remembered(found.name) if folder.record is not None else None
         if known is not None and known.entry.type != found.kind:
             known = None
+        if found.facts.links > 1:
+            if self._route is not None:
+                self._route.meet_linked(found.path, found.facts.inode)
+            self._several.append((found.facts.inode, folder))
         if found.kind is Kind.FILE:
             self._meet_file(folder, found, known)
         else:
@@ -322,16 +327,15 @@ class Gather:
         if found.facts.links > 1:
             linked = _Linked(found.name, found.path, folder, found.facts)
             inode = (found.facts.device, found.facts.inode)
-            if self._route is not None and not self._route.knows_linked(found.facts.inode):
-                raise RouteLost(path=found.path, what="a file that has several names now")
             self._linked.setdefault(inode, []).append(linked)
             first = self._inodes.setdefault(inode, linked)
             if first is not linked:
                 linked.twin = first
                 return
         if not self._usable(known, found.facts):
-            if known is not None and known.facts not in (None, facts_of(found.facts)):
-                self._changed(folder)
+            changed = known is not None and known.facts not in (None, facts_of(found.facts))
+            if changed and self._route is not None and self._route.is_silent(folder.path):
+                self._silent.add(folder.path)
             self._read_later(folder, found, known, linked)
             return
         assert known is not None
@@ -340,10 +344,6 @@ class Gather:
             linked.entry, linked.clean, linked.read_ns = entry, True, known.read_ns
         else:
             folder.made.append(made_of(entry, facts_of(found.facts), known.read_ns))
-
-    def _changed(self, folder: MetFolder) -> None:
-        if self._route is not None and self._route.is_silent(folder.path):
-            self._silent.add(folder.path)
 
     def _meet_other(self, folder: MetFolder, found: Found, known: Remembered | None) -> None:
         """Links, fifos, sockets, devices: never opened."""
@@ -525,8 +525,7 @@ class Gather:
             for _, record in stale:
                 assembly.count_remembered(record)
         found = [finding.path for finding in self._findings]
-        names = [item.folder for items in self._linked.values() for item in items]
-        again = frozenset(unsettled(found, names, self._met))
+        again = frozenset(unsettled(found, [one for _, one in self._several], self._met))
         made = assembly.write(self._met)
         for path, record in stale:
             made.cache.put_packed(path, record.packed)
@@ -540,7 +539,7 @@ class Gather:
             cache=made.cache,
             took_s=time.monotonic() - started,
             again=again,
-            linked=frozenset(inode for _, inode in self._linked),
+            linked=frozenset(inode for inode, _ in self._several),
             silent=frozenset(self._silent),
             stale_folders=bool(self._stale),
         )

@@ -65,9 +65,14 @@ class NotifiedRoute:
         usual = isinstance(content, tuple) and isinstance(content[0], bytes) and self._stored(content[0])
         return usual and known.facts == facts_of(facts)
 
-    def knows_linked(self, inode: int) -> bool:
-        """Return whether an inode with several names is watched by all of them."""
-        return self.full or inode in self._look.linked
+    def meet_linked(self, path: bytes, inode: int) -> None:
+        """Take note of something with several names, of whatever type: it may change through each of them.
+
+        Raises:
+            RouteLost: it had one name before, so nobody knows where the others are.
+        """
+        if not self.full and inode not in self._look.linked:
+            raise RouteLost(path=path, what="it has several names now")
 
     def is_silent(self, path: bytes) -> bool:
         """Return whether no event has told of a change in a folder, where events tell of all."""

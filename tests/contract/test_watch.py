@@ -217,7 +217,7 @@ def test_an_inotify_queue_that_overflows_loses_every_home(tmp_path):
     watched.source.close()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_fanotify_queue_that_overflows_loses_every_home(tmp_path):
     """Its events are merged by folder, so it takes as many folders."""
     if "fanotify" not in MODES:

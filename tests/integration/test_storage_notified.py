@@ -99,6 +99,30 @@ async def test_a_store_through_another_name_is_in_the_next_checkpoint(rig):
     assert await rig.agrees(told)
 
 
+async def test_a_fifo_with_two_names_is_saved_as_it_is_under_both(rig):
+    """A change of its mode is told of the folder of the name that was used."""
+    os.mkfifo(rig.home / "a" / "fifo")
+    os.link(rig.home / "a" / "fifo", rig.home / "c" / "also")
+    assert await rig.agrees(await rig.save())
+    (rig.home / "c" / "also").chmod(0o600)
+    assert await rig.agrees(await rig.save())
+
+
+@pytest.mark.parametrize("kind", ["file", "symlink"])
+async def test_something_with_a_name_outside_of_the_home_is_looked_at_always(rig, kind, monkeypatch):
+    """Full scans that find it unchanged do not forget that it has another name."""
+    outside = rig.base / "outside"
+    outside.symlink_to("x") if kind == "symlink" else outside.write_bytes(b"1")
+    os.link(outside, rig.home / "c" / "linked", follow_symlinks=False)
+    await rig.save()
+    with monkeypatch.context() as due:
+        due.setattr(watching_module, "FULL_SCAN_EVERY_S", 0.0)
+        await rig.save()
+        await rig.save()
+    os.utime(outside, ns=(5, 5), follow_symlinks=False)
+    assert await rig.agrees(await rig.save())
+
+
 async def test_a_folder_that_moves_and_comes_back_changed_is_in_the_next_checkpoint(rig):
     (rig.home / "a").rename(rig.home / "moved")
     (rig.home / "moved" / "b" / "two").write_bytes(b"x")
