@@ -114,6 +114,18 @@ BY_POSITION: dict[tuple[str, str], str] = {
 # Public names with a word that the glossary gives another meaning: a name, or (module, name).
 WORDS: dict[str | tuple[str, str], str] = {
     "connection_made": "asyncio's name",
+    "SNAPSHOT_KIND": "index snapshot, the format's name of a cache of the log",
+    "SnapshotHead": "index snapshot, the format's name of a cache of the log",
+    "SnapshotObject": "index snapshot, the format's name of a cache of the log",
+    "StoredSnapshot": "index snapshot, the format's name of a cache of the log",
+    "index_snapshot": "index snapshot, the format's name of a cache of the log",
+    "make_snapshot": "index snapshot, the format's name of a cache of the log",
+    "read_snapshot": "index snapshot, the format's name of a cache of the log",
+    "snapshot_at": "index snapshot, the format's name of a cache of the log",
+    "snapshot_container": "index snapshot, the format's name of a cache of the log",
+    "snapshot_of": "index snapshot, the format's name of a cache of the log",
+    "snapshot_seq": "index snapshot, the format's name of a cache of the log",
+    "write_snapshot": "index snapshot, the format's name of a cache of the log",
     "connection_lost": "asyncio's name",
     "hook": "the user's own script before a close, which the lifecycle calls the user hook",
     "HookState": "the state of the user hook",
