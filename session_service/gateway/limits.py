@@ -82,6 +82,11 @@ class GatewayLimits:
     """Connections that the kernel keeps for us; 128 lost clients for 90 s in a storm of 5,000."""
 
     @property
+    def calm_s(self) -> float:
+        """After a byte of an open link: nothing about it can be due before."""
+        return min(self.ping_s, self.silent_s - self.look_s)
+
+    @property
     def look_s(self) -> float:
         """Between two looks at one link: a silent peer is found at most this much too early, never too
         late.

@@ -203,7 +203,7 @@ class Link(asyncio.Protocol):
         reading.
         """
         limits = self._hub.limits
-        if self.phase is Phase.OPEN and now - self._seen_at < limits.ping_s and not self._frame_at:
+        if self.phase is Phase.OPEN and now - self._seen_at < limits.calm_s and not self._frame_at:
             return False  # what nearly every look at 10,000 links finds: nothing can be due yet
         if self.phase <= Phase.OPEN and self.phase is not Phase.UPGRADING:
             quiet_since = max(self._seen_at, self._pinged_at, excused)

@@ -5,7 +5,9 @@ Time-outs of a minute are two seconds here, and the gateway's signs of life are 
 """
 
 import asyncio
+import shutil
 import ssl
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -48,16 +50,27 @@ class Behind:
 
 
 @asynccontextmanager
-async def behind(
-    name: str, folder: Path, limits: GatewayLimits = LIVELY, processes: int = 1
-) -> AsyncIterator[Behind]:
+async def folder_without_spaces() -> AsyncIterator[Path]:
+    """For the proxies' files: their configurations have no word for a space in a name."""
+    folder = Path(tempfile.mkdtemp(prefix="px-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@asynccontextmanager
+async def behind(name: str, limits: GatewayLimits = LIVELY, processes: int = 1) -> AsyncIterator[Behind]:
     if name == DIRECT:
         async with running(limits, trusted=TRUSTED, processes=processes) as world:
             yield Behind(world, world.port, None)
         return
     port = free_port()
     public = f"https://127.0.0.1:{port}"
-    async with running(limits, trusted=TRUSTED, processes=processes, public=public) as world:
+    async with (
+        running(limits, trusted=TRUSTED, processes=processes, public=public) as world,
+        folder_without_spaces() as folder,
+    ):
         certificate, key = make_certificate(folder)
         told = Setting(
             folder=folder,
@@ -77,10 +90,10 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 async def test_pages_and_desktops_share_one_origin_whatever_connection_the_proxy_keeps(
-    name: str, tmp_path: Path, desktop: FakeDesktop, processes: int
+    name: str, desktop: FakeDesktop, processes: int
 ) -> None:
     """Pages fill the proxy's pool of connections first; no websocket is ever put on one of those."""
-    async with behind(name, tmp_path, processes=processes) as found:
+    async with behind(name, processes=processes) as found:
         world = found.world
         add(world, desktop)
         world.control.add_session("s", str(desktop.path))
@@ -108,11 +121,9 @@ async def page_through(found: Behind) -> AsyncIterator[Page]:
 
 
 @pytest.mark.slow
-async def test_an_idle_desktop_outlives_the_proxys_time_out(
-    name: str, tmp_path: Path, desktop: FakeDesktop
-) -> None:
+async def test_an_idle_desktop_outlives_the_proxys_time_out(name: str, desktop: FakeDesktop) -> None:
     """Both subprotocols; nothing is said but signs of life for two time-outs, then a key arrives."""
-    async with behind(name, tmp_path) as found:
+    async with behind(name) as found:
         world, loop = found.world, asyncio.get_running_loop()
         options = {"ssl": found.context} if found.context else {}
         add(world, desktop)
@@ -136,12 +147,10 @@ async def test_an_idle_desktop_outlives_the_proxys_time_out(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cutting", [DIRECT, *(each for each in present() if each != "caddy")])
-async def test_without_signs_of_life_the_time_out_is_real(
-    cutting: str, tmp_path: Path, desktop: FakeDesktop
-) -> None:
+async def test_without_signs_of_life_the_time_out_is_real(cutting: str, desktop: FakeDesktop) -> None:
     """What the test before would not notice if the time-out were not in force (Caddy has none)."""
     quiet = replace(LIVELY, ping_s=60.0, silent_s=4 * IDLE_S if cutting == DIRECT else 60.0)
-    async with behind(cutting, tmp_path, quiet) as found:
+    async with behind(cutting, quiet) as found:
         options = {"ssl": found.context} if found.context else {}
         found.world.control.add_session("s", str(desktop.path))
         async with found.world.opened("s", **options) as client:
@@ -151,9 +160,9 @@ async def test_without_signs_of_life_the_time_out_is_real(
     assert len(found.world.control.ends) == 1
 
 
-async def test_the_address_is_the_proxys_word_and_never_the_clients(name: str, tmp_path: Path) -> None:
+async def test_the_address_is_the_proxys_word_and_never_the_clients(name: str) -> None:
     """A client that claims another address is believed by nobody."""
-    async with behind(name, tmp_path) as found:
+    async with behind(name) as found:
         world = found.world
         claims = request(f"/s/0/t/{'A' * 43}", "X-Forwarded-For: 6.6.6.6", f"Origin: {world.origin}")
         _, writer = await found.raw()
