@@ -237,9 +237,7 @@ def idle(load: Path, herd: Path, folder: Path, clients: int) -> tuple[float, flo
         before_kib = proportional_kib(running.process.pid)
         many = Herd(herd, running, clients, 1)
         try:
-            time.sleep(
-                IDLE_S / 2
-            )  # until everybody was asked for a sign of life
+            time.sleep(IDLE_S / 2)  # until everybody was asked for a sign of life
             before = sum(relay.cpu_times(running.process.pid).values())
             began = time.monotonic()
             time.sleep(IDLE_S)
