@@ -285,6 +285,7 @@ class Worker:
             final=plan.final,
             first_of_close=plan.first_of_close,
             conflict=plan.reason == "conflict",
+            resume=plan.resume,
             progress=_Emitter(call),
         )
         answer = translate.result(result)

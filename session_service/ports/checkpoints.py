@@ -183,6 +183,8 @@ class SavePlan(msgspec.Struct, frozen=True, kw_only=True):
     frozen: bool
     final: bool = False
     first_of_close: bool = False
+    resume: bool = True
+    """An earlier attempt may have stored something. False after one that ended well: no listing then."""
 
 
 class Checkpoints(Protocol):

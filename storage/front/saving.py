@@ -101,6 +101,7 @@ class Saving(Opened):
         first_of_close: bool = False,
         owner: tuple[int, int] | None = None,
         conflict: bool = False,
+        resume: bool = False,
         progress: Tell | None = None,
     ) -> CheckpointResult:
         """Save a home: committed and verified when this returns.
@@ -108,6 +109,9 @@ class Saving(Opened):
         With `conflict` it goes beside the main line, under a fence that is not in force any more: what a
         stale desktop holds is never dropped. Its `info.side` is the side checkpoint's name, and `info.seq`
         that of the entry B that makes it count.
+
+        With `resume` packs that an earlier attempt of this fence has left, and no entry names, are looked for:
+        what they hold is not uploaded again. That is one listing, and two reads for each such pack.
 
         Nothing is written if nothing changed since the newest checkpoint and this one is neither final nor
         the first of a close; then the newest is returned with the new `saved_as_of_ms`.
@@ -125,6 +129,7 @@ class Saving(Opened):
             final=final,
             first_of_close=first_of_close,
             owner=owner,
+            resume=resume,
         )
         workspace = await self._known.required(ref)
         told = self._told(progress)

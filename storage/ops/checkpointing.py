@@ -14,6 +14,7 @@ from storage.errors import RouteLost
 from storage.format.entries import CheckpointFlag
 from storage.ops import save
 from storage.ops.browse import checkpoint_info
+from storage.ops.left_packs import NOTHING_LEFT, LeftPacks, find_left
 from storage.ops.stat_cache import StatCache
 from storage.ops.values import CheckpointResult, Progress
 from storage.ops.workspace import Workspace
@@ -56,8 +57,9 @@ class Checkpointing:
             save.require_fence(state, plan.fence)
             retired_at = state.retired_at
             cache = await workspace.remembered(state)
+            left = await self._left(plan, state)
             async with AsyncExitStack() as looks:
-                look, prepared = await self._look(plan, state, cache, looks)
+                look, prepared = await self._look(plan, state, cache, looks, left)
                 self._step(1)
                 newest = state.newest(complete=False)
                 unchanged = newest is not None and _is_unchanged(plan, prepared, newest)
@@ -85,7 +87,12 @@ class Checkpointing:
         )
 
     async def _look(
-        self, plan: save.SavePlan, state: LogState, cache: StatCache | None, looks: AsyncExitStack
+        self,
+        plan: save.SavePlan,
+        state: LogState,
+        cache: StatCache | None,
+        looks: AsyncExitStack,
+        left: LeftPacks,
     ) -> tuple[Round, save.Prepared]:
         """Look at what changed, or at everything where that is not known or turns out to be too little.
 
@@ -93,12 +100,30 @@ class Checkpointing:
             looks: undoes the look that is returned, if nothing comes of it.
         """
         try:
-            return await self._look_once(plan, state, cache, looks)
+            return await self._look_once(plan, state, cache, looks, left)
         except RouteLost:
-            return await self._look_once(plan, state, cache, looks)
+            return await self._look_once(plan, state, cache, looks, left)
+
+    async def _left(self, plan: save.SavePlan, state: LogState) -> LeftPacks:
+        if not plan.resume:
+            return NOTHING_LEFT
+        workspace = self._workspace
+        return await find_left(
+            plan.fence,
+            state=state,
+            log=workspace.log,
+            place=workspace.place,
+            keys=workspace.keys.newest,
+            spoiled=workspace.spoiled,
+        )
 
     async def _look_once(
-        self, plan: save.SavePlan, state: LogState, cache: StatCache | None, looks: AsyncExitStack
+        self,
+        plan: save.SavePlan,
+        state: LogState,
+        cache: StatCache | None,
+        looks: AsyncExitStack,
+        left: LeftPacks,
     ) -> tuple[Round, save.Prepared]:
         # The time comes first: everything that was written before it is in the queue that is read now.
         scan_ms = self._clock_ms()
@@ -118,6 +143,8 @@ class Checkpointing:
                 scan_ms=scan_ms,
                 progress=self._progress,
                 look=look,
+                left=left,
+                spoiled=self._workspace.spoiled,
             )
         except RouteLost:
             look.lose()

@@ -42,6 +42,7 @@ from storage.format.limits import (
 from storage.format.table import PlannedSegment, Table
 from storage.format.tree import Content
 from storage.ops.gather import Finding, Gather, Gathered, open_home
+from storage.ops.left_packs import NOTHING_LEFT, LeftPacks, claim
 from storage.ops.route import NotifiedRoute
 from storage.ops.stat_cache import StatCache
 from storage.ops.uploads import UPLOADERS, PackUploads
@@ -70,6 +71,8 @@ class SavePlan:
     first_of_close: bool
     owner: tuple[int, int] | None
     home_id: bytes | None = None
+    resume: bool = False
+    """Look for packs that an earlier attempt of this fence has stored. One listing, so not for every tick."""
 
     @property
     def exact(self) -> bool:
@@ -132,15 +135,28 @@ async def prepare(
     scan_ms: int,
     progress: Callable[[Progress], None],
     look: Round | None = None,
+    left: LeftPacks = NOTHING_LEFT,
+    spoiled: set[str] | None = None,
 ) -> Prepared:
     """Scan a home and store what is new in packs, or hold it for the entry if it is little.
+
+    Args:
+        left: packs of an earlier attempt, whose chunks need no uploading.
+        spoiled: gets the names of those that turn out not to be whole.
 
     Raises:
         RouteLost: `look` is about what changed, and only one at everything will do.
     """
     stop = Stop()
     uploads = PackUploads(place, keys, fresh=fresh, stop=stop, progress=progress)
-    chunks = NewChunks(keys, fence=plan.fence, fresh=fresh, stored=state.index.knows, packs=uploads)
+    left.begin()
+    chunks = NewChunks(
+        keys,
+        fence=plan.fence,
+        fresh=fresh,
+        stored=lambda kind, chunk_id: state.index.knows(kind, chunk_id) or left.takes(kind, chunk_id),
+        packs=uploads,
+    )
 
     def scan() -> tuple[Gathered, list[PlannedSegment], Report, tuple[int, int]]:
         root_fd = open_home(plan.home)
@@ -176,12 +192,21 @@ async def prepare(
                 group.create_task(uploads.upload(), name=f"upload-packs-{number}")
             gathered, inline, report, owner = await threads.run(stop, scan)
             uploads.end()
+        claimed = await claim(
+            left,
+            place=place,
+            keys=keys,
+            threads=threads,
+            stop=stop,
+            spoiled=spoiled if spoiled is not None else set(),
+            progress=progress,
+        )
     except BaseExceptionGroup as failed:
         raise first_failure(failed) from failed
     return Prepared(
         gathered=gathered,
         inline=tuple(padded(segment) for segment in inline),
-        packs=tuple(sorted(uploads.refs, key=lambda ref: ref.pack_id)),
+        packs=tuple(sorted([*uploads.refs, *claimed], key=lambda ref: ref.pack_id)),
         report=report,
         owner=owner,
         new_bytes=chunks.new_raw_bytes,

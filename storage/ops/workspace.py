@@ -49,6 +49,8 @@ class Workspace:
     stat: StatCache | None = None
     stat_loaded: bool = False
     proof: VerifiedCheckpoint | None = None
+    spoiled: set[str] = field(default_factory=set)
+    """Packs of earlier attempts that did not decode whole; see `left_packs`."""
 
     async def remembered(self, state: LogState, *, cold: bool = True) -> StatCache | None:
         """Return the stat cache if it belongs to this log; else one made from the newest tree.

@@ -90,12 +90,20 @@ class Bench:
         self.fences.append(head.fence)
         return head.fence
 
-    async def save(self, machine: storage.Storage, home: str, fence: int, *, tries: int = 2) -> None:
+    async def save(
+        self, machine: storage.Storage, home: str, fence: int, *, tries: int = 2, resume: bool = False
+    ) -> None:
         """Save a home, and once more if the first plan was too old; give up when fenced."""
         for _ in range(tries):
             try:
                 saved = await machine.checkpoint(
-                    REF, home=self.homes / home, fence=fence, session="s", reason="sim", final=True
+                    REF,
+                    home=self.homes / home,
+                    fence=fence,
+                    session="s",
+                    reason="sim",
+                    final=True,
+                    resume=resume,
                 )
                 self.told.append(saved.info)
                 return
@@ -114,6 +122,15 @@ class Bench:
             await begun
 
         return wake()
+
+    async def killed(self, name: str, act: Coroutine[Any, Any, None], seq: int) -> None:
+        """Begin an act of the machine `name`, and end it when it is about to place entry `seq`."""
+        self.turns.held.add(name)
+        begun = asyncio.ensure_future(act)
+        await self.turns.until(name, "create", f"{PREFIX}c/{seq:016d}")
+        self.turns.waiting.pop(name)
+        begun.cancel()
+        await asyncio.wait([begun])
 
     async def save_beside(self, machine: storage.Storage, home: str, fence: int) -> None:
         """Save a conflict checkpoint."""

@@ -14,7 +14,7 @@ import pytest
 from storage.errors import ObjectDamaged, StorageError
 from storage.format import names
 from storage.format.entries import SideBranch
-from storage.ops import conflict, save
+from storage.ops import conflict, left_packs, save
 from storage.repository.collect import Collector, Retired
 from storage.repository.log import CommitLog
 from storage.repository.removal import Remover
@@ -119,6 +119,28 @@ async def a_conflict_checkpoint_of_dead_content_while_it_is_collected(bench: Ben
     return {"s": bench.save_beside(stale, "A", 1), "g": bench.collect(cleaner, runs=2)}
 
 
+async def a_save_that_goes_on_from_a_dead_one_while_orphans_are_swept(bench: Bench) -> Actors:
+    """Somebody died behind C's pack, before its entry; the next attempt wants to build on that pack."""
+    dead, writer, cleaner = (bench.machine(name) for name in ("dead", "writer", "cleaner"))
+    for machine in (dead, writer, cleaner):
+        await machine.head(REF)
+    await bench.killed("dead", bench.save(dead, "C", 1, tries=1), SLEEPS_AT)
+    return {"w": bench.save(writer, "C", 1, resume=True), "g": bench.collect(cleaner, runs=2)}
+
+
+async def a_save_that_goes_on_from_one_that_only_sleeps(bench: Bench) -> Actors:
+    """The first one was given up too early: both place an entry that names the same pack, or try to."""
+    slow, writer, cleaner = (bench.machine(name) for name in ("slow", "writer", "cleaner"))
+    for machine in (slow, writer, cleaner):
+        await machine.head(REF)
+    asleep = await bench.asleep("slow", bench.save(slow, "C", 1, tries=1), SLEEPS_AT)
+    return {
+        "slow": asleep,
+        "w": bench.save(writer, "C", 1, tries=1, resume=True),
+        "g": bench.collect(cleaner, runs=1),
+    }
+
+
 async def two_collectors_and_a_writer(bench: Bench) -> Actors:
     """Nobody promised that only one collects."""
     writer, one, two = (bench.machine(name) for name in ("writer", "one", "two"))
@@ -139,6 +161,8 @@ WORLDS: dict[str, tuple[Acts, bool, str, str, bool]] = {
     "two asleep": (two_sleeping_writers_over_a_fold, False, "A", "", True),
     "take over asleep": (a_take_over_over_a_fold, False, "A", "", True),
     "beside": (a_conflict_checkpoint_of_dead_content_while_it_is_collected, True, "AB", "A", False),
+    "resumed": (a_save_that_goes_on_from_a_dead_one_while_orphans_are_swept, True, "B", "", False),
+    "resumed early": (a_save_that_goes_on_from_one_that_only_sleeps, True, "B", "", False),
     "collectors": (two_collectors_and_a_writer, True, "AB", "A", False),
 }
 
@@ -260,6 +284,15 @@ def only_predecessors_are_looked_at(monkeypatch) -> None:
     monkeypatch.setattr(CommitLog, "fold_began", no_guard)
 
 
+def what_was_given_up_is_taken(monkeypatch) -> None:
+    """A pack that still lies there is built on, whatever an entry says of it."""
+
+    async def given_up(fence, state, log):
+        return {}
+
+    monkeypatch.setattr(left_packs, "_given_up", given_up)
+
+
 def a_b_is_placed_whatever_was_retired(monkeypatch) -> None:
     def branch(self, now, stored, *, planned, retired_at):
         return self._writer.entry(now, SideBranch(stored.side.name, stored.side.hash))
@@ -275,6 +308,10 @@ def a_b_is_placed_whatever_was_retired(monkeypatch) -> None:
         ("collect", dead_packs_are_deleted_before_their_r),
         ("orphans", orphans_are_deleted_without_an_entry),
         ("orphans", an_r_is_placed_wherever_the_log_ends),
+        ("resumed", plans_are_never_looked_at_again),
+        ("resumed", an_r_is_placed_wherever_the_log_ends),
+        ("resumed", orphans_are_deleted_without_an_entry),
+        ("resumed", what_was_given_up_is_taken),
         ("take over", nobody_looks_at_fences),
         ("take over", the_store_overwrites),
         ("asleep", an_entry_is_believed_once_it_reads_back),
