@@ -144,7 +144,7 @@ async def test_nothing_is_taken_where_a_fold_may_have_forgotten_what_was_given_u
     bucket, tmp_path, home, monkeypatch
 ):
     """An R that a fold took in is not remembered, and somebody may still be deleting by it."""
-    fence, left = await begun(bucket, tmp_path, home)
+    fence, _ = await begun(bucket, tmp_path, home)
     async with Node(bucket, tmp_path / "second").open() as opened:
         workspace = await opened._known.required(REF)
         state = await workspace.log.refresh()
