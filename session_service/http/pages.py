@@ -35,9 +35,24 @@ ROLES: Final = {"/operator": "operator", "/people": "administrator"}
 OPEN_PAGES: Final = frozenset({"/setup", "/sign-in"})
 """Pages for people who are not signed in."""
 ERROR_PAGE: Final = "problem.html"
+CHANNEL: Final = frozenset(
+    {
+        "channel.js",
+        "channel.d.ts",
+        "attempt.js",
+        "attempt.d.ts",
+        "wire.js",
+        "wire.d.ts",
+        "reach.js",
+        "reach.d.ts",
+    }
+)
+"""What pages of others may load from us, under a version of its own: code, with nothing of anybody in it."""
+_FOR_OTHERS: Final = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
 _TYPES: Final = {
     ".js": "text/javascript; charset=utf-8",
     ".mjs": "text/javascript; charset=utf-8",
+    ".ts": "text/plain; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".json": "application/json",
@@ -48,7 +63,7 @@ _TYPES: Final = {
     ".webmanifest": "application/manifest+json",
     ".txt": "text/plain; charset=utf-8",
 }
-_SQUEEZED: Final = frozenset({".js", ".mjs", ".css", ".html", ".json", ".svg", ".txt"})
+_SQUEEZED: Final = frozenset({".js", ".mjs", ".ts", ".css", ".html", ".json", ".svg", ".txt"})
 _KEPT_S: Final = {".woff2": 604_800, ".png": 86_400}
 """How long a browser may keep a file without asking; the others are asked for by their tag each time."""
 
@@ -125,6 +140,7 @@ class Pages:
             name = "page" + path.replace("/{session_id}", "_one").translate(str.maketrans("/-", "__"))
             router.add_get(path, self._page, name=name)
         router.add_get("/pages/{name:.+}", self._of_pages, name="page_file")
+        router.add_get("/channel/v1/{name}", self._of_channel, name="channel_file")
         router.add_get("/assets/{name:.+}", self._of_assets, name="asset_file")
 
     async def error_page(self, request: web.Request, status: int) -> web.Response | None:
@@ -161,6 +177,14 @@ class Pages:
         if name.endswith(".html"):
             raise errors.NotFound()  # pages have addresses of their own, behind the sign-in
         return await self._sent(request, self._pages, name)
+
+    async def _of_channel(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        if name not in CHANNEL:
+            raise errors.NotFound()
+        answer = await self._sent(request, self._pages, name)
+        answer.headers.update(_FOR_OTHERS)
+        return answer
 
     async def _of_assets(self, request: web.Request) -> web.StreamResponse:
         return await self._sent(request, self._assets, request.match_info["name"])

@@ -8,7 +8,12 @@
 //   const channel = new Channel({ dial: "wss://desk.example:443", aud: "wss://desk.example:443", tell });
 //   channel.open({ ticket, path });
 //   // tell("stream", { port, resync, ... }): new RFB(element, port); tell("replayed"), tell("lost"), tell("ended", { step })
+//
+// For pages of others it stands, unchanged within a version, at /channel/v1/channel.js, with its types; how it is used
+// there is told in docs/channel.md. It needs attempt.js and wire.js beside it and nothing else of ours.
+// @ts-self-types="./channel.d.ts"
 
+import { Attempt } from "./attempt.js";
 import { attemptText, decode, importKey, NO_LEG, Ring, sign, SUBPROTOCOL } from "./wire.js";
 
 const MESSAGE_BYTES_MAX = 65536;
@@ -65,7 +70,7 @@ export class Channel {
   #ticket = "";
   #auth = ""; // a ticket that proves a login, for the next attempt
   #askedLogin = false;
-  #socket = null;
+  #attempt = null; // the newest; older ones count for nothing
   #number = 0;
   #key = null; // a promise of a CryptoKey
   #sid = "";
@@ -90,10 +95,14 @@ export class Channel {
   #timer = 0;
   #armedFor = null;
   #dialledAt = 0;
+  #askedAt = null;
   #wall = Date.now();
   phase = "idle"; // idle, waiting, dialling, open, down
+  latencyMs = null; // how long the last answer took, from here to the service and back
+  heardAt = 0; // performance.now() of the last byte
+  askedSince = null; // performance.now() of a question that has no answer yet
 
-  /** `tell(kind, facts)` hears: dialling, wait, stream, replayed, lost, full, roomy, planned, ended. */
+  /** `tell(kind, facts)` hears: dialling, wait, stream, replayed, lost, full, roomy, latency, planned, ended. */
   constructor({ dial, aud, tell }) {
     this.#dialTo = dial;
     this.#aud = aud;
@@ -111,7 +120,7 @@ export class Channel {
   }
 
   get bufferedAmount() {
-    return this.phase === "open" ? (this.#socket?.bufferedAmount ?? 0) : 0;
+    return this.phase === "open" ? (this.#attempt?.socket?.bufferedAmount ?? 0) : 0;
   }
 
   /** Begin, or begin anew, with a fresh ticket. */
@@ -156,6 +165,14 @@ export class Channel {
     this.#arm();
   }
 
+  /** Ask how long an answer takes; decides nothing. Something else on its way makes the question void. */
+  measure() {
+    if (this.phase !== "open" || this.askedSince !== null) return;
+    this.askedSince = performance.now();
+    this.#askedAt = this.#up.size ? null : this.askedSince;
+    this.#say({ h: 1 });
+  }
+
   /** Somebody else knows that nobody answers. */
   giveUp() {
     if (this.phase === "open" || this.phase === "dialling") this.#lose("silent");
@@ -163,10 +180,9 @@ export class Channel {
 
   /** Leave on purpose: the session is held, or ended. */
   leave({ end = false } = {}) {
-    const socket = this.#socket;
     if (this.phase === "open") this.#say({ t: "bye", end });
+    this.#attempt?.leave(1000);
     this.#stop();
-    socket?.close(1000);
   }
 
   /** End without a word. */
@@ -175,7 +191,7 @@ export class Channel {
     this.#number += 1;
     this.#key = null;
     this.#dialAt = this.#giveUpAt = this.#ackAt = null;
-    this.#socket = null;
+    this.#leaveSocket();
     this.#arm();
     this.#listen(false);
   }
@@ -188,6 +204,7 @@ export class Channel {
     const bytes = new Uint8Array(view.buffer ?? view, view.byteOffset ?? 0, view.byteLength).slice();
     if (!bytes.length) return;
     const roomy = this.takesInput;
+    this.#askedAt = null; // its acknowledgement may come later than at once
     this.#up.append(bytes);
     if (this.phase === "open") this.#put(bytes);
     if (this.#up.size > UP_RING_BYTES_MAX) this.#break("more to send than is kept");
@@ -209,47 +226,44 @@ export class Channel {
     this.#giveUpAt = this.#dialledAt + DIAL_MS;
     this.#refusal = null;
     this.#tries += 1;
-    let socket;
-    try {
-      socket = new WebSocket(this.#dialTo + this.#path, SUBPROTOCOL);
-    } catch {
-      this.#lose("network");
-      return;
-    }
-    socket.binaryType = "arraybuffer";
-    socket.onopen = () => {
-      if (number === this.#number) this.#failures = 0;
-    };
-    socket.onmessage = (event) => {
-      if (number === this.#number) this.#hear(event.data);
-    };
-    socket.onclose = (event) => {
-      if (number === this.#number) this.#closed(event.code);
-    };
-    this.#socket = socket;
+    this.#try(() => {
+      this.#attempt = new Attempt(this.#dialTo + this.#path, SUBPROTOCOL, {
+        opened: () => (this.#failures = 0),
+        message: (data) => this.#hear(data),
+        closed: (code) => this.#closed(code),
+      });
+    });
+    if (number !== this.#number) return;
     this.#arm();
     this.#tell("dialling", { tries: this.#tries, failures: this.#failures });
   }
 
+  #try(knock) {
+    try {
+      knock();
+    } catch {
+      this.#failures += 1;
+      this.#lose("network");
+    }
+  }
+
   #leaveSocket() {
-    const socket = this.#socket;
-    this.#socket = null;
-    if (!socket) return;
-    socket.onmessage = socket.onopen = socket.onclose = null;
-    if (socket.readyState < WebSocket.CLOSING) socket.close();
+    this.#attempt?.leave();
+    this.#attempt = null;
+    this.askedSince = this.#askedAt = null;
   }
 
   #say(message) {
-    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(message));
+    this.#attempt?.send(JSON.stringify(message));
   }
 
   #put(bytes) {
-    if (this.#socket?.readyState !== WebSocket.OPEN) return;
     for (let at = 0; at < bytes.length; at += MESSAGE_BYTES_MAX)
-      this.#socket.send(bytes.subarray(at, at + MESSAGE_BYTES_MAX));
+      this.#attempt?.send(bytes.subarray(at, at + MESSAGE_BYTES_MAX));
   }
 
   #hear(data) {
+    this.heardAt = performance.now();
     if (typeof data !== "string") {
       if (this.phase === "open") this.#deliver(data);
       else this.#break("bytes before the answer");
@@ -390,6 +404,7 @@ export class Channel {
   #take(message) {
     if (message.t === undefined && "a" in message) {
       const full = !this.takesInput;
+      this.#answered();
       if (!isOffset(message.a) || !this.#up.acknowledge(message.a)) this.#break("an acknowledgement that lies");
       else if (full && this.takesInput) this.#tell("roomy", {});
     } else if (message.t === undefined && "h" in message) {
@@ -410,6 +425,14 @@ export class Channel {
     }
   }
 
+  #answered() {
+    if (this.#askedAt !== null) {
+      this.latencyMs = performance.now() - this.#askedAt;
+      this.#tell("latency", { ms: this.latencyMs });
+    }
+    this.askedSince = this.#askedAt = null;
+  }
+
   /** A pause of the service, for people: what is done is the same as without it. */
   #planned({ begin, back, note }) {
     this.#tell("planned", {
@@ -424,8 +447,8 @@ export class Channel {
   #closed(code) {
     const refusal = this.#refusal;
     this.#refusal = null;
-    this.#socket = null;
-    this.#failures += this.phase === "dialling" ? 1 : 0;
+    this.#failures += this.#attempt?.socket ? 0 : 1;
+    this.#leaveSocket();
     if (BROKEN.has(code)) return this.#break(`closed with ${code}`);
     // Proxies invent codes; only a `no` decides. Asked again, the server gives the same answer.
     if (!refusal) return this.#lose("network", code === 4481 ? 0 : null);
@@ -459,6 +482,8 @@ export class Channel {
 
   #lose(why, retryMs = null) {
     const wasOpen = this.phase === "open";
+    const hung = why === "silent" && this.phase === "dialling" && !this.#attempt?.socket;
+    if (hung) this.#failures += 1;
     this.#number += 1; // the socket is left: what it still says counts for nothing
     this.#leaveSocket();
     this.#giveUpAt = this.#ackAt = null;
@@ -468,7 +493,8 @@ export class Channel {
       return;
     }
     this.phase = "waiting";
-    const pause = this.#pause(retryMs);
+    // What hung has waited long enough, and nobody was asked for anything.
+    const pause = hung ? Math.random() * JITTER_MS : this.#pause(retryMs);
     this.#dialAt = performance.now() + pause;
     this.#arm();
     this.#tell("lost", { retryInMs: pause, why, wasOpen, failures: this.#failures });
@@ -497,7 +523,7 @@ export class Channel {
 
   /** One timer for whatever is due next; a late one only ever asks or dials. */
   #arm() {
-    const due = [this.#dialAt, this.#giveUpAt, this.#ackAt].filter((at) => at !== null);
+    const due = [this.#dialAt, this.#giveUpAt, this.#ackAt, this.#attempt?.dueAt ?? null].filter((at) => at !== null);
     const at = due.length ? Math.min(...due) : null;
     if (at === this.#armedFor) return;
     clearTimeout(this.#timer);
@@ -518,14 +544,17 @@ export class Channel {
       } else {
         this.#lose("silent");
       }
+    } else if (this.#attempt?.dueAt && now >= this.#attempt.dueAt) {
+      this.#try(() => this.#attempt.knock());
     } else if (this.#ackAt !== null && now >= this.#ackAt) {
       this.#acknowledge();
     }
     this.#arm();
   }
 
-  #awake = () => {
-    if (!document.hidden) this.hurry();
+  #awake = (event) => {
+    // A page that nobody sees comes back with the network, too, and with its machine.
+    if (!document.hidden || event.type === "online" || event.type === "resume") this.hurry();
   };
 
   /** The wall clock jumped: the machine slept (or this page was throttled), and the socket may be dead. */
@@ -541,8 +570,9 @@ export class Channel {
     const change = on ? addEventListener : removeEventListener;
     change("online", this.#awake);
     change("pageshow", this.#awake);
-    if (on) document.addEventListener("visibilitychange", this.#awake);
-    else document.removeEventListener("visibilitychange", this.#awake);
+    const changeDocument = (on ? document.addEventListener : document.removeEventListener).bind(document);
+    changeDocument("visibilitychange", this.#awake);
+    changeDocument("resume", this.#awake); // a page that was frozen goes on
     clearInterval(this.#looking);
     this.#looking = on ? setInterval(this.#look, 1_000) : 0;
   }

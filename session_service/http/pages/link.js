@@ -9,6 +9,7 @@
 import RFB from "/assets/novnc/core/rfb.js";
 import { post } from "./api.js";
 import { Channel } from "./channel.js";
+import { FAILURES_BEFORE_ASKING, whyNot } from "./reach.js";
 
 const JITTER_MS = 250;
 const BACKOFF_MS = 500;
@@ -21,6 +22,10 @@ const PICTURE_MS_MAX = 5_000;
 const LOOK_MS = 1_000;
 const UNSENT_MS = 2_000; // input that the network does not take for so long is worth a look
 const PROBE_MS = 4_000;
+const MEASURE_MS = 10_000; // a picture that somebody sees is asked about so often, and
+const MEASURE_BUSY_MS = 4_000; // so often while its user does something
+const BUSY_MS = 60_000;
+const QUESTION_MS = 2_000; // without an answer for so long, the picture is not called live
 
 /** What a close code means for this page; what is not listed is the network. Source: core/close_codes.py. */
 const ENDINGS = {
@@ -50,6 +55,9 @@ export class Link extends EventTarget {
   #unsentSince = null;
   #probing = false;
   #pictured = false;
+  #measuredAt = 0;
+  #usedAt = 0;
+  #asking = false;
   #pixel = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
 
   constructor(sessionId, target) {
@@ -63,6 +71,8 @@ export class Link extends EventTarget {
     this.rfb = null;
     this.lostAt = null; // performance.now() of the loss
     this.pictureFrom = null; // wall time of the last moment the picture was live
+    this.stillSince = null; // performance.now() since when the picture stands still
+    this.obstacle = null; // why no socket opens, as reach.js tells it
     this.nextTryAt = null;
     this.quietSince = null;
     this.problem = null;
@@ -73,6 +83,9 @@ export class Link extends EventTarget {
     addEventListener("online", () => this.tryNow());
     addEventListener("pageshow", () => this.tryNow());
     addEventListener("offline", () => this.look());
+    const used = () => (this.#usedAt = performance.now());
+    for (const event of ["keydown", "pointermove"]) target.addEventListener(event, used, { capture: true });
+    document.addEventListener("resume", () => this.tryNow());
     document.addEventListener("visibilitychange", () => {
       if (document.hidden) return;
       if (this.state === "live") this.look();
@@ -93,6 +106,11 @@ export class Link extends EventTarget {
     this.#tries = 0;
     if (this.state !== "lost") this.#set("opening");
     this.#dial();
+  }
+
+  /** How long an answer took at last, null where it is not known. */
+  get latencyMs() {
+    return this.state === "live" ? (this.#channel?.latencyMs ?? null) : null;
   }
 
   /** Try at once, where a try is due anyway. */
@@ -179,6 +197,9 @@ export class Link extends EventTarget {
     switch (kind) {
       case "dialling":
         this.nextTryAt = null;
+        this.#wonder(facts.failures);
+        break;
+      case "latency":
         break;
       case "wait":
         this.waiting = facts.why;
@@ -211,6 +232,18 @@ export class Link extends EventTarget {
         else this.#closed({ code: facts.code });
         return;
     }
+    this.#tell("change");
+  }
+
+  /** Several sockets did not open: ask what stands in between, and say it; the channel goes on trying. */
+  async #wonder(failures) {
+    if (failures === 0) this.obstacle = null;
+    if (failures < FAILURES_BEFORE_ASKING || this.#asking) return;
+    this.#asking = true;
+    const round = this.#round;
+    const found = await whyNot(location.origin);
+    this.#asking = false;
+    if (round === this.#round && this.state !== "live") this.obstacle = found;
     this.#tell("change");
   }
 
@@ -315,6 +348,9 @@ export class Link extends EventTarget {
     const away = this.lostAt === null ? null : performance.now() - this.lostAt;
     this.lostAt = null;
     this.quietSince = null;
+    this.stillSince = null;
+    this.obstacle = null;
+    this.#measuredAt = 0;
     this.dialling = false;
     this.#tries = 0;
     this.pictureFrom = Date.now();
@@ -397,8 +433,8 @@ export class Link extends EventTarget {
   }
 
   #keep() {
-    this.pictureFrom =
-      this.quietSince === null ? Date.now() : Date.now() - (performance.now() - this.quietSince);
+    this.stillSince = this.quietSince ?? performance.now();
+    this.pictureFrom = Date.now() - (performance.now() - this.stillSince);
     this.#tell("dropping"); // the last moment to keep the picture
   }
 
@@ -425,7 +461,23 @@ export class Link extends EventTarget {
       this.quietSince ??= this.#unsentSince;
       this.look();
     }
+    else if (!this.#probing && this.#channel?.heardAt > this.quietSince) this.quietSince = null;
+    this.#measure(now);
     if (this.quietSince !== null) this.#tell("change");
+  }
+
+  /** A picture that moves not may be one that nobody sends any more: ask, while somebody looks at it. */
+  #measure(now) {
+    const asked = this.#channel?.askedSince ?? null;
+    if (asked !== null && now - Math.max(asked, this.#channel.heardAt) > QUESTION_MS) {
+      if (this.quietSince === null) this.#channel.probe();
+      this.quietSince ??= asked;
+      this.look();
+    }
+    const busy = now - this.#usedAt < BUSY_MS;
+    if (document.hidden || now - this.#measuredAt < (busy ? MEASURE_BUSY_MS : MEASURE_MS)) return;
+    this.#measuredAt = now;
+    this.#channel?.measure();
   }
 
   #set(state) {

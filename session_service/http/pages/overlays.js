@@ -39,8 +39,12 @@ export function lost(seat) {
       ),
     ],
     title: lines(t("lost.title")),
-    lede: t("lost.lede", { time: times.clock(link.pictureFrom ?? seat.lostAt) }),
-    parts: [planned(link), timer.root, answers(workAnswer(session, seat.heard), ["next", t("lost.next", { time: end })])],
+    lede: seat.isBlank ? t("lost.lede_blank") : t("lost.lede", { time: times.clock(link.pictureFrom ?? seat.lostAt) }),
+    parts: [
+      planned(link),
+      timer.root,
+      answers(workAnswer(session, seat.heard), ["next", t("lost.next", { time: end })]),
+    ],
     buttons: [
       button(t("act.try_now"), () => link.tryNow(), { kind: "first", key: "try" }),
       linkButton(t("act.leave_page"), "/desktop", { key: "leave" }),
@@ -60,7 +64,8 @@ export function lost(seat) {
 function planned({ planned: pause }) {
   if (!pause) return "";
   const words = t("lost.planned", { time: times.minute(pause.back) });
-  return h("p", { class: "stack-s", "data-planned": "" }, words, pause.note ? ` ${pause.note}` : "");
+  const note = pause.note ? [" ", name(pause.note)] : [];
+  return h("p", { class: "notice", "data-planned": "" }, icon("clock"), h("span", {}, words, ...note));
 }
 
 /** The service answers again; the picture is on its way. */

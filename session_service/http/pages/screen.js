@@ -16,11 +16,14 @@ import { announce, clearToasts, toast, toastsIn } from "./notes.js";
 import { Overlay } from "./overlay.js";
 import * as overlays from "./overlays.js";
 import { isWaiting, shortDevice } from "./parts.js";
+import { Picture } from "./picture.js";
 import { SeatBar } from "./seat-bar.js";
+import { SeatNotice } from "./seat-notice.js";
 import { say, t } from "./strings.js";
 import * as times from "./times.js";
 
 const QUIET_S = 2; // so long a loss shows only in the bar and in the grey picture
+const BLANK_S = 60; // who left the page alone shows nobody what was on it
 const OPENING_S = 0.4; // nothing is said of an opening that is quicker
 const NARROW = matchMedia("(max-width: 40rem)");
 const SEEN_KEY = "chord-hint-seen";
@@ -55,10 +58,12 @@ class Seat {
     this.link = new Link(sessionId, this.target);
     this.keys = new Keys(this.link);
     this.clipboard = new Clipboard(this.link, this.screen);
+    this.picture = new Picture(this.link);
+    this.notice = new SeatNotice();
     this.bar = new SeatBar(this);
     this.overlay = new Overlay();
     const seat = document.querySelector(".seat");
-    put(seat, this.bar.root, this.screen, this.keys.root);
+    put(seat, this.bar.root, this.notice.root, this.screen, this.keys.root);
     document.body.prepend(
       h(
         "a",
@@ -236,11 +241,11 @@ class Seat {
   }
 
   #setUp(rfb) {
-    rfb.resizeSession = !NARROW.matches && this.link.mode === "control";
     rfb.clipViewport = NARROW.matches;
     rfb.scaleViewport = this.link.mode === "view" || (NARROW.matches && this.keys.fits);
     rfb.dragViewport = this.keys.moves;
     rfb.background = "#0b0e0d";
+    this.picture.setUp(rfb, { narrow: NARROW.matches, mayResize: this.link.mode === "control" });
     rfb.focusOnClick = true;
     const canvas = this.link.canvas;
     canvas?.setAttribute("aria-label", t("seat.canvas"));
@@ -370,6 +375,7 @@ class Seat {
         link: this.link,
         elsewhere: moment === "taken-over",
       });
+    this.notice.update({ session: this.session, view, planned: this.link.planned });
     if (view !== "live" && document.body.dataset.was === "live") clearToasts();
     document.body.dataset.was = view;
     this.#drawStill(view);
@@ -422,6 +428,9 @@ class Seat {
       session.hold_counting,
       this.heard,
       this.failure,
+      this.isBlank,
+      link.obstacle,
+      link.planned,
       Boolean(this.receipt),
       link.ending,
       moment === "opening" && link.nextTryAt === null,
@@ -429,7 +438,14 @@ class Seat {
     ]);
   }
 
+  /** Whether the picture has stood still for so long that it is not shown any more. */
+  get isBlank() {
+    const { stillSince } = this.link;
+    return stillSince !== null && (performance.now() - stillSince) / 1000 > BLANK_S;
+  }
+
   #drawStill(view) {
+    if (this.isBlank) this.still.width = 0; // gone, not only hidden
     const stale = view === "stale" && this.still.width > 0 && this.link.pictureFrom !== null;
     this.still.hidden = !stale;
     this.stamp.hidden = !stale;
@@ -443,6 +459,8 @@ class Seat {
     const next = left === null ? t("lost.trying") : t("lost.next_try", { time: times.figures(left) });
     const key = !navigator.onLine
       ? "lost.no_network"
+      : ["sign_in", "blocked"].includes(link.obstacle)
+        ? `lost.obstacle_${link.obstacle}`
       : this.session?.hold_counting === false
         ? "lost.no_answer_standing"
         : link.problem?.status

@@ -104,6 +104,7 @@ export class SeatBar {
     return [
       { label: t("act.save_now"), lead: "save", run: () => seat.save() },
       { label: t("act.upload"), lead: "arrow-up", run: () => seat.upload() },
+      { label: t("picture.label"), lead: "monitor", run: () => seat.picture.open() },
       { label: t("keys.ctrl_alt_del"), lead: "keyboard", run: () => seat.link.rfb?.sendCtrlAltDel() },
       { label: t("act.full"), lead: "maximize", run: fullScreen },
       { label: t("act.files"), lead: "folder", href: `/files?workspace=${seat.session.workspace.id}` },
