@@ -60,6 +60,17 @@ class SeededHome:
         for number in range(self._count(200)):
             (links / f"link{number}").symlink_to(f"../../src/project{number % 12}")
 
+    def make_one(self) -> None:
+        """One file of about 400 MB: parts that shrink, parts that do not, parts that are zero."""
+        self._fill("disk.img", 384, self._piece_of_image)
+
+    def change_the_middle(self) -> None:
+        """4 KiB in the middle of the one file are other ones, and 100 bytes come before them."""
+        path = self.root / "disk.img"
+        data = path.read_bytes()
+        middle = len(data) // 2
+        path.write_bytes(data[:middle] + self._random.randbytes(4_196) + data[middle + 4_096 :])
+
     def change_a_day(self) -> None:
         """About one per cent: logs grow, an image and a video change, a folder moves, sources change."""
         draw = self._random
@@ -258,13 +269,20 @@ def picture(root: Path) -> str:
 
 
 def main() -> None:
-    """Run `_storage_home.py make|day|minute|picture FOLDER SEED SCALE`, a process of its own."""
+    """Run `_storage_home.py make|one|day|middle|minute|picture FOLDER SEED SCALE`, a process of its own."""
     what, folder, seed, scale = sys.argv[1:]
     home = SeededHome(Path(folder), seed=int(seed), scale=float(scale))
     if what == "picture":
         print(picture(home.root))
     else:
-        {"make": home.make, "day": home.change_a_day, "minute": home.change_a_minute}[what]()
+        acts = {
+            "make": home.make,
+            "one": home.make_one,
+            "day": home.change_a_day,
+            "middle": home.change_the_middle,
+            "minute": home.change_a_minute,
+        }
+        acts[what]()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ first (whole home, empty store), no change, a day (about one per cent), a minute
 Resident is the second of two checkpoints in one process: what a running service pays without notification;
 notified is what it pays with it, for no change and for a minute (a tick).
 
+The places: a folder in memory, one on a disk, SeaweedFS and MinIO on the same two cores (first checkpoint
+only), and in memory a home that is one large file, changed in its middle.
+
 Everything is in the page cache: a cold disk and a far store would change first checkpoint and restore. The
 restores are compared with what they came from, byte by byte and second by second.
 """
@@ -19,12 +22,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.bench import report
+from tests.fakes.minio import minio, minio_program
 from tests.fakes.s3_server import S3Server
 from tests.fakes.seaweedfs import seaweedfs
 
@@ -143,12 +147,17 @@ def keys_file(place: Place) -> Path:
 
 
 def environment(place: Place) -> dict[str, str]:
-    """Return what the peers read; the word is no secret."""
+    """Return what the peers read; the word is no secret.
+
+    Ours is compiled once, as an installed copy is, whatever the caller's environment says of that.
+    """
     keys = place.server.keys if place.server is not None else {}
     base = str(place.folder / "borg")
+    inherited = {name: said for name, said in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {
-        **os.environ,
+        **inherited,
         **keys,
+        "PYTHONPYCACHEPREFIX": str(place.folder / "compiled"),
         "RESTIC_PASSWORD": "bench",
         "BORG_PASSPHRASE": "bench",
         "BORG_BASE_DIR": base,
@@ -177,9 +186,9 @@ def measure(command: Sequence[str], place: Place) -> Cost:
 
 
 def phases_of(
-    tool: Tool, place: Place, pristine: Path, wanted: Sequence[str], scale: float
+    tool: Tool, place: Place, pristine: Path, wanted: Sequence[str], scale: float, *, alone: bool = False
 ) -> Iterator[tuple[str, Cost]]:
-    """Take one tool through its phases on a fresh copy of the home."""
+    """Take one tool through its phases on a fresh copy of the home; `alone`: which is one large file."""
     subprocess.run(["cp", "-a", str(pristine), str(place.home)], check=True)
     measure(tool.command("init", place, 0), place)
     number = 0
@@ -187,7 +196,8 @@ def phases_of(
         if phase not in tool.phases:
             continue
         if phase in CHANGES:
-            with_home(CHANGES[phase], place.home, seed=SEED + len(phase), scale=scale)
+            change = "middle" if alone else CHANGES[phase]
+            with_home(change, place.home, seed=SEED + len(phase), scale=scale)
         time.sleep(SETTLE_S)
         before = size_of(place.store)
         cost = measure(tool.command(phase, place, number), place)
@@ -262,24 +272,70 @@ def rounds_on(where: Path, pristine: Path, asked: argparse.Namespace, name: str)
     return found
 
 
-def first_on_seaweedfs(where: Path, pristine: Path, asked: argparse.Namespace) -> Found:
+def first_on_server(
+    where: Path, pristine: Path, asked: argparse.Namespace, new_server: Callable[[Path], S3Server]
+) -> Found:
     """The first checkpoint into a real S3 server on the same two cores."""
     found: Found = {}
     for number in range(asked.rounds):
         for tool in (Ours(), Restic()):
-            report.progress(f"SeaweedFS, round {number + 1} of {asked.rounds}: {tool.name}")
+            report.progress(f"{new_server.__name__}, round {number + 1} of {asked.rounds}: {tool.name}")
             with ExitStack() as stack:
                 folder = stack.enter_context(
                     tempfile.TemporaryDirectory(prefix=f"bench-{tool.name}-", dir=where)
                 )
-                server = seaweedfs(Path(folder) / "server")
+                server = new_server(Path(folder) / "server")
                 server.start()
-                stack.callback(server.stop)
+                stack.callback(server.kill)
                 for phase, cost in phases_of(
                     tool, Place(folder=Path(folder), server=server), pristine, ("first",), asked.scale
                 ):
                     found.setdefault((tool.name, phase), []).append(cost)
     return found
+
+
+def minio_server(folder: Path) -> S3Server:
+    """Return MinIO, or end where it is not built."""
+    program = minio_program()
+    if program is None:
+        sys.exit("MinIO is not built: run deploy/test, or set SESSION_SERVICE_TEST_MINIO")
+    return minio(folder, program)
+
+
+def server_rows(found: Found, name: str) -> list[report.Row]:
+    """Return the rows of one server."""
+    ours, theirs = found["ours", "first"], found["restic", "first"]
+    return [
+        against(f"{name}: first, s", ours, theirs, "wall_s", "restic", 3.0),
+        against(f"{name}: first, CPU s", ours, theirs, "cpu_s", "restic", None),
+        value(f"{name}: first, peak MB", middle(ours, "peak_mb"), 150.0),
+    ]
+
+
+def one_file(where: Path, asked: argparse.Namespace) -> list[report.Row]:
+    """A home that is one large file: nothing can be done beside reading it."""
+    found: Found = {}
+    with tempfile.TemporaryDirectory(prefix="bench-one-", dir=where) as base:
+        pristine = Path(base) / "home"
+        with_home("one", pristine, scale=asked.scale)
+        for number in range(asked.rounds):
+            for tool in (Ours(), Restic()):
+                report.progress(f"one file, round {number + 1} of {asked.rounds}: {tool.name}")
+                with tempfile.TemporaryDirectory(prefix=f"bench-{tool.name}-", dir=where) as folder:
+                    place = Place(folder=Path(folder))
+                    steps = phases_of(tool, place, pristine, ("first", "a day"), asked.scale, alone=True)
+                    for phase, cost in steps:
+                        found.setdefault((tool.name, phase), []).append(cost)
+    rows: list[report.Row] = []
+    for phase, name in (("first", "first"), ("a day", "changed in its middle")):
+        ours, theirs = found["ours", phase], found["restic", phase]
+        rows += [
+            against(f"one file: {name}, s", ours, theirs, "wall_s", "restic", None),
+            against(f"one file: {name}, CPU s", ours, theirs, "cpu_s", "restic", None),
+            against(f"one file: {name}, MB stored", ours, theirs, "stored_mb", "restic", None),
+            value(f"one file: {name}, peak MB", middle(ours, "peak_mb"), 150.0),
+        ]
+    return rows
 
 
 def middle(costs: list[Cost], what: str) -> float:
@@ -344,6 +400,8 @@ def value(row: str, ours: float, goal: float) -> report.Row:
     return report.Row(row=row, ours=ours, goal=goal, less_is_better=True)
 
 
+PLACES = "tmpfs,disk,seaweedfs,minio,one"
+SERVERS: dict[str, Callable[[Path], S3Server]] = {"seaweedfs": seaweedfs, "minio": minio_server}
 VERSIONS: dict[str, str] = {"cp -a": "cp -a"}
 
 
@@ -360,7 +418,7 @@ def main() -> int:
     made = report.parser("Checkpoints and restores of a seeded home.")
     made.add_argument("--rounds", type=int, default=3)
     made.add_argument("--scale", type=float, default=1.0, help="share of the full size, about 1 GiB")
-    made.add_argument("--places", default="tmpfs,disk,seaweedfs", help="some of tmpfs, disk, seaweedfs")
+    made.add_argument("--places", default=PLACES, help=f"some of {PLACES}")
     asked = made.parse_args()
     look_for_peers()
     rows: list[report.Row] = []
@@ -373,12 +431,10 @@ def main() -> int:
         size, files = size_of(pristine)
         for name in asked.places.split(","):
             where = Path(tempfile.gettempdir()) if name == "disk" else quick
-            if name == "seaweedfs":
-                found = first_on_seaweedfs(where, pristine, asked)
-                ours, theirs = found["ours", "first"], found["restic", "first"]
-                rows.append(against("SeaweedFS: first, s", ours, theirs, "wall_s", "restic", 3.0))
-                rows.append(against("SeaweedFS: first, CPU s", ours, theirs, "cpu_s", "restic", None))
-                rows.append(value("SeaweedFS: first, peak MB", middle(ours, "peak_mb"), 150.0))
+            if name in SERVERS:
+                rows += server_rows(first_on_server(where, pristine, asked, SERVERS[name]), name)
+            elif name == "one":
+                rows += one_file(where, asked)
             else:
                 rows += rows_of(rounds_on(where, pristine, asked, name), name)
     notes = (
