@@ -4,8 +4,9 @@ Pure: bytes in, values out. Only what every server must offer (RFB 3.8, RFC 6143
 rectangles and a changed size, 32 bits a pixel. Not a viewer: programs look at pixels and type.
 """
 
+import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,6 +46,15 @@ class Picture:
             for line in range(y, bottom)
         )
         return Picture(width=right - x, height=bottom - y, pixels=b"".join(rows))
+
+    def png(self) -> bytes:
+        """Return it as a PNG file."""
+        from PIL import Image  # late: most programs never ask for one, and it takes a tenth of a second
+
+        image = Image.frombuffer("RGB", (self.width, self.height), self.pixels, "raw", "BGRX", 0, 1)
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        return file.getvalue()
 
     def differing(self, other: "Picture") -> int:
         """Return how many pixels differ; all of them if the sizes do."""
@@ -94,9 +104,8 @@ class Framebuffer:
             raise NotRfb("a rectangle outside of the screen")
 
 
-def first_messages() -> bytes:
+def first_messages(encodings: Sequence[int] = (COPIED, RAW, RESIZED)) -> bytes:
     """Return what follows the handshake: our pixel format and the encodings that we read."""
-    encodings = (COPIED, RAW, RESIZED)
     head = struct.pack(">BxH", 2, len(encodings))
     return b"\0\0\0\0" + _PIXEL_FORMAT + head + struct.pack(f">{len(encodings)}i", *encodings)
 
