@@ -93,7 +93,8 @@ async def signed_in(service: RunningService, name: str = "ada") -> list[dict[str
         path, body = "/setup", {**body, "code": service.setup_code}
     jar = aiohttp.CookieJar(unsafe=True)
     async with (
-        aiohttp.ClientSession(cookie_jar=jar) as http,
+        # The one certificate of tests signed itself.
+        aiohttp.ClientSession(cookie_jar=jar, connector=aiohttp.TCPConnector(ssl=False)) as http,
         http.post(f"{service.address}/api/v1{path}", json=body, headers=headers) as response,
     ):
         assert response.status < 300, await response.text()
