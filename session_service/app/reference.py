@@ -114,7 +114,8 @@ def error_table() -> str:
         "| code | HTTP | again | what it is | what to do |",
         "|---|---|---|---|---|",
     ]
-    for kind in sorted(set(_every_error()), key=lambda kind: kind.code):
+    # A special case of an error has its code, and stands below it.
+    for kind in sorted(set(_every_error()), key=lambda kind: (kind.code, len(kind.mro()), kind.__name__)):
         words = " ".join((inspect.getdoc(kind) or "").split())
         again = "yes" if kind.retryable else "no"
         lines.append(f"| `{kind.code}` | {kind.status} | {again} | {words} | {kind.action} |")

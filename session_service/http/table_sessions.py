@@ -177,6 +177,7 @@ SESSIONS: Final = (
         body=asks.RestoreAsk,
         answer=answers.RestoredOut,
         status=201,
+        idempotent=True,
         may_fail_with=(*_ACT_ERRORS, *_STORE_ERRORS, errors.NoRoom, errors.DesktopGone),
     ),
     Route(

@@ -42,6 +42,7 @@ class ForeignListOut(answers.Answer):
     """All of them, ascending; none is good."""
 
     items: list[ForeignOut]
+    next_cursor: str | None = None
 
 
 class ConfirmedObject(asks.Ask):

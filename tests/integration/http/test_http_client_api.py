@@ -19,7 +19,7 @@ from session_service.client import transport as transport_module
 from session_service.client.api import Api
 from session_service.client.transport import Transport
 from session_service.core.records import Outcome
-from session_service.http import answers, upkeep
+from session_service.http import answers, erasure, keys, replication, tidying, upkeep
 from session_service.http.callers import SCOPES
 from tests.fakes.http_world import HttpWorld, http_world
 from tests.fakes.until import until
@@ -31,10 +31,26 @@ SENT_AS = {
     "Verification": upkeep.VerifyOut,
     "AuditChain": upkeep.AuditOut,
     "Collected": upkeep.CollectOut,
-    "Keys": upkeep.KeysOut,
-    "Erased": upkeep.ErasedOut,
     "PathChange": upkeep.ChangeOut,
     "Difference": upkeep.DiffOut,
+    "Keys": keys.KeysOut,
+    "EpochOfKeys": keys.EpochOut,
+    "StoreKeys": keys.StoreKeysOut,
+    "TenantKeys": keys.TenantKeysOut,
+    "Rewrapped": keys.RewrapOut,
+    "Erased": erasure.ErasedOut,
+    "ErasedWorkspace": erasure.ErasedWorkspaceOut,
+    "Erasure": erasure.ErasureOut,
+    "Foreign": tidying.ForeignOut,
+    "Foreigners": tidying.ForeignListOut,
+    "Retention": tidying.RetentionOut,
+    "SteppedOver": tidying.StepOverOut,
+    "Promotion": replication.PromoteOut,
+    "Repair": replication.RepairOut,
+    "Replica": replication.ReplicaOut,
+    "SecondCopy": replication.SecondVerifyOut,
+    "SecondStore": replication.SecondStoreOut,
+    "Spared": replication.SparedOut,
 }
 
 

@@ -66,6 +66,7 @@ async def test_what_is_public_and_what_is_privileged_changes_only_on_purpose() -
     }
     assert {route.name for route in ROUTES if route.access.role == "operator"} == {
         "listAlarms",
+        "showSecondStore",
         "announcePause",
         "withdrawPause",
     }
@@ -91,6 +92,12 @@ async def test_what_is_public_and_what_is_privileged_changes_only_on_purpose() -
         "rotateTenantKey",
         "verifyAudit",
         "backUpRegistry",
+        "listForeignObjects",
+        "stepOver",
+        "compareSecondStore",
+        "verifySecondCopy",
+        "repairWorkspace",
+        "promoteSecondStore",
     }
     reading = {route.name for route in ROUTES if route.access.scope == "read" and route.method != "GET"}
     assert reading == {"setUp", "signIn", "signOut", "signOutEverywhere", "changePassword"}
@@ -161,7 +168,7 @@ async def test_nothing_of_another_user_is_reached_by_any_route(world: HttpWorld)
     for route in ROUTES:
         if "{" not in route.path or route.name in STREAMS:
             continue
-        body = {"paths": ["x"], "reason": "x", "seconds": 1}
+        body = {"paths": ["x"], "reason": "x", "seconds": 1, "seq": 5}
         wanted = {
             name: body[name] for name in (route.body.model_fields if route.body else {}) if name in body
         }
