@@ -11,7 +11,7 @@ from pydantic import Field
 from session_service.base import errors
 from session_service.core.records import Workspace
 from session_service.http import access, answers, asks, audit, render
-from session_service.http.routes import API, Access, Exchange, Route, workspace_id
+from session_service.http.routes import API, Access, Exchange, Reply, Route, workspace_id
 from session_service.http.workspaces import owned_workspace, workspace_name
 
 _ADMIN: Final = Access(role="administrator", scope="admin")
@@ -90,6 +90,21 @@ async def list_conflicts(exchange: Exchange) -> answers.CheckpointsOut:
     return answers.CheckpointsOut(items=[render.checkpoint(info) for info in newest_first], next_cursor=None)
 
 
+async def drop_conflict(exchange: Exchange) -> Reply:
+    """Forget one of one's own conflicts. The audit record stands before anything is written."""
+    workspace = await owned_workspace(exchange, workspace_id(exchange))
+    name, seq = workspace_name(workspace), int(exchange.request.match_info["seq"])
+    checkpoints = exchange.services.checkpoints
+    if seq not in {info.seq for info in await checkpoints.conflicts(name)}:
+        raise errors.NotFound()
+    await audit.record(
+        exchange, audit.entry(exchange, "conflict.dropped", workspace_id=workspace.id, checkpoint=seq)
+    )
+    actor = str(exchange.caller.actor())
+    await checkpoints.forget(name, seqs=[seq], actor=actor, reason="dropped by its user")
+    return Reply(body=None, status=204)
+
+
 async def list_foreign(exchange: Exchange) -> ForeignListOut:
     """Look for objects that stop everybody."""
     workspace = await _workspace(exchange)
@@ -141,6 +156,17 @@ ROUTES: Final = (
         handler=list_conflicts,
         access=access.READ,
         answer=answers.CheckpointsOut,
+        may_fail_with=_FAILURES,
+    ),
+    Route(
+        method="DELETE",
+        path=f"{API}/workspaces/{{workspace_id}}/conflicts/{{seq}}",
+        name="dropConflict",
+        tag="files",
+        summary="Forget what was saved beside the main line; its space is freed by later runs of collect.",
+        handler=drop_conflict,
+        access=access.FILES_OWN,
+        status=204,
         may_fail_with=_FAILURES,
     ),
     Route(

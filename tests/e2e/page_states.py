@@ -210,6 +210,12 @@ async def tell(page: Page, told: Told, *, user_id: str) -> None:
         ]  # fmt: skip
         await route.fulfill(json={"items": items, "next_cursor": None})
 
+    async def conflicts(route: Route) -> None:
+        point = {"hash": "9f", "session_id": SESSION_ID, "reason": "conflict", "frozen": True, "final": False}
+        point |= {"entries": 1052, "bytes": 3 * GIB, "new_stored_bytes": 9, "skipped": 0, "fuzzy": 0}
+        beside = {**point, "seq": 45, "saved_as_of": ago(90_000), "complete": True, "unreadable": 0}
+        await route.fulfill(json={"items": [{**beside, "bad_paths": []}], "next_cursor": None})
+
     async def files(route: Route) -> None:
         row = {"size": 41_000, "mode": "0644", "modified_at": ago(300), "grade": "", "link_target": ""}
         names = ["chapter-3.md", "levelling.csv", "x" * 200 + ".tar.gz", "\u202egnp.exe", "a\\x0ab"]
@@ -228,6 +234,7 @@ async def tell(page: Page, told: Told, *, user_id: str) -> None:
     await page.route("**/api/v1/workspaces?*", workspaces)
     await page.route("**/api/v1/workspaces/*/checkpoints?*", checkpoints)
     await page.route("**/api/v1/workspaces/*/checkpoints/*/files?*", files)
+    await page.route("**/api/v1/workspaces/*/conflicts", conflicts)
     await page.route("**/api/v1/sessions/*", one)
     await page.route("**/api/v1/sessions/*/tickets", one)
     await page.route("**/api/v1/sessions*", listed)

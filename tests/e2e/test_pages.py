@@ -98,6 +98,7 @@ async def test_a_long_loss_names_time_work_and_next_and_cannot_be_thrown_away(
 ) -> None:
     page = await open_page(cookies=await signed_in(service))
     await _start(page, service)
+    await expect(page.locator(".seat-bar .saved b")).to_be_visible()  # the page was told of the first save
     parent = service.pid_of("parent")
     assert parent is not None
     os.kill(parent, signal.SIGSTOP)
@@ -120,6 +121,7 @@ async def test_a_long_loss_names_time_work_and_next_and_cannot_be_thrown_away(
         assert icons == 0
     finally:
         os.kill(parent, signal.SIGCONT)
+        await service.ready()
     await page.wait_for_selector(LIVE)
     await expect(page.locator(".toast")).to_contain_text("You are back after")
 
@@ -179,13 +181,12 @@ async def test_what_is_typed_reaches_the_desktop_and_stays_after_a_reload(
     glass = page.locator(".glass canvas")
     box = await glass.bounding_box()
     assert box is not None
-    await page.mouse.click(
-        box["x"] + 22, box["y"] + box["height"] - 20
-    )  # the panel's first button: a terminal
     home = _home(service)
     marker = home / "typed.txt"
     async with asyncio.timeout(40):
         while not marker.exists():
+            # The panel's first button, a terminal; it may not be drawn yet. A new window has the keyboard.
+            await page.mouse.click(box["x"] + 22, box["y"] + box["height"] - 20)
             await page.keyboard.type("echo kept > ~/typed.txt\n", delay=20)
             await asyncio.sleep(0.5)
     await page.reload()
@@ -315,6 +316,7 @@ async def test_the_fleet_says_since_when_it_is_not_live(service: RunningService,
         await expect(page.get_by_text("Not live since").first).to_be_visible()
     finally:
         os.kill(parent, signal.SIGCONT)
+        await service.ready()
     await expect(page.get_by_text("updated")).to_be_visible()
 
 

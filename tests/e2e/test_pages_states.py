@@ -101,14 +101,15 @@ async def test_each_other_page_fits_with_the_longest_things_in_it(
     await expect(first).to_contain_text("s0003")
     assert await page.locator("tbody tr").count() == 80
     await _look(page, f"{size}-fleet")
-    for place, words in (
-        ("/files", "could not be read"),
-        ("/receipts", "closed after the wait"),
-        (f"/receipts/{SESSION_ID}", "are saved"),
+    for look, place, words in (
+        ("files", "/files", "could not be read"),
+        ("files-beside", "/files?seq=45", "saved beside the line and are in no later checkpoint"),
+        ("receipts", "/receipts", "closed after the wait"),
+        ("receipts-one", f"/receipts/{SESSION_ID}", "are saved"),
     ):
         await page.goto(shared.address + place)
         await expect(page.get_by_text(words).filter(visible=True).first).to_be_visible()
-        await _look(page, f"{size}-{place.split('/')[1]}{'-one' if place.count('/') > 1 else ''}")
+        await _look(page, f"{size}-{look}")
     told.sessions = []
     await page.goto(f"{shared.address}/desktop")
     await page.get_by_role("button", name="Start my desktop").click()

@@ -1,14 +1,14 @@
 """Typing in a real Chromium with noVNC while its network drops every packet without a word.
 
-The line is real (tests/fakes/silent_line.py), the desktop and its terminal are real, and the truth is the file
-that the terminal wrote: every key that the page took stands in it once, in order, and no other.
+The line is real (tests/fakes/silent_line.py), the desktop and its terminal are real, and the truth is the
+file that the terminal wrote: every key that the page took stands in it once, in order, and no other.
 """
 
 import asyncio
 import random
 import string
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,7 +113,9 @@ async def test_keys_typed_while_packets_are_dropped_arrive_once_and_in_order(tmp
 
 
 @pytest.mark.soak
-async def test_a_minute_of_silence_and_many_shorter_ones_lose_and_double_nothing(tmp_path: Path) -> None:
+async def test_a_minute_of_silence_and_many_shorter_ones_lose_and_double_nothing(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     async with seat(tmp_path, seed=11) as seated, asyncio.TaskGroup() as group:
         group.create_task(seated.type())
         for _ in range(20):
@@ -121,7 +123,8 @@ async def test_a_minute_of_silence_and_many_shorter_ones_lose_and_double_nothing
             await asyncio.sleep(seated.chance.uniform(0.1, 1.5))  # some typing between
         await seated.outage(60)
         took, got = await seated.settled()
-        print(f"took {len(took)}, back after {[round(each, 2) for each in sorted(seated.backs_s)]}")
+        record_property("keys", len(took))
+        record_property("back_s", sorted(round(each, 2) for each in seated.backs_s))
         assert got == took
         assert len(took) > 1000
         assert await seated.page.locator(".glass canvas").get_attribute("data-mark") == "kept"

@@ -198,6 +198,7 @@ class RunningService:
         """Save and end every desktop. Raises DesktopsLeft."""
         if not self.is_running:
             await self.start()
+        await self.ready()  # a part that was killed may be on its way back
         try:
             async with asyncio.timeout(END_S):
                 while still := await self.sessions():

@@ -1,9 +1,9 @@
 """A line between a browser and the service that can fall silent: nothing gets through, and nobody is told.
 
-With root it is a network namespace of the browser's own, whose packets are dropped by nftables: the kernels on
-both sides go on repeating and waiting as they would behind a dead radio link. Without root it is a proxy that
-stops carrying: connections stay open, new ones are taken and stay unanswered, and what was sent meanwhile
-arrives when the line speaks again, as it does when TCP repeats it.
+With root it is a network namespace of the browser's own, whose packets are dropped by nftables: the kernels
+on both sides go on repeating and waiting as they would behind a dead radio link. Without root it is a proxy
+that stops carrying: connections stay open, new ones are taken and stay unanswered, and what was sent
+meanwhile arrives when the line speaks again, as it does when TCP repeats it.
 """
 
 import asyncio

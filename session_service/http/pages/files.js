@@ -2,10 +2,11 @@
 // here; files are downloaded, or a desktop is started with them.
 
 import { start } from "./acts.js";
-import { all, get, words } from "./api.js";
+import { all, get, post, send, words } from "./api.js";
 import { doing } from "./dialogs.js";
 import { h, icon, put } from "./dom.js";
 import { frame } from "./frame.js";
+import { toast } from "./notes.js";
 import { button } from "./parts.js";
 import { name, plain, say, t } from "./strings.js";
 import * as times from "./times.js";
@@ -16,6 +17,7 @@ const PICTURE = /\.(png|jpe?g|gif|webp|svg|avif)$/i;
 const TABLE = /\.(csv|tsv|ods|xlsx?)$/i;
 const FOLD_MIN = 3; // so many automatic checkpoints in a row become one line
 const CHECKPOINTS_MAX = 1000;
+const RESTORE_MS_MAX = 600_000;
 
 const asked = new URLSearchParams(location.search);
 await frame("files", t("files.title"));
@@ -38,6 +40,7 @@ put(
 let workspaces = [];
 let workspace = null;
 let checkpoints = [];
+let conflicts = []; // what a desktop that was not the owner any more held; never part of the line
 let shown = null;
 let path = "";
 let unfolded = new Set();
@@ -57,12 +60,17 @@ function fail(problem) {
   );
 }
 
+function numbered(seq) {
+  return [...checkpoints, ...conflicts].find((each) => String(each.seq) === seq);
+}
+
 function isAutomatic(each) {
   return each.reason === "periodic" && each.complete;
 }
 
 /** Return glyph, colour and words for why a checkpoint was taken. */
 function why(each) {
+  if (conflicts.includes(each)) return ["cp-part", "held", t("files.why_beside")];
   if (!each.complete)
     return [
       "cp-part",
@@ -104,10 +112,14 @@ function groups() {
 }
 
 function drawLine() {
-  put(line, ...groups().flatMap(({ day, rows }) => [h("h2", {}, day), ...rows.map(pointLine)]));
+  put(
+    line,
+    conflicts.length > 0 && [h("h2", {}, t("files.beside")), ...conflicts.map((one) => pointLine({ one }))],
+    ...groups().flatMap(({ day, rows }) => [h("h2", {}, day), ...rows.map(pointLine)]),
+  );
   put(
     pick,
-    ...checkpoints.map((each) =>
+    ...[...conflicts, ...checkpoints].map((each) =>
       h(
         "option",
         { value: each.seq, selected: each === shown },
@@ -142,6 +154,7 @@ function pointLine({ one, run }) {
     );
   }
   const [glyph, state, words_] = why(one);
+  const time = conflicts.includes(one) ? times.moment : times.clock; // these stand under no day
   return h(
     "a",
     {
@@ -154,7 +167,7 @@ function pointLine({ one, run }) {
       },
     },
     icon(glyph),
-    h("b", {}, h("time", { datetime: one.saved_as_of }, times.clock(one.saved_as_of))),
+    h("b", {}, h("time", { datetime: one.saved_as_of }, time(one.saved_as_of))),
     h("span", { class: "muted" }, times.size(one.bytes)),
     h("span", { class: "why" }, words_),
   );
@@ -205,7 +218,13 @@ function drawFolder(items) {
     files: times.files(shown.unreadable),
   };
   const state = shown.complete ? t("files.complete", values) : t("files.incomplete_more", values);
-  const go = button(t("files.start"), startWith, { kind: "small first", lead: "undo-2" });
+  const beside = conflicts.includes(shown);
+  const go = beside
+    ? button(t("files.drop"), drop, { kind: "small", lead: "x" })
+    : button(t("files.start"), startWith, { kind: "small first", lead: "undo-2" });
+  const back =
+    workspace.open_session_id &&
+    button(t("files.restore"), () => restore(path), { kind: beside ? "small first" : "small", lead: "undo-2" });
   put(
     folder,
     h(
@@ -229,9 +248,11 @@ function drawFolder(items) {
             icon("download"),
             t(path ? "files.download_folder" : "files.download_all"),
           ),
+          back,
           go,
         ),
       ),
+      beside && h("p", { class: "small soft" }, t(back ? "files.beside_more" : "files.beside_closed")),
       shown.bad_paths.length > 0 &&
         h(
           "details",
@@ -409,6 +430,39 @@ function startWith() {
   });
 }
 
+/** Put a folder of this checkpoint into a new folder of the open desktop; nothing there is changed. */
+function restore(inside) {
+  return doing({
+    title: t("files.restore_title", { time: times.moment(shown.saved_as_of) }),
+    does: [say("files.restore_1", { place: inside ? plain(inside) : t("files.restore_all") }), say("files.restore_2")],
+    verb: t("files.restore_verb"),
+    busy: t("files.restore_busy"),
+    run: async () => {
+      const made = await post(
+        `/sessions/${workspace.open_session_id}/restores`,
+        { seq: shown.seq, path: inside },
+        { wait_ms: RESTORE_MS_MAX },
+      );
+      toast(t("files.restored", { entries: times.entries(made.entries), place: plain(made.path) }));
+    },
+  });
+}
+
+/** Forget what was saved beside the line. */
+function drop() {
+  return doing({
+    title: t("files.drop_title"),
+    does: [say("files.drop_1"), say("files.drop_2")],
+    verb: t("files.drop_verb"),
+    busy: t("files.drop_busy"),
+    danger: true,
+    run: async () => {
+      await send("DELETE", `/workspaces/${workspace.id}/conflicts/${shown.seq}`);
+      location.assign(`/files?workspace=${workspace.id}`);
+    },
+  });
+}
+
 function drawChooser() {
   if (workspaces.length < 2) return;
   const select = h(
@@ -428,12 +482,15 @@ async function load() {
     workspaces = (await get("/workspaces?limit=200")).items;
     workspace = workspaces.find((each) => each.id === asked.get("workspace")) ?? workspaces[0];
     drawChooser();
-    checkpoints = await all(`/workspaces/${workspace.id}/checkpoints`, CHECKPOINTS_MAX);
+    [checkpoints, conflicts] = await Promise.all([
+      all(`/workspaces/${workspace.id}/checkpoints`, CHECKPOINTS_MAX),
+      get(`/workspaces/${workspace.id}/conflicts`).then((told) => told.items),
+    ]);
   } catch (problem) {
     fail(problem);
     return;
   }
-  if (checkpoints.length === 0) {
+  if (checkpoints.length + conflicts.length === 0) {
     put(
       folder,
       h(
@@ -448,22 +505,19 @@ async function load() {
     return;
   }
   await open(
-    checkpoints.find((each) => String(each.seq) === asked.get("seq")) ?? checkpoints[0],
+    numbered(asked.get("seq")) ?? checkpoints[0] ?? conflicts[0],
     asked.get("path") ?? "",
     { keep: true },
   );
 }
 
 pick.addEventListener("change", () =>
-  open(
-    checkpoints.find((each) => String(each.seq) === pick.value),
-    "",
-  ),
+  open(numbered(pick.value), ""),
 );
 addEventListener("popstate", () => {
   const at = new URLSearchParams(location.search);
   open(
-    checkpoints.find((each) => String(each.seq) === at.get("seq")) ?? checkpoints[0],
+    numbered(at.get("seq")) ?? checkpoints[0] ?? conflicts[0],
     at.get("path") ?? "",
     { keep: true },
   );

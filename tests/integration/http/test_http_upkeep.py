@@ -128,3 +128,7 @@ async def test_a_user_sees_which_checkpoints_stay_and_is_told_of_conflicts(world
     assert [(act, seqs) for act, seqs, *_ in world.files.upkept] == [("told", (9,))]
     bob = await world.signed_in("bob")
     assert (await bob.get(f"/api/v1/workspaces/{home}/conflicts")).status == 404
+    assert (await bob.ask("DELETE", f"/api/v1/workspaces/{home}/conflicts/9")).status == 404
+    assert (await ada.ask("DELETE", f"/api/v1/workspaces/{home}/conflicts/8")).status == 404
+    assert (await ada.ask("DELETE", f"/api/v1/workspaces/{home}/conflicts/9")).status == 204
+    assert [(act, seqs) for act, seqs, *_ in world.files.upkept] == [("told", (9,)), ("forget", (9,))]
