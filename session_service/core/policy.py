@@ -31,8 +31,12 @@ class Policy:
     """When the remaining hold is announced."""
     checkpoint_target_s: float = 10.0
     """How old saved-as-of should be at most. Each checkpoint that has something new is one write to the
-    store.
+    store. Saves that are cheap come as often as this; see `core/pace.py` for when they come less often.
     """
+    checkpoint_floor_s: float = 5.0
+    """The shortest pause between two periodic saves, however much is at risk."""
+    checkpoint_ceiling_s: float = 300.0
+    """The longest one, however dear a save is; only a longer goal is longer."""
     full_scan_s: float = 600.0
     """How often everything is looked at, whatever the change notices say."""
     takeover: str = "newest"
@@ -68,6 +72,8 @@ DEFAULT: Final = Policy()
 RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "hold_s": (0.0, HOLD_S_MAX),
     "checkpoint_target_s": (1.0, 86_400.0),
+    "checkpoint_floor_s": (1.0, 86_400.0),
+    "checkpoint_ceiling_s": (1.0, 86_400.0),
     "full_scan_s": (10.0, 7 * 86_400.0),
     "reauthenticate_after_s": (0.0, HOLD_S_MAX),
     "memory_mb_max": (256, 1 << 22),
@@ -85,6 +91,8 @@ WORDS: Final[Mapping[str, str]] = {
     "hold_s": "A desktop waits {0:g} s for its user after the connection is lost.",
     "warnings_s": "The remaining time is announced at {0} s.",
     "checkpoint_target_s": "Files are saved about every {0:g} s.",
+    "checkpoint_floor_s": "Periodic saves are at least {0:g} s apart.",
+    "checkpoint_ceiling_s": "However dear a save is, the next one comes after {0:g} s.",
     "full_scan_s": "Every {0:g} s the whole home is looked at.",
     "takeover": "When a second device opens the desktop: {0}.",
     "reauthenticate_after_s": "A client that was away for this long must be signed in to come back: {0} s.",
