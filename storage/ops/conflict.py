@@ -3,7 +3,8 @@
 The side checkpoint `b/<fence>-<n>` comes first, with the body of a C under the stale owner's fence; then a B
 at the end of the main log makes it count, planned like a C: if objects were retired meanwhile, chunks that it
 relies on may be gone, and the whole is done again. Saved only when the B was read back. Nothing of the main
-line changes, whatever the fence of its writer.
+line changes, whatever the fence of its writer. Where the main line cannot be used at all, the whole home goes
+there instead (`full_base.py`).
 
 Source: storage.md 4.4 "Side branch".
 """
@@ -14,24 +15,24 @@ from typing import Final
 
 import msgspec
 
-from storage.errors import CommitContended, ObjectDamaged, StoreUnavailable
-from storage.format import names
-from storage.format.entries import SideBranch, decode_entry
-from storage.format.envelope import open_head
-from storage.format.header import ObjectType
+from storage.errors import ChainBroken, CommitContended, FormatError, KeyMissing, ObjectDamaged
+from storage.format.entries import SideBranch
 from storage.ops import save
 from storage.ops.browse import checkpoint_info
+from storage.ops.full_base import FullBaseSaving
+from storage.ops.side_branch import SideBranch as SideBranchOf
+from storage.ops.side_branch import highest_given
 from storage.ops.values import CheckpointInfo, CheckpointResult, Progress
 from storage.ops.workspace import Workspace
 from storage.repository.log import Placed
 from storage.repository.log_writer import LogWriter
 from storage.repository.packer import Fresh
-from storage.repository.settle import settle_create
 from storage.repository.state import LogState, Row, StoredSide
 from storage.repository.threads import Threads
 
-NAME_TRIES_MAX: Final = 64
 PLANS_MAX: Final = 3
+_UNUSABLE: Final = (ChainBroken, FormatError, KeyMissing, ObjectDamaged)
+"""What a main line says that is there and cannot be read. Not: a store that does not answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,13 @@ class ConflictSaving:
 
     async def _save(self, plan: save.SavePlan) -> CheckpointResult:
         workspace = self._workspace
-        state = await workspace.log.refresh()
+        after = workspace.log.state.hash
+        try:
+            state = await workspace.log.refresh()
+        except _UNUSABLE:
+            return await self._save_whole(plan, after)
+        if state.writers_stop is not None:
+            return await self._save_whole(plan, state.hash)
         retired_at = state.retired_at
         prepared = await save.prepare(
             plan,
@@ -97,6 +104,18 @@ class ConflictSaving:
         await workspace.log.save_cache()
         return await self._result(placed, stored)
 
+    async def _save_whole(self, plan: save.SavePlan, after: bytes) -> CheckpointResult:
+        """The main line takes no B and cannot be relied on: a full base, which counts later."""
+        saving = FullBaseSaving(
+            workspace=self._workspace,
+            threads=self._threads,
+            fresh=self._fresh,
+            clock_ms=self._clock_ms,
+            progress=self._progress,
+            writer=self._writer,
+        )
+        return await saving.run(plan, after=after)
+
     def _branch(self, now: LogState, stored: _Stored, *, planned: LogState, retired_at: int) -> bytes:
         if now is not planned or now.retired_at != retired_at:
             raise CommitContended(what="the plan is older than the log", seq=now.seq)
@@ -106,41 +125,18 @@ class ConflictSaving:
         """Put the side checkpoint behind the last one of its branch, and read it back."""
         # A parent is a number of the same log; the branch's first entry names the main line by its hash.
         fields = msgspec.structs.replace(save.checkpoint_fields(plan, prepared, state), parent=0)
-        number, prev = await self._branch_end(plan.fence, state)
-        for seq in range(number, number + NAME_TRIES_MAX):
-            name = names.side_checkpoint(plan.fence, seq)
-            raw = self._writer.side(
-                name, seq=seq, prev=prev, fence=plan.fence, fields=fields, inline=prepared.inline
-            )
-            if await settle_create(self._workspace.place, name, raw):
-                if await self._workspace.place.get(name) != raw:
-                    raise ObjectDamaged(object=name, what="side checkpoint reads back otherwise")
-                opened = open_head(self._writer.keys, ObjectType.SIDE_CHECKPOINT, name, raw)
-                tables = list(prepared.tables)
-                side = StoredSide(
-                    name, opened.entry_hash, opened.kind, opened.area_start, opened.body, [*tables]
-                )
-                return _Stored(side=side, prepared=prepared)
-            prev = await self._hash_of(name)
-        raise StoreUnavailable(what="every name of the side branch is taken", fence=plan.fence)
-
-    async def _branch_end(self, fence: int, state: LogState) -> tuple[int, bytes]:
-        """Return the next number of a branch and what it names as its predecessor: the branch's last entry,
-        or the newest main entry that was read.
-        """
-        last = 0
-        async for info in self._workspace.place.list(f"{names.SIDE_PREFIX}{fence}-"):
-            last = max(last, names.side_parts(info.name)[1])
-        if not last:
-            return 1, state.hash
-        return last + 1, await self._hash_of(names.side_checkpoint(fence, last))
-
-    async def _hash_of(self, name: str) -> bytes:
-        raw = await self._workspace.place.get(name)
-        keys = self._workspace.keys.of_header(raw, name)
-        opened = open_head(keys, ObjectType.SIDE_CHECKPOINT, name, raw)
-        decode_entry(opened.kind, opened.body)
-        return opened.entry_hash
+        workspace = self._workspace
+        branch = SideBranchOf(
+            place=workspace.place, keys=workspace.keys, writer=self._writer, fence=plan.fence
+        )
+        side = await branch.store(
+            fields,
+            inline=prepared.inline,
+            tables=prepared.tables,
+            after=state.hash,
+            above=highest_given(state, plan.fence),
+        )
+        return _Stored(side=side, prepared=prepared)
 
     async def _result(self, placed: Placed, stored: _Stored) -> CheckpointResult:
         state = self._workspace.log.state

@@ -137,12 +137,14 @@ async def prepare(
     look: Round | None = None,
     left: LeftPacks = NOTHING_LEFT,
     spoiled: set[str] | None = None,
+    beside: bool = False,
 ) -> Prepared:
     """Scan a home and store what is new in packs, or hold it for the entry if it is little.
 
     Args:
         left: packs of an earlier attempt, whose chunks need no uploading.
         spoiled: gets the names of those that turn out not to be whole.
+        beside: packs get names below `b/`: a full base.
 
     Raises:
         RouteLost: `look` is about what changed, and only one at everything will do.
@@ -156,6 +158,7 @@ async def prepare(
         fresh=fresh,
         stored=lambda kind, chunk_id: state.index.knows(kind, chunk_id) or left.takes(kind, chunk_id),
         packs=uploads,
+        beside=beside,
     )
 
     def scan() -> tuple[Gathered, list[PlannedSegment], Report, tuple[int, int]]:

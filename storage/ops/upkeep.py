@@ -25,6 +25,7 @@ from storage.errors import (
 from storage.format import names
 from storage.format.entries import Fields, Forget, Keep, Version
 from storage.format.keys import EpochKeys
+from storage.ops.full_base import Adoption
 from storage.ops.workspace import Workspace
 from storage.repository import collect, fold
 from storage.repository.collect import NOTHING_MOVED, Collector, Listing
@@ -73,6 +74,8 @@ class UpkeepReport:
     refused: str = ""
     contended: bool = False
     """Refused only because others wrote meanwhile."""
+    adopted: tuple[str, ...] = ()
+    """Full bases that count from now on: they were saved beside a main line that could not be used."""
     clocks_apart: bool = False
     """Host and store disagree about the time by more than a day: nothing was forgotten."""
 
@@ -123,9 +126,11 @@ class Upkeep:
     ) -> UpkeepReport:
         """Release, forget, delete, retire and fold, in this order, as far as each is due and allowed."""
         async with self._workspace.lock:
+            adopted = await self._adoption().run()
             report = UpkeepReport()
             if policy is not None:
                 report = await self._forget_by(policy, actor, told_ms or {})
+            report = replace(report, adopted=adopted)
             if not collect.ENABLED:
                 return report
             return await self._collect_patiently(report, witnesses)
@@ -199,6 +204,7 @@ class Upkeep:
             seq = await step_over(log, workspace.place, self._writer(workspace.keys.newest), confirmed)
             await workspace.log.refresh()
             await workspace.log.save_cache()
+            await self._adoption().run()
             return seq
 
     async def _place(self, fields_for: Callable[[LogState], Fields]) -> Placed:
@@ -330,6 +336,9 @@ class Upkeep:
             key_epochs=keys.numbers,
             spare_fence=self._spare_fence,
         )
+
+    def _adoption(self) -> Adoption:
+        return Adoption(workspace=self._workspace, writer=self._writer(self._workspace.keys.newest))
 
     def folder(self) -> fold.Folder:
         """Return what folds."""

@@ -95,7 +95,10 @@ class CheckpointResult:
     """
 
     info: CheckpointInfo
-    proof: VerifiedCheckpoint
+    proof: VerifiedCheckpoint | None
+    """None for a full base beside a main line that cannot be used: it was read back, and no log holds it yet.
+    Its number is 0.
+    """
     unchanged: bool
     saved_as_of_ms: int
     read_files: int

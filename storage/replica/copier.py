@@ -46,7 +46,7 @@ from storage.repository.log import HEAD_READ_BYTES, CommitLog
 from storage.repository.prefixed import Prefixed
 from storage.repository.removal import Remover, may_leave_replica, remove_slot
 from storage.repository.settle import settle_create
-from storage.repository.state import LogState
+from storage.repository.state import FOREIGN_KIND, LogState, Row
 from storage.repository.together import together
 
 COPIES_AT_ONCE: Final = 2
@@ -163,8 +163,14 @@ class Copier:
         if raw is not None and blake3(raw).digest() != state.config_hash:
             raise ReplicaDiverged(what="another repository", object=names.CONFIG)
         row = state.row(seq)
-        if row is not None and await entry_hash(self._place, seq) != row.hash:
+        if row is not None and await self._hash_there(row) != row.hash:
             raise ReplicaDiverged(what="other bytes", object=names.log_entry(seq))
+
+    async def _hash_there(self, row: Row) -> bytes:
+        """Return what lies on the second store under a row's number, as the log names it."""
+        if row.kind == FOREIGN_KIND:
+            return blake3(await self._place.get(names.log_entry(row.seq))).digest()
+        return await entry_hash(self._place, row.seq)
 
     async def _copy(self, wanted: Sequence[Wanted], count: _Count) -> None:
         """Copy stage by stage; entries one after the other, so that no higher one stands without a lower."""

@@ -19,7 +19,7 @@ from storage.format.envelope import open_head
 from storage.format.header import ObjectType, header_key_id, open_header
 from storage.format.history import read_history
 from storage.format.limits import HEADER_BYTES, TRAILER_BYTES
-from storage.format.pack import read_trailer
+from storage.format.pack import read_footer, read_trailer
 from storage.format.table import Segment, area_bytes, digest
 from storage.replica.wanted import Wanted
 from storage.repository.slots import RepositoryKeys
@@ -37,7 +37,9 @@ def check_sealed(keys: RepositoryKeys, wanted: Wanted, raw: bytes) -> None:
     name = wanted.name
     if wanted.container is not None and len(raw) != wanted.container.size:
         raise ObjectDamaged(object=name, what="size", size=len(raw), expected=wanted.container.size)
-    if name == names.CONFIG:
+    if wanted.foreign:
+        _same(blake3(raw).digest(), wanted.hash, name)
+    elif name == names.CONFIG:
         config_format.decode_config(raw)
         _same(config_format.config_hash(raw), wanted.hash, name)
     elif name.startswith(names.KEY_PREFIX):
@@ -53,6 +55,8 @@ def check_sealed(keys: RepositoryKeys, wanted: Wanted, raw: bytes) -> None:
         read_history(keys.of_header(raw, name), name, raw, hash_=wanted.hash)
     elif name.startswith(names.LOG_PREFIX):
         _check_entry(keys, wanted, raw, ObjectType.LOG_ENTRY)
+    elif names.is_side_pack(name):
+        _check_side_pack(keys, name, raw)
     elif name.startswith(names.SIDE_PREFIX):
         _check_entry(keys, wanted, raw, ObjectType.SIDE_CHECKPOINT)
     elif name.startswith(names.RECEIPT_PREFIX):
@@ -81,6 +85,15 @@ def _check_pack(keys: RepositoryKeys, wanted: Wanted, raw: bytes) -> None:
         raise ObjectDamaged(object=name, what="number of segments")
     _check_segments(wanted.container.segments, raw, HEADER_BYTES, end, name)
     _same(blake3(memoryview(raw)[end : end + footer_bytes]).digest(), wanted.hash, name)
+
+
+def _check_side_pack(keys: RepositoryKeys, name: str, raw: bytes) -> None:
+    """Check a pack of a full base by its own footer: the entry that names it may not count yet."""
+    header = open_header(keys.of_header(raw, name), raw[:HEADER_BYTES], ObjectType.PACK, name)
+    footer_bytes, count = read_trailer(raw[-TRAILER_BYTES:], pack_bytes=len(raw), name=name)
+    end = len(raw) - TRAILER_BYTES - footer_bytes
+    footer = read_footer(header, raw[end : end + footer_bytes], count, pack_bytes=len(raw), name=name)
+    _check_segments(footer.segments, raw, HEADER_BYTES, end, name)
 
 
 def _check_entry(keys: RepositoryKeys, wanted: Wanted, raw: bytes, object_type: ObjectType) -> None:

@@ -17,7 +17,7 @@ from typing import Final
 from storage.format import names
 from storage.repository.index import Container
 from storage.repository.removal import may_go
-from storage.repository.state import LogState
+from storage.repository.state import FOREIGN_KIND, LogState
 
 _FIRST: Final = (names.CONFIG, names.KEY_PREFIX, names.GUARD_PREFIX)
 _BEFORE_ENTRIES: Final = (names.PACK_PREFIX, names.HISTORY_PREFIX, names.SIDE_PREFIX)
@@ -33,6 +33,10 @@ class Wanted:
     container: Container | None = None
     time_ms: int | None = None
     """Of an entry: when it was written."""
+    foreign: bool = False
+    """Stepped over: no entry. It is copied as it is, for a reader who comes from below; `hash` is that
+    of the whole object.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +87,11 @@ def wanted_since(state: LogState, known: Position) -> list[Wanted] | None:
                 name=side.name, hash=side.hash, container=state.index.containers.get(side.name)
             )
             rows += [side.row] if side.row is not None else []
-        for name in (name for one in rows for name in one.containers if name in state.packs):
-            found[name] = _pack(state, name)
+        for name in (name for one in rows for name in one.containers):
+            if name in state.packs:
+                found[name] = _pack(state, name)
+            elif names.is_side_pack(name):
+                found[name] = Wanted(name=name, container=state.index.containers.get(name))
         _add_entry(found, state, seq)
     return in_order(found.values())
 
@@ -134,7 +141,11 @@ def _add_named(found: dict[str, Wanted], state: LogState) -> None:
 def _add_entry(found: dict[str, Wanted], state: LogState, seq: int) -> None:
     name, row = names.log_entry(seq), state.rows[seq - 1]
     found[name] = Wanted(
-        name=name, hash=row.hash, container=state.index.containers.get(name), time_ms=row.time_ms
+        name=name,
+        hash=row.hash,
+        container=state.index.containers.get(name),
+        time_ms=row.time_ms,
+        foreign=row.kind == FOREIGN_KIND,
     )
 
 

@@ -58,6 +58,8 @@ from storage.repository.state import (
     StoredHistory,
     StoredSide,
     StoredSnapshot,
+    is_full_base,
+    pack_name,
     pack_refs,
     stored_head_decoder,
 )
@@ -441,13 +443,16 @@ class CommitLog:
             sides = await self._sides([(fields.name, fields.hash)], retired)
         return msgspec.structs.replace(head, tables=tables, sides=sides) if tables or sides else head
 
-    async def _tables(self, refs: Sequence[PackRef], retired: set[str]) -> list[Table | None]:
+    async def _tables(
+        self, refs: Sequence[PackRef], retired: set[str], *, beside: bool = False
+    ) -> list[Table | None]:
         """Read the tables of references that carry none; a pack that was retired meanwhile may be gone."""
-        reads = [self._table(ref, retired) for ref in refs if ref.table is None]
+        reads = [
+            self._table(pack_name(ref, beside=beside), ref, retired) for ref in refs if ref.table is None
+        ]
         return await together(reads, at_once=READ_AHEAD_ENTRIES)
 
-    async def _table(self, ref: PackRef, retired: set[str]) -> Table | None:
-        name = names.pack(ref.fence, ref.pack_id)
+    async def _table(self, name: str, ref: PackRef, retired: set[str]) -> Table | None:
         if name in retired:
             return None
         return await self.read_pack_table(name, ref.size, ref.footer_digest)
@@ -458,20 +463,30 @@ class CommitLog:
         """
         found: list[StoredSide] = []
         for name, hash_ in named:
-            raw = await self._place.find(name)
-            if raw is None:
-                continue
             try:
-                opened = open_head(self._keys.of_header(raw, name), ObjectType.SIDE_CHECKPOINT, name, raw)
-                refs = pack_refs(decode_entry(opened.kind, opened.body).fields)
-                tables = await self._tables(refs, retired)
+                side = await self.read_side(name, retired)
             except (FormatError, RepositoryError):
                 continue
-            if opened.entry_hash == hash_:
-                found.append(
-                    StoredSide(name, hash_, opened.kind, opened.area_start, opened.body, tables),
-                )
+            if side is not None and side.hash == hash_:
+                found.append(side)
         return found
+
+    async def read_side(self, name: str, retired: set[str]) -> StoredSide | None:
+        """Read a side checkpoint, whether a B names it or not; None if it cleanly does not exist.
+
+        Args:
+            retired: packs that an R has given up; their tables are left out.
+
+        Raises:
+            FormatError, RepositoryError: it, or a footer that it needs, does not open.
+        """
+        raw = await self._place.find(name)
+        if raw is None:
+            return None
+        opened = open_head(self._keys.of_header(raw, name), ObjectType.SIDE_CHECKPOINT, name, raw)
+        fields = decode_entry(opened.kind, opened.body).fields
+        tables = await self._tables(pack_refs(fields), retired, beside=is_full_base(fields))
+        return StoredSide(name, opened.entry_hash, opened.kind, opened.area_start, opened.body, tables)
 
     async def _read_history(self, fold: tuple[str, bytes], retired: set[str]) -> StoredHead:
         """Read what a fold left, as a head of kind 0."""

@@ -130,7 +130,14 @@ class NewChunks:
         stored: Callable[[BoxKind, bytes], bool],
         packs: Packs,
         inline_bytes_max: int = INLINE_NEW_BYTES_MAX,
+        beside: bool = False,
     ) -> None:
+        """Take the parts.
+
+        Args:
+            beside: name packs below `b/`, where no sweep goes: those of a full base.
+        """
+        self._beside = beside
         self._keys = keys
         self._fence = fence
         self._fresh = fresh
@@ -261,7 +268,8 @@ class NewChunks:
                         last = pack.busy == 0
                     if last:
                         self._hand_over(pack)
-                self._pack = open_pack(self._keys, self._fence, self._fresh, self._packs.buffer())
+                buffer = self._packs.buffer()
+                self._pack = open_pack(self._keys, self._fence, self._fresh, buffer, beside=self._beside)
 
     def _hand_over(self, pack: _OpenPack) -> None:
         self._packs.emit(close_pack(pack, self._fence, self._fresh))
@@ -288,10 +296,12 @@ def _sealed_bytes(segments: Sequence[PlannedSegment]) -> int:
     return sum(len(one.frame) + BOX_OVERHEAD_BYTES for one in segments)
 
 
-def open_pack(keys: EpochKeys, fence: int, fresh: Fresh, buffer: bytearray) -> _OpenPack:
+def open_pack(
+    keys: EpochKeys, fence: int, fresh: Fresh, buffer: bytearray, *, beside: bool = False
+) -> _OpenPack:
     """Begin a pack with a random name in a buffer."""
     pack_id = fresh(16)
-    name = names.pack(fence, pack_id)
+    name = (names.side_pack if beside else names.pack)(fence, pack_id)
     header = make_header(keys, ObjectType.PACK, name, fresh(32))
     return _OpenPack(writer=PackWriter(keys, header, name, buffer), pack_id=pack_id)
 
@@ -303,12 +313,19 @@ def close_pack(pack: _OpenPack, fence: int, fresh: Fresh) -> SealedPack:
     return SealedPack(name=pack.writer.name, pack=made, ref=ref)
 
 
-def seal_pack(keys: EpochKeys, segments: Sequence[PlannedSegment], *, fence: int, fresh: Fresh) -> SealedPack:
+def seal_pack(
+    keys: EpochKeys,
+    segments: Sequence[PlannedSegment],
+    *,
+    fence: int,
+    fresh: Fresh,
+    beside: bool = False,
+) -> SealedPack:
     """Seal segments into a pack with a random name, and decode it again."""
     size = HEADER_BYTES + _sealed_bytes(segments)
     if size > PACK_BYTES_MAX:
         raise LimitReached(limit="pack bytes", value=size)
-    pack = open_pack(keys, fence, fresh, bytearray(size + 1))
+    pack = open_pack(keys, fence, fresh, bytearray(size + 1), beside=beside)
     for segment in segments:
         slot = pack.writer.reserve(len(segment.frame))
         assert slot is not None, "the buffer was made for these"
@@ -330,4 +347,5 @@ def rename_pack(keys: EpochKeys, sealed: SealedPack, *, fresh: Fresh) -> SealedP
         planned.append(
             PlannedSegment(kind=segment.kind, frame=frame, raw_bytes=segment.raw_bytes, chunks=segment.chunks)
         )
-    return seal_pack(keys, planned, fence=sealed.ref.fence, fresh=fresh)
+    beside = names.is_side_pack(sealed.name)
+    return seal_pack(keys, planned, fence=sealed.ref.fence, fresh=fresh, beside=beside)

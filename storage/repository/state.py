@@ -256,19 +256,20 @@ class LogState:
             self._add(containers, [ref for ref, _ in refs])
         self.rows.append(row)
         if isinstance(entry.fields, SideBranch):
-            self._add_side(row.seq, row.hash, entry.fields.name, entry.fields.hash, head.sides)
+            self.add_side(row.seq, row.hash, entry.fields.name, entry.fields.hash, head.sides)
         return row
 
-    def _add(self, containers: list[Container], refs: list[PackRef]) -> None:
+    def _add(self, containers: list[Container], refs: list[PackRef], *, beside: bool = False) -> None:
         for container in containers:
             self.index.add(container)
-        for ref in refs:
+        for ref in refs if not beside else ():
             name = names.pack(ref.fence, ref.pack_id)
             self.packs[name] = msgspec.structs.replace(ref, table=None)
 
-    def _add_side(self, seq: int, hash_: bytes, name: str, named: bytes, stored: list[StoredSide]) -> None:
+    def add_side(self, seq: int, hash_: bytes, name: str, named: bytes, stored: list[StoredSide]) -> None:
         """Let a side checkpoint count; one that does not open is known by name only, and stops collecting
-        while nobody forgot it.
+        while nobody forgot it. The packs of a full base lie below `b/` and belong to it alone: they are no
+        packs of the main line, which may be given up or moved.
         """
         found = next((side for side in stored if (side.name, side.hash) == (name, named)), None)
         if found is None:
@@ -278,9 +279,10 @@ class LogState:
         if not isinstance(entry.fields, Checkpoint):
             raise Malformed(rule="a side checkpoint has the fields of a C", object=name)
         refs = _with_tables(entry.fields.packs, found.tables, seq)
+        beside = is_full_base(entry.fields)
         containers = _containers(name, ObjectType.SIDE_CHECKPOINT, found.area_start, entry)
-        containers += [pack_container(ref, table) for ref, table in refs]
-        self._add(containers, [ref for ref, _ in refs])
+        containers += [pack_container(ref, table, beside=beside) for ref, table in refs]
+        self._add(containers, [ref for ref, _ in refs], beside=beside)
         row = Row(
             seq=seq,
             hash=hash_,
@@ -377,7 +379,7 @@ class LogState:
         for ref, table in _with_tables(told.packs, head.tables, head.seq):
             self._add([pack_container(ref, table)], [ref])
         for side in told.sides:
-            self._add_side(side.seq, self.rows[side.seq - 1].hash, side.name, side.hash, head.sides)
+            self.add_side(side.seq, self.rows[side.seq - 1].hash, side.name, side.hash, head.sides)
         return self.rows[-1]
 
     def _take_rows(self, rows: Sequence[HistoryRow]) -> None:
@@ -419,7 +421,7 @@ class LogState:
             self.index.add(snapshot_container(one))
         self.packs = {names.pack(ref.fence, ref.pack_id): ref for ref in told.packs}
         for side in told.sides:
-            self._add_side(side.seq, self.rows[side.seq - 1].hash, side.name, side.hash, head.sides)
+            self.add_side(side.seq, self.rows[side.seq - 1].hash, side.name, side.hash, head.sides)
         return self.rows[-1]
 
     def _judge_version(self, fields: Version, seq: int) -> None:
@@ -515,14 +517,24 @@ def pack_refs(fields: Fields | None) -> list[PackRef]:
     return fields.new_packs if isinstance(fields, Retire) else []
 
 
-def pack_container(ref: PackRef, table: Table) -> Container:
+def is_full_base(fields: object) -> bool:
+    """Return whether a side checkpoint needs nothing of the main line: its packs lie below `b/`, too."""
+    return isinstance(fields, Checkpoint) and bool(fields.flags & CheckpointFlag.FULL_BASE)
+
+
+def pack_name(ref: PackRef, *, beside: bool) -> str:
+    """Return the name of a pack, of the main line or of a full base."""
+    return (names.side_pack if beside else names.pack)(ref.fence, ref.pack_id)
+
+
+def pack_container(ref: PackRef, table: Table, *, beside: bool = False) -> Container:
     """Return a pack as a container; its sums must give its size."""
     segments = read_table(table)
     area = segments[-1].offset + segments[-1].sealed_bytes if segments else 0
     if HEADER_BYTES + area + ref.footer_bytes + 16 != ref.size:
         raise Malformed(rule="sum of a pack reference")
     return Container(
-        name=names.pack(ref.fence, ref.pack_id),
+        name=pack_name(ref, beside=beside),
         object_type=ObjectType.PACK,
         area_start=HEADER_BYTES,
         segments=segments,

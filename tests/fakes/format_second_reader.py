@@ -275,17 +275,18 @@ class SecondReader:
         kind, body, end, found_hash = opened.head()
         assert (kind, found_hash) == (2, told_hash)
         self._take(opened.chunks(end, len(opened.raw), body[5], self._chunk_keys))
-        self._read_packs(body[6][12])
+        full_base = body[6][1] & 16
+        self._read_packs(body[6][12], "b" if full_base else "p")
         self.sides[seq] = (name, body[6])
 
-    def _read_packs(self, packs: list[list[Any]]) -> None:
+    def _read_packs(self, packs: list[list[Any]], below: str = "p") -> None:
         for pack in packs:
-            if f"p/{pack[0]}-{pack[1].hex()}" not in self._retired:
-                self._read_pack(pack)
+            if f"{below}/{pack[0]}-{pack[1].hex()}" not in self._retired:
+                self._read_pack(pack, below)
 
-    def _read_pack(self, pack: list[Any]) -> None:
+    def _read_pack(self, pack: list[Any], below: str) -> None:
         fence, pack_id, size, footer_bytes, footer_hash, table = pack
-        name = f"p/{fence}-{pack_id.hex()}"
+        name = f"{below}/{fence}-{pack_id.hex()}"
         opened = self._opened(name, 1)
         raw = opened.raw
         assert len(raw) == size

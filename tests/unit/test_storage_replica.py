@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 from pathlib import Path
 
 import pytest
@@ -490,3 +491,72 @@ async def test_a_bad_answer_to_any_create_is_settled_or_tried_again(pair, home, 
             look = await opened.replicate(REF)
         assert look.state == "in_step"
         assert pair.differences() == set()
+
+
+async def test_what_was_stepped_over_and_a_full_base_are_copied_and_taken_over(home, tmp_path):
+    """A foreign object under a number, the V behind it, packs below `b/`, a K: whatever lies in a log."""
+    pair = Pair(tmp_path)
+    opened = pair.open()
+    await take(opened)
+    await opened.checkpoint(REF, home=home, fence=1, session="s", reason="test")
+    await opened.replicate(REF)
+    pair.first.objects[f"{PREFIX}c/{3:016d}"] = b"nobody knows what this is" * 9
+    write(home, a="what nobody else has", big=os.urandom(1_500_000))
+    saved = await opened.checkpoint(
+        REF, home=home, fence=1, session="s", reason="conflict", frozen=True, conflict=True
+    )
+    found = await opened.foreign(REF)
+    await opened.step_over(REF, confirmed=[(one.seq, one.hash) for one in found])
+    [side] = await opened.conflicts(REF)
+    await opened.told(REF, seqs=[side.seq], actor="user")
+    look = await opened.replicate(REF)
+    assert (look.state, look.faults) == ("in_step", ())
+    assert pair.differences() == set()
+    cold = pair.open(cache="cold")
+    look = await cold.replicate(REF)
+    assert (look.state, look.copied_objects) == ("in_step", 0), "a comparison finds it all there"
+    taken = pair.from_second()
+    assert [one.side for one in await taken.conflicts(REF)] == [saved.info.side]
+    await taken.restore(REF, seq=side.seq, into=tmp_path / "back")
+    assert picture(tmp_path / "back") == picture(home)
+    assert (await taken.verify(REF, "full")).faults == ()
+
+
+async def test_a_copy_that_ends_with_what_was_stepped_over_goes_on(home, tmp_path):
+    pair = Pair(tmp_path)
+    opened = pair.open()
+    await take(opened)
+    await opened.checkpoint(REF, home=home, fence=1, session="s", reason="test")
+    pair.first.objects[f"{PREFIX}c/{3:016d}"] = b"nobody knows what this is" * 9
+    found = await opened.foreign(REF)
+    await opened.step_over(REF, confirmed=[(one.seq, one.hash) for one in found])
+    pair.there.plan(Fault.REFUSED, on="create", name=r".*c/0+4$", times=9)
+    assert (await opened.replicate(REF)).state != "in_step"
+    assert f"{PREFIX}c/{3:016d}" in pair.second.objects
+    pair.there.heal()
+    look = await pair.open(cache="cold").replicate(REF)
+    assert (look.state, pair.differences()) == ("in_step", set())
+
+
+async def test_a_dropped_full_base_leaves_the_second_store_with_its_packs(home, tmp_path):
+    pair = Pair(tmp_path)
+    opened = pair.open()
+    await take(opened)
+    await opened.checkpoint(REF, home=home, fence=1, session="s", reason="test")
+    pair.first.objects[f"{PREFIX}c/{3:016d}"] = b"nobody knows what this is" * 9
+    write(home, big=os.urandom(1_500_000))
+    await opened.checkpoint(REF, home=home, fence=1, session="s", reason="conflict", conflict=True)
+    found = await opened.foreign(REF)
+    await opened.step_over(REF, confirmed=[(one.seq, one.hash) for one in found])
+    await opened.replicate(REF)
+    assert objects(pair.second, "b/")
+    [side] = await opened.conflicts(REF)
+    await opened.forget(REF, seqs=[side.seq], actor="user", reason="dropped")
+    for _ in range(3):
+        write(home, a=os.urandom(8).hex())
+        await opened.checkpoint(REF, home=home, fence=1, session="s", reason="test")
+        await tidy(opened)
+    for cache in ("one", "two"):
+        await pair.open(cache=cache).replicate(REF)
+    assert (objects(pair.first, "b/"), objects(pair.second, "b/")) == ([], [])
+    assert pair.differences() == set()
