@@ -16,7 +16,13 @@ from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
 from tests.fakes.running_service import RunningService
 
 PASSWORD = "correct horse battery staple"
-NETWORK_WORDS = ("net::ERR_", "Failed to load resource", "WebSocket connection", "ERR_CONNECTION")
+NETWORK_WORDS = (
+    "net::ERR_",
+    "Failed to load resource",
+    "WebSocket connection",
+    "ERR_CONNECTION",
+    "EventSource's response",
+)
 AGENT = "Mozilla/5.0 (X11; Linux x86_64) Chrome/140.0"
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 
