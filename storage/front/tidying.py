@@ -53,12 +53,15 @@ class Tidying(Opened):
         actor: str,
         told_ms: dict[int, int] | None = None,
         witness: tuple[int, bytes] | None = None,
+        renew_index: bool = False,
     ) -> UpkeepReport:
         """Forget by policy, free what earlier runs gave up, give up what is dead now, fold.
 
         Args:
             told_ms: when users were told of their conflict checkpoints, by number.
             witness: number and hash of an entry that the registry remembers; a log without it is not touched.
+            renew_index: give up every index snapshot first, because one contradicts the chain. Other processes
+                that began with it are to be restarted.
         """
         upkeep = await self._upkeep(ref)
         witnesses = () if witness is None else (witness,)
@@ -66,6 +69,8 @@ class Tidying(Opened):
         await self._lending.let_go(upkeep, state)
         readers = words_of(state)
         try:
-            return await upkeep.run(policy, actor=actor, told_ms=told_ms, witnesses=witnesses)
+            return await upkeep.run(
+                policy, actor=actor, told_ms=told_ms, witnesses=witnesses, renew_index=renew_index
+            )
         finally:
             await self._lending.say_again(upkeep, readers)

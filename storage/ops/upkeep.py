@@ -23,7 +23,7 @@ from storage.errors import (
     ObjectDamaged,
 )
 from storage.format import names
-from storage.format.entries import Fields, Forget, Keep, Version
+from storage.format.entries import Fields, Forget, Keep, Retire, Version
 from storage.format.keys import EpochKeys
 from storage.ops.full_base import Adoption
 from storage.ops.workspace import Workspace
@@ -123,9 +123,12 @@ class Upkeep:
         actor: str,
         told_ms: dict[int, int] | None = None,
         witnesses: Witnesses = (),
+        renew_index: bool = False,
     ) -> UpkeepReport:
         """Release, forget, delete, retire and fold, in this order, as far as each is due and allowed."""
         async with self._workspace.lock:
+            if renew_index:
+                await self._renew_index()
             adopted = await self._adoption().run()
             report = UpkeepReport()
             if policy is not None:
@@ -156,6 +159,19 @@ class Upkeep:
             now_of(self._clock_ms(), self._store_ms)
         async with self._workspace.lock:
             await self._place(lambda state: _keep_fields(state, seq=seq, pin=pin, actor=actor, reason=reason))
+
+    async def _renew_index(self) -> None:
+        """Give up every index snapshot, and read the log by its chain. An R that names a snapshot ends the
+        belief in it at once, for whoever starts cold; the next one that is due is written from the chain.
+        """
+        workspace = self._workspace
+        state = await workspace.log.read_chain()
+        there = [info.name async for info in workspace.place.list(names.INDEX_PREFIX)]
+        gone = [name for name in there if name not in state.retired][: collect.NAMES_MAX]
+        if gone:
+            await self._place(lambda now: Retire([], 0, gone, [], None))
+        workspace.log.snapshot_seq, workspace.log.snapshot_chunks = 0, 0
+        await workspace.log.save_cache()
 
     async def place(self, fields_for: Callable[[LogState], Fields]) -> Placed:
         """Place one entry, decided anew for every state that it may follow."""

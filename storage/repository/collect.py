@@ -149,7 +149,9 @@ class Collector:
             raise CommitContended(what="the log grew while it was read", seq=state.seq)
         what = differing(state, shown)
         if what:
-            raise CollectRefused(what=f"an index snapshot and the chain disagree about {what}")
+            raise CollectRefused(
+                what=f"an index snapshot and the chain disagree about {what}: renew the index"
+            )
 
     async def _must_be_there(self, sizes: dict[str, int], name: str, size: int | None) -> None:
         found = sizes[name] if name in sizes else await self._place.head(name)

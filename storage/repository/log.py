@@ -174,6 +174,15 @@ class CommitLog:
         keys = keys if keys is not None else self._keys
         return CommitLog(self._place, keys, self._threads, None, snapshots=snapshots)
 
+    async def read_chain(self) -> LogState:
+        """Read everything anew by the chain alone, whatever this process knew and an index snapshot says."""
+        self.forget()
+        snapshots, self._snapshots = self._snapshots, False
+        try:
+            return await self.refresh()
+        finally:
+            self._snapshots = snapshots
+
     @property
     def unsettled(self) -> bool:
         """Return whether an entry waits to be sent again."""
@@ -281,8 +290,7 @@ class CommitLog:
             raise RepositoryMissing(what="config is gone", prefix=self._place.prefix)
         snapshot = await self._newest_snapshot(highest) if self._snapshots else None
         heads, fold = await self._read_back(highest, snapshot.seq - 1 if snapshot is not None else 0)
-        if snapshot is not None and (not heads or (heads[0].seq, heads[0].hash) != snapshot[:2]):
-            # It ends before a fold, or with another entry than the chain's: as if it were not there.
+        if snapshot is not None and not _is_believed(snapshot, heads):
             snapshot = None
             if fold is None:
                 heads, fold = await self._read_back(highest, 0)
@@ -546,6 +554,16 @@ class CommitLog:
         records = [encode(head) for head in self._unsaved]
         await self._threads.quick(self._cache.add, records, anew=self._anew)
         self._unsaved, self._anew = [], False
+
+
+def _is_believed(snapshot: _Snapshot, heads: Sequence[StoredHead]) -> bool:
+    """Return whether a snapshot may stand for what is before `heads`. Not if it ends before a fold, or with
+    another entry than the chain's, or a later R gave it up: somebody found that it does not tell the truth.
+    """
+    if not heads or (heads[0].seq, heads[0].hash) != (snapshot.seq, snapshot.hash):
+        return False
+    name = names.index_snapshot(snapshot.seq)
+    return not any(name in fields.names for fields in map(_retire_fields, heads) if fields is not None)
 
 
 def _retire_fields(head: StoredHead) -> Retire | None:

@@ -304,3 +304,45 @@ async def test_a_process_that_began_with_a_snapshot_saves_and_restores_as_any_ot
     again = node.open()
     assert await again.list(REF) == await cold.list(REF), "from the cache that began with a snapshot"
     assert (await again.verify(REF, "full")).faults == ()
+
+
+async def test_an_index_that_contradicts_the_chain_is_renewed_by_a_persons_word(
+    bucket, home, tmp_path, monkeypatch
+):
+    """The R that names it ends the belief in it at once; whoever was misled and starts anew reads the chain."""
+    whole = snapshots.snapshot_of
+
+    def wrong(state):
+        head, rows, found = whole(state)
+        return head, rows, found[1:]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshots, "snapshot_of", wrong)
+        opened, _ = await a_log_with_one_snapshot(bucket, home, tmp_path)
+    [bad] = objects(bucket, "x/")
+    cold = node_of(bucket, tmp_path, "cold").open()
+    for _ in range(2):
+        report = await cold.collect(REF, policy=None, actor="t")
+        assert "renew the index" in report.refused, "it goes on refusing until somebody looked"
+    report = await cold.collect(REF, policy=None, actor="t", renew_index=True)
+    assert report.refused == ""
+    assert bad not in objects(bucket, "x/")
+    await assert_alike(bucket, tmp_path, cold, "another")
+    for number in range(12):
+        write(home, a=f"later {number}")
+        await save(cold, home)
+    assert objects(bucket, "x/"), "the next one that is due is right"
+    assert (await cold.collect(REF, policy=None, actor="t")).refused == ""
+    await assert_alike(bucket, tmp_path, cold, "at last")
+
+
+async def test_a_snapshot_that_was_given_up_is_not_believed_though_it_lies_there(
+    bucket, home, tmp_path, monkeypatch
+):
+    opened, _ = await a_log_with_one_snapshot(bucket, home, tmp_path)
+    upkeep = await opened._upkeep(REF)
+    await upkeep._renew_index()
+    assert objects(bucket, "x/"), "the next run deletes it"
+    state, by_chain = await states(node_of(bucket, tmp_path, "cold").open())
+    assert state.snapshot_at == 0
+    assert snapshots.differing(state, by_chain) == ""
