@@ -39,6 +39,7 @@ class Collect(msgspec.Struct, frozen=True, kw_only=True):
     forget: KeepRule | None
     """Also forget what this lets go."""
     witness: tuple[int, bytes] | None = None
+    renew_index: bool = False
 
 
 class StepOver(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +109,7 @@ class UpkeepCalls:
             policy=None if ask.forget is None else _retention(ask.forget),
             actor=ask.actor,
             witness=ask.witness,
+            renew_index=ask.renew_index,
         )
         return Upkept(
             forgotten=report.forgotten,
@@ -118,6 +120,7 @@ class UpkeepCalls:
             orphans=report.orphans,
             retired_bytes=report.retired_bytes,
             folded_entries=report.folded_entries,
+            adopted=len(report.adopted),
             refused=report.refused,
             contended=report.contended,
             clocks_apart=report.clocks_apart,

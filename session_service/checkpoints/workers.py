@@ -304,8 +304,11 @@ class Workers:
         actor: str,
         forget: KeepRule | None,
         witness: tuple[int, bytes] | None = None,
+        renew_index: bool = False,
     ) -> Upkept:
-        params = upkeep.Collect(workspace=workspace, actor=actor, forget=forget, witness=witness)
+        params = upkeep.Collect(
+            workspace=workspace, actor=actor, forget=forget, witness=witness, renew_index=renew_index
+        )
         done: Upkept = await self._home_call(ROUTINE, workspace, "collect", params, Upkept)
         return done
 

@@ -54,6 +54,10 @@ def gc(
     forget_by_policy: Annotated[
         bool, typer.Option("--forget/--no-forget", help="Forget by the retention policy first.")
     ] = True,
+    renew_index: Annotated[
+        bool,
+        typer.Option("--renew-index", help="First give up an index that is said to contradict the log."),
+    ] = False,
     state_folder: StateFolder = None,
     json: AsJson = False,
 ) -> None:
@@ -62,7 +66,9 @@ def gc(
 
     Example: session-service checkpoints gc 01J9Z3M4N5P6Q7R8S9T0V1W2X3
     """
-    done = console.run(lambda api: api.collect(workspace, forget=forget_by_policy), state_folder)
+    done = console.run(
+        lambda api: api.collect(workspace, forget=forget_by_policy, renew_index=renew_index), state_folder
+    )
     if json:
         console.print_json(done)
         return

@@ -264,12 +264,13 @@ class Api:
         body = {"objects": [{"seq": seq, "hash": hash_} for seq, hash_ in objects], "reason": reason}
         return await self._transport.ask("POST", path, models.SteppedOver, body=body)
 
-    async def collect(self, workspace_id: str, *, forget: bool = True) -> models.Collected:
+    async def collect(
+        self, workspace_id: str, *, forget: bool = True, renew_index: bool = False
+    ) -> models.Collected:
         """Forget by policy and free what nothing needs any more."""
         path = f"{API}/workspaces/{workspace_id}/collect"
-        return await self._transport.ask(
-            "POST", path, models.Collected, body={"forget": forget}, limit_s=VERIFY_S
-        )
+        body = {"forget": forget, "renew_index": renew_index}
+        return await self._transport.ask("POST", path, models.Collected, body=body, limit_s=VERIFY_S)
 
     async def keys(self, workspace_id: str) -> models.Keys:
         """Return under which key epoch a workspace is written."""

@@ -54,6 +54,9 @@ class CollectAsk(asks.Ask):
     """Whether the retention policy forgets checkpoints first."""
 
     forget: bool = True
+    renew_index: Annotated[
+        bool, Field(description="First give up the index for cold starts: it contradicts the log.")
+    ] = False
 
 
 class CollectOut(answers.Answer):
@@ -156,7 +159,13 @@ async def collect_workspace(exchange: Exchange) -> CollectOut:
     """Forget by policy and free what nothing needs any more, now instead of within the hour."""
     ask = exchange.body(CollectAsk)
     workspace = await _workspace(exchange)
-    entry = audit.entry(exchange, "workspace.collected", workspace_id=workspace.id, forget=ask.forget)
+    entry = audit.entry(
+        exchange,
+        "workspace.collected",
+        workspace_id=workspace.id,
+        forget=ask.forget,
+        renew_index=ask.renew_index,
+    )
     await audit.record(exchange, entry)
     lease = await exchange.services.registry.lease(workspace.id)
     newest = lease.newest if lease is not None else None
@@ -167,6 +176,7 @@ async def collect_workspace(exchange: Exchange) -> CollectOut:
                 actor=str(exchange.caller.actor()),
                 forget=exchange.services.settings.keep if ask.forget else None,
                 witness=(newest.seq, newest.hash) if newest is not None else None,
+                renew_index=ask.renew_index,
             )
     except TimeoutError as exc:
         raise errors.StorageUnavailable("Collecting did not end in time.") from exc

@@ -328,10 +328,12 @@ class Checkpoints(Protocol):
         actor: str,
         forget: KeepRule | None,
         witness: tuple[int, bytes] | None = None,
+        renew_index: bool = False,
     ) -> Upkept:
         """Forget by a rule if given, free what earlier runs gave up, give up what is dead, repack, fold.
 
         `witness` is the entry that the registry remembers: a log that does not hold it is not touched.
+        With `renew_index` the cache for cold starts is given up first, because it contradicts the log.
         """
         ...
 

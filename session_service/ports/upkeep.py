@@ -20,6 +20,8 @@ class Upkept(msgspec.Struct, frozen=True, kw_only=True):
     retired_bytes: int = 0
     """Given up now; deleted by the next run."""
     folded_entries: int = 0
+    adopted: int = 0
+    """What was saved whole beside a log that could not be used, and counts from now on."""
     refused: str = ""
     contended: bool = False
     """Refused only because others wrote meanwhile; the next run comes."""

@@ -334,6 +334,7 @@ class Repository:
         actor: str,
         forget: KeepRule | None,
         witness: tuple[int, bytes] | None = None,
+        renew_index: bool = False,
     ) -> Upkept:
         self.upkept.append(("collect", (), actor, workspace.workspace_id))
         return Upkept(deleted_objects=2, deleted_bytes=1_000)
