@@ -8,6 +8,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from tests.e2e.conftest import OpenPage, signed_in
+from tests.e2e.test_pages_states import look
 from tests.fakes.odd_network import OddNetwork
 from tests.fakes.running_service import RunningService
 
@@ -62,14 +63,21 @@ async def test_a_network_that_stands_in_between_is_named_and_the_picture_goes_af
         status = page.locator("dialog[open] .status")
         await expect(status).to_contain_text("may want a sign-in of its own", timeout=30_000)
         assert await page.locator(".still").evaluate("still => still.width") > 0
+        await look(page, "phone-seat-portal")
         await page.evaluate(A_MINUTE_LATER)
         await expect(page.locator("dialog[open]")).to_contain_text("The picture is hidden")
+        await look(page, "phone-seat-blank")
         assert await page.locator(".still").evaluate("still => still.width") == 0
         network.manner = "no_websockets"
         await expect(status).to_contain_text("lets pages through", timeout=30_000)
         network.manner = "clear"
         await page.wait_for_selector(LIVE)
         await expect(page.locator(".glass canvas")).to_be_visible()
+        await page.get_by_role("button", name="Keyboard and special keys").tap()
+        await look(page, "phone-seat-keys")
+        await page.get_by_role("button", name="Keyboard and special keys").tap()
+        await page.get_by_role("button", name="Clipboard").tap()
+        await look(page, "phone-seat-clipboard")
 
 
 async def test_a_duplicated_tab_takes_over_once_and_each_stays_down_until_a_click(
@@ -82,6 +90,7 @@ async def test_a_duplicated_tab_takes_over_once_and_each_stays_down_until_a_clic
         await second.goto(first.url)
         await second.wait_for_selector(LIVE)
         await first.wait_for_selector("body[data-moment=taken-over]")
+        await look(first, "wide-seat-taken")
         await first.evaluate("dispatchEvent(new Event('online'))")
         await first.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
         await first.get_by_role("button", name="Take it back").click()
@@ -102,9 +111,11 @@ async def test_a_live_page_tells_of_a_full_disk_and_a_planned_pause_and_how_long
         await _start(page, service)
         notice = page.locator(".seat-notice")
         await expect(notice).to_contain_text("The disk of this machine is nearly full.")
-        await service.api("POST", "/pause", {"back_at": "2099-01-01T15:00:00Z", "note": "New disks."})
+        pause = {"begins_at": "2098-12-31T22:00:00Z", "back_at": "2099-01-01T15:00:00Z", "note": "New disks."}
+        await service.api("POST", "/pause", pause)
         await expect(notice).to_contain_text("A pause is planned")
         await expect(notice).to_contain_text("New disks.")
+        await look(page, "wide-seat-notice")
         await page.keyboard.press("Control+Alt+Shift")
         for _ in range(3):
             await page.keyboard.press("Tab")
@@ -113,6 +124,7 @@ async def test_a_live_page_tells_of_a_full_disk_and_a_planned_pause_and_how_long
         dialog = page.locator("dialog[open]")
         await expect(dialog.get_by_role("heading", name="Picture and connection")).to_be_focused()
         await expect(dialog.get_by_role("status")).to_contain_text("ms.", timeout=15_000)
+        await look(page, "wide-seat-picture")
         await dialog.get_by_role("radio", name="Thrifty").press("Space")
         await dialog.get_by_role("radio", name="Its own size").press("Space")
         await dialog.get_by_role("button", name="Close").press("Enter")
@@ -123,3 +135,6 @@ async def test_a_live_page_tells_of_a_full_disk_and_a_planned_pause_and_how_long
         await page.get_by_role("menuitem", name="Picture and connection…").click()
         await expect(dialog.get_by_role("radio", name="Thrifty")).to_be_checked()
         await expect(dialog.get_by_role("radio", name="Its own size")).to_be_checked()
+        await page.keyboard.press("Escape")
+        await page.set_viewport_size({"width": 390, "height": 844})
+        await look(page, "narrow-seat-notice")

@@ -52,7 +52,7 @@ def shared() -> Iterator[RunningService]:
     asyncio.run(running.stop())
 
 
-async def _look(page: Page, name: str) -> None:
+async def look(page: Page, name: str) -> None:
     """Hold the page to what every page must be, and keep a picture."""
     # Not innerWidth: a phone widens it when something runs over the edge.
     assert page.viewport_size is not None
@@ -77,13 +77,13 @@ async def test_each_state_says_its_words_and_fits(
         told.sessions = looks[name]
         await page.goto(f"{shared.address}/desktop")
         await expect(page.get_by_role("heading", name=words)).to_be_visible()
-        await _look(page, f"{size}-desktop-{name}")
+        await look(page, f"{size}-desktop-{name}")
     for name, words in SCREEN.items():
         told.sessions = looks[name]
         await page.goto(f"{shared.address}/desktop/{SESSION_ID}")
         await expect(page.locator("dialog[open] h1")).to_contain_text(words)
         await expect(page.locator("dialog[open] h1")).to_be_focused()
-        await _look(page, f"{size}-screen-{name}")
+        await look(page, f"{size}-screen-{name}")
 
 
 @pytest.mark.parametrize(("size", "phone", "dark"), [("wide", False, True), ("phone", True, False)])
@@ -100,7 +100,7 @@ async def test_each_other_page_fits_with_the_longest_things_in_it(
     first = page.locator("tbody tr").first
     await expect(first).to_contain_text("s0003")
     assert await page.locator("tbody tr").count() == 80
-    await _look(page, f"{size}-fleet")
+    await look(page, f"{size}-fleet")
     for look, place, words in (
         ("files", "/files", "could not be read"),
         ("files-beside", "/files?seq=45", "saved beside the line and are in no later checkpoint"),
@@ -109,15 +109,15 @@ async def test_each_other_page_fits_with_the_longest_things_in_it(
     ):
         await page.goto(shared.address + place)
         await expect(page.get_by_text(words).filter(visible=True).first).to_be_visible()
-        await _look(page, f"{size}-{look}")
+        await look(page, f"{size}-{look}")
     told.sessions = []
     await page.goto(f"{shared.address}/desktop")
     await page.get_by_role("button", name="Start my desktop").click()
     await expect(page.get_by_role("heading", name="Which files do you want to start with?")).to_be_visible()
     await expect(page.get_by_role("radio", name="Wait for the newest")).to_be_checked()
-    await _look(page, f"{size}-choose")
+    await look(page, f"{size}-choose")
     await page.context.close()
     page = await open_page(phone=phone, dark=dark)
     await page.goto(f"{shared.address}/sign-in")
     await page.wait_for_selector("h1")
-    await _look(page, f"{size}-sign-in")
+    await look(page, f"{size}-sign-in")

@@ -27,6 +27,7 @@ export class Live extends EventTarget {
     setInterval(() => this.#look(), LOOK_MS);
     for (const event of ["online", "pageshow"]) addEventListener(event, () => this.again());
     document.addEventListener("visibilitychange", () => this.#seen());
+    document.addEventListener("resume", () => this.again());
   }
 
   /** Ask for a new stream at once if the present one is not live. */

@@ -93,7 +93,10 @@ export class Picture {
 function kept() {
   try {
     const found = JSON.parse(localStorage.getItem(KEPT) ?? "{}");
-    return { ...(found.quality in QUALITIES && { quality: found.quality }), ...(SIZES.includes(found.size) && { size: found.size }) };
+    return {
+      ...(found.quality in QUALITIES && { quality: found.quality }),
+      ...(SIZES.includes(found.size) && { size: found.size }),
+    };
   } catch {
     return {}; // no storage, or not ours
   }

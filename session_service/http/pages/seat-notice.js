@@ -11,17 +11,25 @@ export class SeatNotice {
 
   update({ session, view, planned }) {
     const space = view === "live" && Boolean(session?.limits_missing?.includes("space"));
-    const pause = view === "live" ? planned : null;
-    const key = JSON.stringify([space, pause]);
+    const now = Date.now();
+    const pause = view === "live" && planned?.back > now ? planned : null;
+    const begun = pause && (pause.begin === null || pause.begin <= now);
+    const key = JSON.stringify([space, pause, begun]);
     if (key === this.#key) return;
     this.#key = key;
-    put(this.root, space && line("triangle-alert", "held", say("seat.space")), pause && line("clock", "starting", ...pauseWords(pause)));
+    put(
+      this.root,
+      space && line("triangle-alert", "held", say("seat.space")),
+      pause && line("clock", "starting", ...pauseWords(pause, begun)),
+    );
   }
 }
 
-function pauseWords({ begin, back, note }) {
-  const values = { begin: times.minute(begin ?? back), back: times.minute(back) };
-  return [say(begin === null ? "seat.planned_now" : "seat.planned", values), ...(note ? [" ", name(note)] : [])];
+function pauseWords({ begin, back, note }, begun) {
+  const words = begun
+    ? say("seat.planned_now", { back: times.minute(back) })
+    : say("seat.planned", { begin: times.minute(begin), back: times.minute(back) });
+  return [words, ...(note ? [" ", name(note)] : [])];
 }
 
 function line(glyph, state, ...words) {
