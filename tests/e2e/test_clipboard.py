@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from tests.e2e.conftest import OpenPage, signed_in
 from tests.e2e.test_space import handle_of
 from tests.fakes.desktop_world import home_file, run_in_terminal

@@ -1,4 +1,4 @@
-"""What the screen page says and shows when it is not alone, not seen, not reached, or not for long any more."""
+"""What the screen page says and shows when it is not alone, not reached, or not for long any more."""
 
 import json
 from collections.abc import AsyncIterator

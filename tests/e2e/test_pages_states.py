@@ -101,7 +101,7 @@ async def test_each_other_page_fits_with_the_longest_things_in_it(
     await expect(first).to_contain_text("s0003")
     assert await page.locator("tbody tr").count() == 80
     await look(page, f"{size}-fleet")
-    for look, place, words in (
+    for name, place, words in (
         ("files", "/files", "could not be read"),
         ("files-beside", "/files?seq=45", "saved beside the line and are in no later checkpoint"),
         ("receipts", "/receipts", "closed after the wait"),
@@ -109,7 +109,7 @@ async def test_each_other_page_fits_with_the_longest_things_in_it(
     ):
         await page.goto(shared.address + place)
         await expect(page.get_by_text(words).filter(visible=True).first).to_be_visible()
-        await look(page, f"{size}-{look}")
+        await look(page, f"{size}-{name}")
     told.sessions = []
     await page.goto(f"{shared.address}/desktop")
     await page.get_by_role("button", name="Start my desktop").click()
