@@ -21,6 +21,7 @@ from storage.ops.upkeep import Upkeep
 from storage.ops.values import Progress
 from storage.ops.workspace import Workspace, Workspaces
 from storage.replica.copier import Copier
+from storage.replica.marks import MainMark
 from storage.replica.second import SecondStore
 from storage.repository.slots import Keyring, Reread
 from storage.repository.state import LogState
@@ -77,6 +78,7 @@ class Opened:
         self._spared: dict[str, str] = {}
         self._copiers: dict[WorkspaceRef, Copier] = {}
         self._replicating: dict[WorkspaceRef, asyncio.Lock] = {}
+        self._paired: MainMark | None = None
         self._known = Workspaces(
             self._store,
             self._keyring,

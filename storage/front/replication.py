@@ -135,8 +135,8 @@ class Replication(Opened):
             return ReplicaLook(state="erased", removed_objects=gone.slots + gone.objects)
         await refuse_erased_copy(second, ref)
         copier = self._copiers.get(ref)
+        await self._require_still_main(second, compare=whole)
         if copier is None or whole:
-            await self._pair(second, None)
             await copy_tenant_slots(self._store, second, ref.tenant)
         try:
             copier = await self._copier(ref, second)
@@ -160,10 +160,22 @@ class Replication(Opened):
                 self._copiers.pop(next(iter(self._copiers)))
         return known
 
+    async def _require_still_main(self, second: ObjectStore, *, compare: bool) -> None:
+        """Look on the second store for a mark above the one this process knows: one HEAD per copy.
+
+        A promotion places its mark there first. It is looked for before every copy, because a promoted store
+        that still took entries from its old main one would hold a log that nobody wrote.
+        """
+        known = self._paired
+        if known is None or compare or await marks.Marks(second).has(known.number + 1):
+            await self._pair(second, known)
+
     async def _pair(self, second: ObjectStore, witness: marks.MainMark | None) -> marks.MainMark:
-        return await marks.pair(
+        paired = await marks.pair(
             self._store, second, witness=witness, fresh=self._fresh, at_ms=self._clock_ms()
         )
+        self._paired = paired
+        return paired
 
     def _stopped(self, ref: WorkspaceRef, state: ReplicaState, exc: Exception) -> ReplicaLook:
         copier = self._copiers.get(ref)

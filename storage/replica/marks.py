@@ -106,6 +106,10 @@ class Marks:
             raise Malformed(rule="mark of a main store", object=PREFIX + name)
         return found
 
+    async def has(self, number: int) -> bool:
+        """Return whether there is a mark with this number, by one HEAD."""
+        return await self._place.head(mark_name(number)) is not None
+
     async def put(self, mark: MainMark) -> None:
         """Place a mark. Raises NotMain if another one has this number."""
         if not await settle_create(self._place, mark_name(mark.number), encode(mark)):
@@ -188,9 +192,12 @@ async def promote(
     theirs = Marks(second)
     other = await theirs.named(fresh)
     ours = None if main is None else Marks(main)
-    known = [witness, await theirs.newest(), None if ours is None else await ours.newest()]
+    there = await theirs.newest()
+    known = [witness, there, None if ours is None else await ours.newest()]
     mark = max((one for one in known if one is not None), key=lambda one: one.number, default=None)
     if mark is None or mark.main != other:
+        if mark is not None and (there is None or there.number < mark.number):
+            await theirs.put(mark)  # no number may be missing there: a copier looks for the next one only
         number = 1 if mark is None else mark.number + 1
         mark = new_mark(number, other, at_ms=at_ms, actor=actor, reason=reason)
         await theirs.put(mark)

@@ -353,6 +353,36 @@ async def test_a_promoted_store_keeps_the_old_one_from_being_the_main_one(pair, 
     assert picture(tmp_path / "restored") == picture(home)
 
 
+async def test_a_process_that_copied_before_a_promotion_copies_nothing_after_it(pair, home):
+    """The mark is looked for at each copy, with one HEAD, and not only when a process starts."""
+    async with pair.open() as opened:
+        kept = await opened.require_main(None)
+        await take(opened)
+        await grow(opened, home, 1)
+        assert (await opened.replicate(REF)).state == "in_step"
+        await grow(opened, home, 1)
+        pair.there.calls.clear()
+        assert (await opened.replicate(REF)).state == "in_step"
+        asked = [call.on for call in pair.there.calls if call.name.startswith(marks.PREFIX)]
+        assert asked == ["head"]
+        await promote(pair, kept, reachable=False)
+        before = dict(pair.second.objects)
+        await grow(opened, home, 1)
+        assert (await opened.replicate(REF)).state == "refused"
+        assert pair.second.objects == before
+
+
+async def test_a_promotion_leaves_no_number_out_on_the_store_it_names(pair, home):
+    """Whoever copies looks for the next number only."""
+    async with pair.open() as opened:
+        kept = storage_mark(await opened.require_main(None))
+    again = marks.new_mark(2, kept.main, at_ms=5, actor="test", reason="the old main store named itself")
+    newer = storage_mark(await promote(pair, newer_bytes(again), reachable=False))
+    assert newer.number == 3
+    names = [name for name in pair.second.objects if name.startswith("stores/main-")]
+    assert sorted(names) == [f"stores/main-{number:08d}" for number in (1, 2, 3)]
+
+
 async def test_an_old_main_store_that_was_away_is_caught_by_any_witness(pair, home):
     async with pair.open() as opened:
         kept = await opened.require_main(None)
