@@ -66,13 +66,37 @@ def show(session: SessionId, state_folder: StateFolder = None, json: AsJson = Fa
             ("lost", f"{one.loss_cause} at {console.moment(one.lost_at)}" if one.loss_cause else ""),
             ("saved as of", console.moment(one.saved_as_of)),
             ("pending", console.size(one.pending_bytes) if one.state != "closed" else ""),
+            ("saved within", _promise(one)),
             ("links", str(one.links)),
             ("closing", step),
+            ("progress", _progress(one)),
             ("network", one.network),
             ("not limited", ", ".join(one.limits_missing)),
             ("detail", one.detail),
         ]
     )
+
+
+def _promise(one: models.Session) -> str:
+    if one.save_promise_s is None or one.state not in ("active", "held"):
+        return ""
+    return f"{one.save_promise_s:.0f} s while something changes ({one.save_rule})"
+
+
+def _progress(one: models.Session) -> str:
+    """Return how far a start or a close is, how fast it moves and how long it will take."""
+    told = one.progress
+    if told is None:
+        return ""
+    in_bytes = told.unit == "bytes"
+
+    def amount(number: float) -> str:
+        return console.size(round(number)) if in_bytes else f"{number:,.0f}"
+
+    words = f"{told.stage} {amount(told.done)}" + (f" of {amount(told.total)}" if told.total else "")
+    words += "" if in_bytes else f" {told.unit}"
+    words += f", {amount(told.per_s)}/s" if told.per_s else ""
+    return words + (f", {told.left_s:.0f} s left" if told.left_s is not None else "")
 
 
 @application.command()

@@ -28,6 +28,9 @@ class Progress(_Answer, frozen=True, kw_only=True):
     stage: str
     done: int
     total: int | None
+    unit: str = ""
+    per_s: float | None = None
+    left_s: float | None = None
 
 
 class Session(_Answer, frozen=True, kw_only=True):
@@ -51,6 +54,9 @@ class Session(_Answer, frozen=True, kw_only=True):
     saved_seq: int | None
     pending_files: int | None
     pending_bytes: int | None
+    save_interval_s: float | None = None
+    save_rule: str = ""
+    save_promise_s: float | None = None
     links: int
     device_label: str
     close_step: str | None

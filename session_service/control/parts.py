@@ -93,6 +93,10 @@ class Parts:
     """The second store, if there is one."""
     second_required: bool = False
     """Whether a close waits until its last checkpoint stands on the second store, too."""
+    workers: int = 2
+    """Processes that save and restore, one home at a time each."""
+    upload_bytes_per_s: float | None = None
+    """What all of them together may send to the store; None: as much as the line carries."""
     upkeep: bool = False
     """Whether logs are tidied once an hour: forgetting by policy, collecting, folding."""
     resume_secret: bytes = field(default=b"", repr=False)

@@ -22,6 +22,7 @@ from session_service.control.progress import while_moving
 from session_service.control.sessions import Live, Sessions
 from session_service.core import limits
 from session_service.core.events import Effect
+from session_service.core.pace import after_failure, after_save, crowd_of, pace
 from session_service.core.records import Lease, LogPosition, State
 from session_service.ports.checkpoints import CheckpointInfo, CheckpointResult, PendingLook, SavePlan
 
@@ -100,6 +101,8 @@ class Saver:
         except (SessionError, TimeoutError) as exc:
             self._log.warning("checkpoint.failed", session_id=live.record.id, error=str(exc))
             if isinstance(exc, StorageUnavailable | TimeoutError):
+                live.save_cost = after_failure(live.save_cost)
+                self._plan_next(live)
                 self._alarms.raise_("storage", str(exc) or "The object store does not answer in time.")
             await self._look(live)
         except Exception as exc:  # noqa: BLE001  # the edge of one save: the others go on
@@ -115,11 +118,15 @@ class Saver:
             await asyncio.sleep(JUDGE_S)
 
     def _age(self, live: Live) -> None:
-        """Files that are not saved for minutes, whatever the reason, are an alarm of their own."""
+        """Files that are not saved for minutes beyond what was promised, whatever the reason, are an alarm.
+
+        While the store fails the pause grows; the alarm does not wait for that.
+        """
         now_ms = self._parts.clock.monotonic_ms()
         if live.saved_mono_ms is None:
             live.saved_mono_ms = now_ms
-        planned_s = max(self._parts.policy.checkpoint_target_s, live.save_pause_s)
+        promise_s = live.pace.promise_s if live.pace is not None and not live.save_cost.failures else 0.0
+        planned_s = max(self._parts.policy.checkpoint_target_s, promise_s)
         if (now_ms - live.saved_mono_ms) / 1000 <= limits.SAVED_AGE_ALARM_S + planned_s:
             self._alarms.clear("saved_age", session_id=live.record.id)
         else:
@@ -143,13 +150,22 @@ class Saver:
                 home=live.handle.home,
                 reason=reason,
                 frozen=False,
+                resume=live.save_unsure,
             )
+            begun_ms, last_ms = self._parts.clock.monotonic_ms(), live.save_begun_mono_ms
+            live.save_unsure, live.save_begun_mono_ms = True, begun_ms
             result = await while_moving(lambda told: self._parts.checkpoints.save(plan, progress=told))
+            live.save_unsure = False
             if result.store_asked and self._alarms.clear("storage"):
                 self._sessions.wake_all()
-            pause_s = max(self._parts.policy.checkpoint_target_s, limits.SAVE_SCAN_FACTOR * result.scan_s)
-            live.save_due_mono_ms = self._parts.clock.monotonic_ms() + round(pause_s * 1000)
-            live.save_pause_s = pause_s
+            live.save_cost = after_save(
+                live.save_cost,
+                scan_s=result.scan_s,
+                total_s=result.total_s,
+                stored_bytes=0 if result.unchanged else result.info.new_stored_bytes,
+                since_last_s=None if last_ms is None else (begun_ms - last_ms) / 1000,
+            )
+            self._plan_next(live)
             if result.info.complete:
                 await self._record(live, result)
             else:
@@ -160,6 +176,16 @@ class Saver:
                     unreadable=result.info.unreadable,
                 )
             return result
+
+    def _plan_next(self, live: Live) -> None:
+        """Say when the next periodic save is due, by what the last ones cost."""
+        saved = [one.save_cost for one in self._sessions.all() if one.record.state in SAVED_STATES]
+        crowd = crowd_of(
+            saved, workers=self._parts.workers, upload_bytes_per_s=self._parts.upload_bytes_per_s
+        )
+        live.pace = pace(self._parts.policy, live.save_cost, crowd)
+        now_ms = self._parts.clock.monotonic_ms()
+        live.save_due_mono_ms = now_ms + round(live.pace.interval_s * 1000)
 
     async def _record(self, live: Live, result: CheckpointResult) -> None:
         # The scan began at saved_as_of: everything older is in it, so at that moment nothing was pending.

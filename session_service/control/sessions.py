@@ -34,6 +34,8 @@ from session_service.core.changes import (
 from session_service.core.continuity.attempts import Order
 from session_service.core.events import DURABLE_EFFECTS, Effect, Event, Facts
 from session_service.core.lifecycle import Step, step
+from session_service.core.pace import Cost, Pace
+from session_service.core.rate import Rate, told
 from session_service.core.records import EffectRecord, Lease, LossCause, Session, State
 from session_service.ports.checkpoints import PendingLook, Progress, WorkspaceName
 from session_service.ports.desktops import Handle
@@ -109,7 +111,11 @@ class Live:
     """False after a start, until the disk was asked: until then nothing expires and no key attaches."""
     marking: asyncio.Lock = field(default_factory=asyncio.Lock)
     settling: bool = False
+    beside: str = ""
+    """What is said while a closing desktop's files lie beside a log that does not take them."""
     progress: Progress | None = None
+    rate: Rate = field(default_factory=Rate)
+    """How fast what is shown as progress moves."""
     trouble: Trouble = field(default_factory=Trouble)
     pending: PendingLook | None = None
     limits_missing: tuple[str, ...] = ()
@@ -123,8 +129,12 @@ class Live:
     """The size of the home when it was restored, then in its last checkpoint."""
     crowded: bool = False
     """Its applications are frozen because the disk is nearly full (control/space.py)."""
-    save_pause_s: float = 0.0
-    """How long the next save waits on purpose: a scan that takes long is not begun again at once."""
+    save_cost: Cost = field(default_factory=Cost)
+    pace: Pace | None = None
+    """How often it is saved, and what that promises; None before the first save."""
+    save_begun_mono_ms: int | None = None
+    save_unsure: bool = True
+    """An attempt may have left something in the store that no entry names; its successor looks for it."""
     saved_mono_ms: int | None = None
     """When a complete checkpoint was verified last, or this life began to look after the session."""
     woken: asyncio.Event = field(default_factory=asyncio.Event)
@@ -145,6 +155,18 @@ class Live:
     def recorded_link(self) -> OpenLink | None:
         """Return the open link that the record names."""
         return self.links.get(self.record.link_id) if self.record.link_id is not None else None
+
+    def show(self, progress: Progress, *, at_ms: int) -> None:
+        """Take what a start or a close told of itself, and how fast it moves."""
+        self.progress = progress
+        self.rate = told(
+            self.rate,
+            stage=progress.stage,
+            unit=progress.unit,
+            done=progress.done,
+            total=progress.total,
+            at_ms=at_ms,
+        )
 
 
 class Sessions:

@@ -299,7 +299,7 @@ class Starter:
         )
 
         def seen(progress: Progress) -> None:
-            live.progress = progress
+            live.show(progress, at_ms=self.parts.clock.monotonic_ms())
             self.sessions.tell(live)
 
         report = await while_moving(

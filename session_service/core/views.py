@@ -33,6 +33,15 @@ class SessionView:
     progress_stage: str = ""
     progress_done: int = 0
     progress_total: int | None = None
+    progress_unit: str = ""
+    progress_per_s: float | None = None
+    progress_left_s: float | None = None
+    """None where nobody can know."""
+    save_interval_s: float | None = None
+    save_rule: str = ""
+    """Which rule of `core/pace.py` decided the interval."""
+    save_promise_s: float | None = None
+    """While something changes, saved-as-of is at most this old; None before the first save."""
     step_error: str = ""
     """The error of the close step or start that is being tried again, in words."""
     step_since_ms: int | None = None

@@ -45,6 +45,11 @@ class ProgressOut(Answer):
     stage: str
     done: int
     total: int | None
+    unit: str
+    per_s: float | None
+    """Units by second, over the last seconds."""
+    left_s: float | None
+    """Seconds left at this speed; null where nobody can know."""
 
 
 class SessionOut(Answer):
@@ -69,6 +74,12 @@ class SessionOut(Answer):
     pending_files: int | None
     pending_bytes: int | None
     pending_looked_at: Instant | None
+    save_interval_s: float | None
+    """The pause between periodic saves that is in force."""
+    save_rule: str
+    """Why: target, scan, duration, crowd, bandwidth, store or risk."""
+    save_promise_s: float | None
+    """While something changes, saved_as_of is at most this old."""
     links: int
     link_since: Instant | None
     device_label: str

@@ -9,7 +9,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from session_service.core.records import OPEN_STATES
+from session_service.core.pace import Rule
+from session_service.core.records import OPEN_STATES, State
 from session_service.core.views import SessionView
 from session_service.ports.checkpoints import WatchLook
 
@@ -17,6 +18,7 @@ PAGE: Final = "page"
 NONE: Final = "none"
 """Names of what is not in the table: pages with their files, and addresses that do not exist."""
 _SECONDS: Final = (0.005, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0)
+RUNNING: Final = frozenset({State.ACTIVE, State.HELD})
 _NOTICED: Final = ("fanotify", "inotify", "scan")
 _STATUS_CLASSES: Final = ("2xx", "3xx", "4xx", "5xx")
 
@@ -46,6 +48,24 @@ class Figures:
             "Bytes of files changed since their newest checkpoint, where known.",
             registry=registry,
         )
+        self._intervals = Gauge(
+            "session_service_checkpoint_interval_seconds",
+            "The longest pause between periodic saves in force, by the rule that decided it.",
+            ("rule",),
+            registry=registry,
+        )
+        self._saved_age = Gauge(
+            "session_service_saved_age_seconds",
+            "Age of the oldest saved-as-of of a running desktop.",
+            registry=registry,
+        )
+        self._late = Gauge(
+            "session_service_sessions_saved_late",
+            "Running desktops whose saved-as-of is older than what was promised.",
+            registry=registry,
+        )
+        for rule in Rule:
+            self._intervals.labels(rule.value).set(0)
         self._alarms = Gauge("session_service_alarms", "Open alarms.", registry=registry)
         self._streams = Gauge("session_service_event_streams", "Live event streams.", registry=registry)
         self._homes = Gauge(
@@ -98,10 +118,22 @@ class Figures:
         if not stream:
             self._seconds.observe(seconds)
 
-    def seen(self, views: Sequence[SessionView], *, alarms: int, streams: int) -> None:
+    def seen(self, views: Sequence[SessionView], *, alarms: int, streams: int, now_ms: int) -> None:
         """Set what is only known when asked."""
         for state in OPEN_STATES:
             self._sessions.labels(state.value).set(sum(view.session.state is state for view in views))
         self._pending.set(sum(view.pending_bytes or 0 for view in views))
+        for rule in Rule:
+            paused = [view.save_interval_s or 0.0 for view in views if view.save_rule == rule.value]
+            self._intervals.labels(rule.value).set(max(paused, default=0.0))
+        running = [view for view in views if view.session.state in RUNNING and view.saved_as_of_ms]
+        ages = [max(0.0, (now_ms - (view.saved_as_of_ms or 0)) / 1000) for view in running]
+        self._saved_age.set(max(ages, default=0.0))
+        self._late.set(
+            sum(
+                view.save_promise_s is not None and age > view.save_promise_s
+                for view, age in zip(running, ages, strict=True)
+            )
+        )
         self._alarms.set(alarms)
         self._streams.set(streams)

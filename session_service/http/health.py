@@ -49,7 +49,10 @@ async def metrics(exchange: Exchange) -> web.Response:
     if not allowed and not local:
         raise errors.SignInRequired("Figures are for the loopback, or for a token with scope read.")
     services.figures.seen(
-        await services.control.views(), alarms=len(services.control.alarms()), streams=len(services.streams)
+        await services.control.views(),
+        alarms=len(services.control.alarms()),
+        streams=len(services.streams),
+        now_ms=services.clock.wall_ms(),
     )
     store = await services.store_look.status()
     if store is not None:

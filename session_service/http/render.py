@@ -45,6 +45,9 @@ def session(view: SessionView, *, for_operator: bool) -> answers.SessionOut:
         pending_files=view.pending_files,
         pending_bytes=view.pending_bytes,
         pending_looked_at=iso_or_none(view.pending_looked_at_ms),
+        save_interval_s=view.save_interval_s,
+        save_rule=view.save_rule,
+        save_promise_s=view.save_promise_s,
         links=view.links,
         link_since=iso_or_none(view.link_since_ms),
         device_label=record.device_label,
@@ -69,7 +72,14 @@ def session(view: SessionView, *, for_operator: bool) -> answers.SessionOut:
 def _progress(view: SessionView) -> answers.ProgressOut | None:
     if not view.progress_stage:
         return None
-    return answers.ProgressOut(stage=view.progress_stage, done=view.progress_done, total=view.progress_total)
+    return answers.ProgressOut(
+        stage=view.progress_stage,
+        done=view.progress_done,
+        total=view.progress_total,
+        unit=view.progress_unit,
+        per_s=view.progress_per_s,
+        left_s=view.progress_left_s,
+    )
 
 
 def workspace(record: Workspace, lease: Lease | None) -> answers.WorkspaceOut:
