@@ -47,6 +47,9 @@ SOON: Final = 1
 """A person asked, or a client was just lost."""
 ROUTINE: Final = 2
 """Periodic work."""
+RESERVED: Final = 1
+"""Workers that only urgent calls may take, where there are two or more: a save of hours that began a moment
+ago must not stand between a closing session and its last checkpoint."""
 _ORDER: Final = {
     "final": URGENT,
     "first_of_close": URGENT,
@@ -58,13 +61,18 @@ _ORDER: Final = {
 
 
 class _Queue:
-    """Hands out workers, most urgent caller first, in order of arrival within a class."""
+    """Hands out workers, most urgent caller first, in order of arrival within a class; never the last one to
+    work that can wait.
+    """
 
     def __init__(self, clients: Sequence[rpc.Client]) -> None:
         self.all = tuple(clients)
         self._free = list(clients)
         self._waiting: list[tuple[int, int, asyncio.Future[rpc.Client]]] = []
         self._arrivals = 0
+        self._others = 0
+        """Workers that calls have which are not urgent."""
+        self._others_max = max(1, len(clients) - RESERVED)
 
     @asynccontextmanager
     async def worker(self, order: int, workspace: WorkspaceName) -> AsyncIterator[rpc.Client]:
@@ -73,10 +81,11 @@ class _Queue:
         The one that served this workspace before is preferred: it remembers what it has read. Another one is
         right, too, only slower.
         """
-        if self._free:
+        if self._free and self._may(order):
             usual = self.all[zlib.crc32(workspace.workspace_id.encode()) % len(self.all)]
             client = usual if usual in self._free else self._free[0]
             self._free.remove(client)
+            self._count(order, 1)
         else:
             self._arrivals += 1
             turn: asyncio.Future[rpc.Client] = asyncio.get_running_loop().create_future()
@@ -85,20 +94,30 @@ class _Queue:
                 client = await turn
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
-                    self._give_back(turn.result())
+                    self._give_back(turn.result(), order)
                 raise
         try:
             yield client
         finally:
-            self._give_back(client)
+            self._give_back(client, order)
 
-    def _give_back(self, client: rpc.Client) -> None:
-        while self._waiting:
-            _, _, turn = heapq.heappop(self._waiting)
-            if not turn.done():
-                turn.set_result(client)
-                return
+    def _may(self, order: int) -> bool:
+        return order == URGENT or self._others < self._others_max
+
+    def _count(self, order: int, change: int) -> None:
+        self._others += change if order != URGENT else 0
+
+    def _give_back(self, client: rpc.Client, order: int) -> None:
+        self._count(order, -1)
         self._free.append(client)
+        while self._waiting and self._free:
+            first, _, turn = self._waiting[0]
+            if not turn.done() and not self._may(first):
+                return  # who is first can wait, and so can all behind
+            heapq.heappop(self._waiting)
+            if not turn.done():
+                turn.set_result(self._free.pop())
+                self._count(first, 1)
 
 
 class Workers:

@@ -44,6 +44,7 @@ def _add_others(application: typer.Typer) -> None:
         doctor,
         keys,
         people,
+        price,
         replica,
         sessions,
         stopping,
@@ -55,6 +56,7 @@ def _add_others(application: typer.Typer) -> None:
     application.command("restart")(stopping.restart)
     application.command("connect")(connecting.connect)
     application.command("doctor")(doctor.doctor)
+    application.command("price")(price.price)
     application.add_typer(sessions.application, name="sessions")
     application.add_typer(upkeep.application, name="checkpoints")
     application.add_typer(replica.application, name="replica")

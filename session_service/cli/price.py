@@ -1,0 +1,50 @@
+"""`session-service price`: what saving costs by user and month, by the model of `core/price.py`.
+
+It asks nobody: no service need run, and no store is reached.
+"""
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from session_service.cli import console
+from session_service.cli.console import AsJson
+from session_service.core.price import Prices, Use, bill
+
+
+def price(
+    users: Annotated[int, typer.Option(min=1, help="How many users there are.")] = 1,
+    interval_s: Annotated[float, typer.Option(min=1, help="Seconds between saves.")] = 10.0,
+    hours: Annotated[float, typer.Option(min=0, max=744, help="Hours with a desktop, by month.")] = 160.0,
+    home_gb: Annotated[float, typer.Option(min=0, help="Size of a home.")] = 10.0,
+    put_per_1000: Annotated[float, typer.Option(min=0, help="Price of 1,000 PUTs.")] = 0.005,
+    get_per_1000: Annotated[float, typer.Option(min=0, help="Price of 1,000 GETs.")] = 0.0004,
+    gb_month: Annotated[float, typer.Option(min=0, help="Price of a gigabyte for a month.")] = 0.023,
+    egress_gb: Annotated[float, typer.Option(min=0, help="Price of a gigabyte out of the store.")] = 0.0,
+    json: AsJson = False,
+) -> None:
+    """Say what the object store costs by user and month. Defaults are list prices of S3 in US dollars.
+
+    Example: session-service price --users 200 --interval-s 30 --home-gb 5
+    """
+    use = Use(interval_s=interval_s, hours=hours, home_gb=home_gb)
+    prices = Prices(
+        put_per_1000=put_per_1000, get_per_1000=get_per_1000, gb_month=gb_month, egress_gb=egress_gb
+    )
+    found = bill(use, prices)
+    if json:
+        told = dataclasses.asdict(found) | {"users": users, "price_all": found.price * users}
+        console.print_json(told)
+        return
+    console.facts(
+        [
+            ("PUT requests", f"{found.puts:,.0f}"),
+            ("GET requests", f"{found.gets:,.0f}"),
+            ("stored", f"{found.gb_months:,.1f} GB"),
+            ("entries folded", f"{found.folded_entries:,.0f}"),
+            ("out of the store", f"{found.egress_gb:,.1f} GB"),
+            ("by user and month", f"{found.price:,.2f}"),
+            (f"for {users} users", f"{found.price * users:,.2f}"),
+        ]
+    )

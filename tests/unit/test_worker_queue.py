@@ -1,0 +1,103 @@
+"""Who gets a worker first: a close never waits behind somebody's first checkpoint."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from session_service.base import rpc
+from session_service.checkpoints import messages
+from session_service.checkpoints.workers import Workers
+from session_service.ports.checkpoints import CheckpointInfo, CheckpointResult, SavePlan, WorkspaceName
+from tests.fakes.until import until
+
+INFO = CheckpointInfo(
+    seq=1, hash=b"", fence=1, session_id="s", scan_ms=0, reason="", complete=True, final=False, frozen=False,
+    entries=0, bytes=0, new_stored_bytes=0,
+)  # fmt: skip
+DONE = CheckpointResult(info=INFO, unchanged=False, saved_as_of_ms=0, scan_s=0.0, total_s=0.0)
+
+
+class Rig:
+    """Two workers behind real sockets; each save lasts until it is let go."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.gates: dict[str, asyncio.Event] = {}
+
+    async def save(self, call: rpc.Call) -> CheckpointResult:
+        home = call.params(messages.Save).plan.home
+        self.begun.append(home)
+        await self.gates[home].wait()
+        return DONE
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[tuple[Rig, Workers]]:
+    made = Rig()
+    paths = [tmp_path / f"w{number}" for number in range(2)]
+    uids = frozenset({os.geteuid()})
+    servers = [rpc.Server(path, {"save": made.save}, peer_uids=uids) for path in paths]
+    for server in servers:
+        await server.start()
+    workers = Workers(paths)
+    yield made, workers
+    await workers.close()
+    for server in servers:
+        await server.close()
+
+
+def plan(rig: Rig, name: str, reason: str) -> SavePlan:
+    rig.gates[name] = asyncio.Event()
+    where = WorkspaceName(tenant_id="t", workspace_id=name)
+    return SavePlan(workspace=where, session_id="s", fence=1, home=name, reason=reason, frozen=False)
+
+
+async def test_a_close_finds_a_worker_while_long_saves_go_on(rig):
+    """Two periodic saves want to begin; one waits, so that a final one begins at once."""
+    made, workers = rig
+    async with asyncio.TaskGroup() as group:
+        for name, reason in (("long", "periodic"), ("longer", "periodic")):
+            group.create_task(workers.save(plan(made, name, reason)))
+        await until(lambda: made.begun)
+        group.create_task(workers.save(plan(made, "close", "final")))
+        await until(lambda: "close" in made.begun)
+        assert len(made.begun) == 2, "the second long one waits"
+        made.gates["close"].set()
+        made.gates[made.begun[0]].set()
+        await until(lambda: len(made.begun) == 3)
+        for gate in made.gates.values():
+            gate.set()
+
+
+async def test_a_loss_goes_before_periodic_saves_that_waited_longer(rig):
+    made, workers = rig
+    async with asyncio.TaskGroup() as group:
+        group.create_task(workers.save(plan(made, "first", "periodic")))
+        await until(lambda: made.begun)
+        group.create_task(workers.save(plan(made, "periodic", "periodic")))
+        group.create_task(workers.save(plan(made, "loss", "loss")))
+        await until(lambda: len(workers._homes._waiting) == 2)
+        made.gates["first"].set()
+        await until(lambda: len(made.begun) == 2)
+        assert made.begun[1] == "loss"
+        for gate in made.gates.values():
+            gate.set()
+
+
+async def test_who_stops_waiting_takes_no_worker_with_him(rig):
+    made, workers = rig
+    async with asyncio.TaskGroup() as group:
+        group.create_task(workers.save(plan(made, "first", "periodic")))
+        await until(lambda: made.begun)
+        given_up = group.create_task(workers.save(plan(made, "given up", "periodic")))
+        await until(lambda: len(workers._homes._waiting) == 1)
+        given_up.cancel()
+        made.gates["first"].set()
+        last = group.create_task(workers.save(plan(made, "last", "periodic")))
+        await until(lambda: "last" in made.begun)
+        made.gates["last"].set()
+        await last
+    assert workers._homes._others == 0
