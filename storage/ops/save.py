@@ -161,33 +161,7 @@ async def prepare(
         beside=beside,
     )
 
-    def scan() -> tuple[Gathered, list[PlannedSegment], Report, tuple[int, int]]:
-        root_fd = open_home(plan.home)
-        try:
-            facts = stat_facts(os.fstat(root_fd))
-            owner = plan.owner if plan.owner is not None else (facts.uid, facts.gid)
-            route = None
-            if look is not None:
-                if not look.full and (cache is None or cache.owner != owner):
-                    raise RouteLost(what="the home has another owner")
-                route = NotifiedRoute(look, cache, stored=partial(state.index.knows, BoxKind.META))
-            gather = Gather(
-                taker=chunks,
-                known=state.index.knows,
-                seed=keys.chunker_seed,
-                owner=owner,
-                cache=cache,
-                threads=threads,
-                stop=stop,
-                progress=progress,
-                exact=plan.exact,
-                route=route,
-            )
-            gathered = gather.run(root_fd)
-        finally:
-            os.close(root_fd)
-        report = make_report(gathered, chunks)
-        return gathered, chunks.finish(), report, owner
+    scan = partial(_scan, plan, state, keys.chunker_seed, threads, cache, chunks, stop, progress, look)
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -215,6 +189,46 @@ async def prepare(
         new_bytes=chunks.new_raw_bytes,
         scan_ms=scan_ms,
     )
+
+
+def _scan(
+    plan: SavePlan,
+    state: LogState,
+    seed: int,
+    threads: Threads,
+    cache: StatCache | None,
+    chunks: NewChunks,
+    stop: Stop,
+    progress: Callable[[Progress], None],
+    look: Round | None,
+) -> tuple[Gathered, list[PlannedSegment], Report, tuple[int, int]]:
+    """Gather a home in a thread; return what was found, segments for the entry, the report, and the owner."""
+    root_fd = open_home(plan.home)
+    try:
+        facts = stat_facts(os.fstat(root_fd))
+        owner = plan.owner if plan.owner is not None else (facts.uid, facts.gid)
+        route = None
+        if look is not None:
+            if not look.full and (cache is None or cache.owner != owner):
+                raise RouteLost(what="the home has another owner")
+            route = NotifiedRoute(look, cache, stored=partial(state.index.knows, BoxKind.META))
+        gather = Gather(
+            taker=chunks,
+            known=state.index.knows,
+            seed=seed,
+            owner=owner,
+            cache=cache,
+            threads=threads,
+            stop=stop,
+            progress=progress,
+            exact=plan.exact,
+            route=route,
+        )
+        gathered = gather.run(root_fd)
+    finally:
+        os.close(root_fd)
+    report = make_report(gathered, chunks)
+    return gathered, chunks.finish(), report, owner
 
 
 def padded(segment: PlannedSegment) -> PlannedSegment:
