@@ -9,6 +9,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -138,7 +139,20 @@ async def _service(settings: Settings, layout: Layout) -> list[Finding]:
     found.append(Finding(name="object_store", ok=usable, words=words, action=action))
     if store.watching:
         found.append(_watching(store.watching))
+    found.append(
+        _upkeep(settings, [alarm.detail for alarm in alarms if alarm.kind in ("upkeep", "clocks_apart")])
+    )
     return found if second is None else [*found, _second_store(second)]
+
+
+def _upkeep(settings: Settings, refused: Sequence[str]) -> Finding:
+    """Off is a choice; refused is not: space is never freed then."""
+    if refused:
+        action = 'docs/running.md, "Upkeep", says what to do; saving goes on.'
+        return Finding(name="upkeep", ok=False, words="; ".join(refused), action=action)
+    on = settings.store.upkeep == "on"
+    words = "once an hour" if on else "off: nothing is forgotten and no space is freed"
+    return Finding(name="upkeep", ok=True, words=words, action="" if on else "Set store.upkeep to on.")
 
 
 def _watching(words: str) -> Finding:

@@ -8,6 +8,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from session_service.control.replication import Replication
+from session_service.control.upkeep import OUTCOMES, REASONS, UpkeepCount
 from session_service.gateway.shards import Shards
 from session_service.gateway.stats import (
     FIRST_FRAME_BOUNDS_S,
@@ -146,3 +147,35 @@ class SecondStoreFigures(Collector):
         for state in STATES:
             family.add_metric((state,), sum(look.state == state for look in looks))
         yield family
+
+
+class UpkeepFigures(Collector):
+    """What the hourly upkeep came to."""
+
+    def __init__(self, count: UpkeepCount) -> None:
+        self._count = count
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every series as it is now."""
+        runs = CounterMetricFamily(
+            "session_service_upkeep_runs", "Runs over one workspace, by outcome.", labels=("outcome",)
+        )
+        for outcome in OUTCOMES:
+            runs.add_metric((outcome,), self._count.runs[outcome])
+        yield runs
+        refused = CounterMetricFamily(
+            "session_service_upkeep_refused", "Runs that collected nothing, by reason.", labels=("reason",)
+        )
+        for reason in sorted({*REASONS.values(), "other"}):
+            refused.add_metric((reason,), self._count.refusals[reason])
+        yield refused
+        yield CounterMetricFamily(
+            "session_service_upkeep_freed_bytes",
+            "Bytes of objects that were deleted.",
+            value=self._count.freed_bytes,
+        )
+        yield CounterMetricFamily(
+            "session_service_upkeep_forgotten_checkpoints",
+            "Checkpoints that policy let go.",
+            value=self._count.forgotten,
+        )

@@ -90,6 +90,7 @@ EVENTS: Final = frozenset(
         # checkpoints and store
         "checkpoint.verified",
         "checkpoint.failed",
+        "checkpoint.saved_beside",
         "checkpoint.incomplete",
         "checkpoint.skipped",
         "upkeep.finished",

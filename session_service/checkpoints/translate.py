@@ -65,6 +65,7 @@ def info(value: storage.CheckpointInfo) -> port.CheckpointInfo:
         fuzzy=value.fuzzy,
         unreadable=value.unreadable,
         bad_paths=_bad(value.bad_paths),
+        side=value.side,
     )
 
 

@@ -31,7 +31,7 @@ ACTIONS = {
     "saved_age": "Files of a running desktop were not saved for minutes though the store answers.",
     "disk_low": "Free space on the state folder's disk, or end the named desktops with save.",
     "second_store": "Look at `session-service replica status`; the main store and all sessions go on.",
-    "upkeep": "Nothing of the named workspace is collected; look at `checkpoints verify`. Saving goes on.",
+    "upkeep": "Nothing of the named workspace is collected; see 'Upkeep' in docs/running.md. Saving goes on.",
     "clocks_apart": "Set this machine's clock; nothing is forgotten until both agree within a day.",
     "task": "A part of control failed; it is started again. Report the error.",
 }

@@ -24,6 +24,7 @@ from session_service.base.errors import (
 )
 from session_service.base.log import get_logger
 from session_service.control.alarms import Alarms
+from session_service.control.beside import calls_for_it, save_beside
 from session_service.control.node import Node
 from session_service.control.parts import Parts
 from session_service.control.pause import Pause
@@ -76,6 +77,7 @@ class Closer:
         pause, changed = Pause(self.parts.ids), Pause(self.parts.ids)
         changes = 0
         session_id = live.record.id
+        live.beside = ""
         while live.record.state is State.CLOSING and self.sessions.find(session_id) is live:
             todo = next_step(live.record, asked=live.asked)
             try:
@@ -97,7 +99,7 @@ class Closer:
                     self._failed(live, exc, todo.alarm_s)
                     await pause.wait(live.woken)
             except (SessionError, TimeoutError) as exc:
-                self._failed(live, exc, todo.alarm_s)
+                self._failed(live, await self._beside(live, todo, exc), todo.alarm_s)
                 await pause.wait(live.woken)
         if live.record.state is State.CLOSED:
             self.alarms.clear_session(session_id)
@@ -121,6 +123,19 @@ class Closer:
         finally:
             timer.cancel()
 
+    async def _beside(self, live: Live, todo: SagaStep, exc: Exception) -> Exception:
+        """The log does not take what a frozen desktop holds: save it beside, once, and say so for as long."""
+        if todo.name not in SAVES or not isinstance(exc, SessionError) or not calls_for_it(exc):
+            return exc
+        if live.handle is None:
+            return exc
+        if not live.beside:
+            try:
+                live.beside = await save_beside(self.parts, live, exc)
+            except (SessionError, TimeoutError):
+                return exc
+        return type(exc)(live.beside)
+
     def _home_changed(self, live: Live, times: int) -> None:
         if times >= limits.HOME_CHANGES_ALARM:
             words = f"The home changed {times} times after its last checkpoint."
@@ -139,6 +154,7 @@ class Closer:
         trouble = live.trouble
         trouble.error, trouble.since_ms, trouble.attempts = "", None, 0
         live.progress = None
+        live.beside = ""
         for kind in ("close", "freeze", "incomplete"):
             self.alarms.clear(kind, session_id=live.record.id)
         self.sessions.tell(live)
@@ -231,7 +247,7 @@ class Closer:
             return None
 
         def seen(progress: Progress) -> None:
-            live.progress = progress
+            live.show(progress, at_ms=self.parts.clock.monotonic_ms())
             self.sessions.tell(live)
 
         plan = SavePlan(
@@ -243,6 +259,7 @@ class Closer:
             frozen=True,
             final=final,
             first_of_close=not final,
+            resume=True,
         )
         async with live.saving:
             # A periodic checkpoint that is under way ends first: it is neither of the two.

@@ -39,7 +39,7 @@ from session_service.control.sessions import Live, Sessions
 from session_service.control.space import SpaceGuard
 from session_service.control.starts import Starter, Wishes
 from session_service.control.tickets import hash_of
-from session_service.control.upkeep import Upkeep
+from session_service.control.upkeep import Upkeep, UpkeepCount
 from session_service.control.watch import Watch
 from session_service.core import limits
 from session_service.core.actor import Actor
@@ -189,6 +189,11 @@ class Control:
     def second(self) -> Replication | None:
         """Return what keeps the second store in step, if there is a second store."""
         return self._replication
+
+    @property
+    def upkeep(self) -> UpkeepCount | None:
+        """What the hourly upkeep came to since the start; None where it is off."""
+        return self._upkeep.count if self._parts.upkeep else None
 
     def _task_failed(self, name: str, error: BaseException) -> None:
         self._log.error("task.failed", name=name, error=repr(error))

@@ -6,6 +6,8 @@ run that failed or was given up costs nothing but an hour.
 """
 
 import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Final
 
 from session_service.base.errors import RegistryUnavailable, SessionError
@@ -28,6 +30,10 @@ RUN_S_MAX: Final = 300.0
 """One run; a repository that needs longer is tidied by hand (`checkpoints gc`), and it is logged."""
 CLOSE_LOOK_S: Final = 0.5
 """How soon a run is given up when its workspace begins to close."""
+OUTCOMES: Final = ("done", "refused", "contended", "failed", "given_up")
+"""Of a run: given up because its workspace began to close; contended where others wrote meanwhile."""
+REASONS: Final = {"clocks": "clocks", "snapshot": "index", "missing": "missing", "size": "missing"}
+"""Words of a refusal, and what a counter calls it; whatever is not here is `other`."""
 BUSY: Final = (State.STARTING, State.CLOSING)
 
 
@@ -43,11 +49,29 @@ def keep_rule(policy: Policy) -> KeepRule:
     )
 
 
+@dataclass(slots=True)
+class UpkeepCount:
+    """What all runs since the start came to."""
+
+    runs: Counter[str] = field(default_factory=Counter)
+    refusals: Counter[str] = field(default_factory=Counter)
+    freed_bytes: int = 0
+    forgotten: int = 0
+
+
+def reason_of(done: Upkept) -> str:
+    """Return in one word why a run was refused."""
+    if done.clocks_apart:
+        return "clocks"
+    return next((reason for words, reason in REASONS.items() if words in done.refused), "other")
+
+
 class Upkeep:
     """One for the node."""
 
     def __init__(self, *, parts: Parts, sessions: Sessions, alarms: Alarms) -> None:
         self._alarms = alarms
+        self.count = UpkeepCount()
         self._refused: dict[str, str] = {}
         self._parts = parts
         self._sessions = sessions
@@ -92,6 +116,7 @@ class Upkeep:
             while not work.done():
                 if self._is_busy(workspace.id):
                     work.cancel()
+                    self.count.runs["given_up"] += 1
                     return
                 await asyncio.wait([work], timeout=CLOSE_LOOK_S)
 
@@ -108,11 +133,15 @@ class Upkeep:
                 )
         except (SessionError, TimeoutError) as exc:
             self._log.warning("upkeep.failed", workspace_id=workspace.id, error=str(exc))
+            self.count.runs["failed"] += 1
             return
+        self._take(done)
         self._look(workspace, done)
         if done.refused:
             self._log.warning("upkeep.failed", workspace_id=workspace.id, error=done.refused)
-        elif done.forgotten or done.deleted_objects or done.retired_packs or done.folded_entries:
+        elif any(
+            (done.forgotten, done.deleted_objects, done.retired_packs, done.folded_entries, done.adopted)
+        ):
             self._log.info(
                 "upkeep.finished",
                 workspace_id=workspace.id,
@@ -120,7 +149,17 @@ class Upkeep:
                 deleted=done.deleted_objects,
                 bytes=done.deleted_bytes,
                 folded=done.folded_entries,
+                adopted=done.adopted,
             )
+
+    def _take(self, done: Upkept) -> None:
+        self.count.freed_bytes += done.deleted_bytes
+        self.count.forgotten += len(done.forgotten)
+        if done.refused and not done.contended:
+            self.count.runs["refused"] += 1
+            self.count.refusals[reason_of(done)] += 1
+        else:
+            self.count.runs["contended" if done.contended else "done"] += 1
 
     def _look(self, workspace: Workspace, done: Upkept) -> None:
         """Wake somebody where a repository contradicts itself, or two clocks each other."""

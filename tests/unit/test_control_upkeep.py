@@ -5,7 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 from session_service.base.errors import StorageUnavailable
-from session_service.control.upkeep import EVERY_MS, FIRST_AFTER_MS, Upkeep
+from session_service.control.upkeep import EVERY_MS, FIRST_AFTER_MS, Upkeep, reason_of
 from session_service.core.policy import DEFAULT
 from session_service.core.records import State
 from session_service.ports.upkeep import Upkept
@@ -122,3 +122,25 @@ async def test_a_repository_that_contradicts_itself_wakes_somebody_and_a_busy_on
     world.done = Upkept()
     await world.upkeep.look()
     assert world.raised == {}
+
+
+async def test_runs_are_counted_by_outcome_and_refusals_by_reason():
+    world = World("a")
+    for done, fails in (
+        (Upkept(deleted_bytes=7, forgotten=(1, 2)), False),
+        (Upkept(refused="an index snapshot and the chain disagree about rows"), False),
+        (Upkept(refused="the log grew", contended=True), False),
+        (Upkept(), True),
+    ):
+        world.now_ms += max(EVERY_MS, FIRST_AFTER_MS)
+        world.done, world.fails = done, fails
+        assert await world.upkeep.look() == "a"
+    count = world.upkeep.count
+    assert dict(count.runs) == {"done": 1, "refused": 1, "contended": 1, "failed": 1}
+    assert (dict(count.refusals), count.freed_bytes, count.forgotten) == ({"index": 1}, 7, 2)
+
+
+def test_a_reason_is_one_of_few_words():
+    assert reason_of(Upkept(refused="x", clocks_apart=True)) == "clocks"
+    assert reason_of(Upkept(refused="missing: p/1-00")) == "missing"
+    assert reason_of(Upkept(refused="nobody knows")) == "other"
