@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 
 from session_service.app import accounts, listening, room
 from session_service.app.certificate import Certificate
-from session_service.app.figures import GatewayFigures, SecondStoreFigures
+from session_service.app.figures import GatewayFigures, SecondStoreFigures, UpkeepFigures
 from session_service.app.greeting import Greeting
 from session_service.app.listening import trusted_networks
 from session_service.app.notices import Notices
@@ -236,6 +236,8 @@ class _Service:
         self.figures.register(GatewayFigures(self.shards))
         if (replication := self.control.second()) is not None:
             self.figures.register(SecondStoreFigures(replication))
+        if (upkept := self.control.upkeep) is not None:
+            self.figures.register(UpkeepFigures(upkept))
         self.streams.put(self.shards)
         await self._listen(gateway)
         await self.shards.open(gateway)

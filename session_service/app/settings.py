@@ -90,9 +90,8 @@ class Store(_Group):
     """
     workers: Annotated[int, Field(ge=1, le=16)] = 2
     """Processes that save and restore, one home at a time each."""
-    upkeep: Literal["off", "on"] = "off"
-    """on forgets old checkpoints by the default retention and collects what nothing needs, once an hour.
-    off keeps
+    upkeep: Literal["off", "on"] = "on"
+    """on forgets old checkpoints as `retention` says and frees what nothing needs, once an hour. off keeps
     everything; `session-service checkpoints gc` does it by hand.
     """
 
