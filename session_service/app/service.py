@@ -159,6 +159,7 @@ class _Service:
             checkpoints=self.checkpoints,
             streams=self.streams,
             policy=policy_of(self.settings),
+            workers=self.settings.store.workers,
             second=self.checkpoints if self.settings.store.second_url else None,
             second_required=self.settings.store.second_required == "close",
             upkeep=self.settings.store.upkeep == "on",
