@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from session_service.app.refused import ConfigurationRefused
 from session_service.base import log
+from session_service.gateway.limits import GatewayLimits
 
 if TYPE_CHECKING:
     from session_service.app.settings import Settings
@@ -89,6 +90,11 @@ def trusted_networks(settings: "Settings") -> tuple[ipaddress.IPv4Network | ipad
     if not settings.listen.behind_proxy:
         return ()
     return tuple(ipaddress.ip_network(text) for text in settings.listen.trusted_proxies)
+
+
+def gateway_limits(settings: "Settings") -> GatewayLimits:
+    """Return the limits of every gateway process: all as they are, but for the one that is a setting."""
+    return GatewayLimits(ring_bytes=settings.gateway.ring_mib << 20)
 
 
 def queue_limit() -> int | None:

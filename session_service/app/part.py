@@ -69,7 +69,7 @@ def _service(settings: "Settings") -> Run:
 
 
 def _gateway(settings: "Settings", shard: str) -> Run:
-    from session_service.app.listening import trusted_networks
+    from session_service.app.listening import gateway_limits, trusted_networks
     from session_service.app.system import SystemClock, SystemIds
     from session_service.core.shards import names
     from session_service.gateway import process
@@ -82,6 +82,7 @@ def _gateway(settings: "Settings", shard: str) -> Run:
         shards=names(gateway_processes(settings)),
         ids=SystemIds(SystemClock()),
         trusted=trusted_networks(settings),
+        limits=gateway_limits(settings),
     )
     return lambda stop: process.run(told, stop)
 

@@ -24,7 +24,7 @@ from session_service.app import accounts, listening, room
 from session_service.app.certificate import Certificate
 from session_service.app.figures import GatewayFigures, SecondStoreFigures, UpkeepFigures
 from session_service.app.greeting import Greeting
-from session_service.app.listening import trusted_networks
+from session_service.app.listening import gateway_limits, trusted_networks
 from session_service.app.notices import Notices
 from session_service.app.parent import gateway_processes
 from session_service.app.probe import PortProbe
@@ -231,6 +231,7 @@ class _Service:
             origins=self.origins,
             ids=self.ids,
             trusted=trusted_networks(self.settings),
+            limits=gateway_limits(self.settings),
             shards=names(self.processes),
             elsewhere=self.shards.owner,
         )

@@ -49,6 +49,10 @@ class Gateway(_Group):
     """1 carries them inside the service; more add processes of their own, auto one per core. For hundreds of
     busy users on one machine; put TLS into a proxy in front then.
     """
+    ring_mib: Annotated[int, Field(ge=1, le=32)] = 4
+    """MiB that one desktop may send and its client has not acknowledged; then it is slowed down. More for
+    users on fast lines far away: bytes per second times the round trip. It is memory while it is in use.
+    """
 
 
 class Store(_Group):

@@ -1,12 +1,14 @@
 """Every limit of the gateway, with its unit, its reason, and what happens when it is reached.
 
-Not settings: an operator changes none of them. They are one value so that a test can shorten a minute to a
-moment.
+Not settings, but for `ring_bytes`: an operator changes none of the others. They are one value so that a test
+can shorten a minute to a moment.
 
 Source: gateway.md sections 7, 8, 9.1 and 9.4; docs/design/0002-wire.md.
 """
 
 from dataclasses import dataclass
+
+from session_service.core.continuity.limits import DOWN_RING_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,10 @@ class GatewayLimits:
     """Waiting for one client; beyond it the desktop is not read. Less starves a fast client."""
     up_bytes_max: int = 256 * 1024
     """Waiting for one desktop; beyond it the client is not read."""
+    ring_bytes: int = DOWN_RING_BYTES
+    """Unacknowledged by one client of a resumable stream; beyond it the desktop is not read (the setting
+    `gateway.ring_mib`).
+    """
     unsent_bytes_max: int = 128 * 1024
     """Unsent in the kernel per client, so that pings and echoes do not wait behind megabytes."""
     controls_max: int = 200

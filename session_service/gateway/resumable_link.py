@@ -159,6 +159,7 @@ class ResumableLink(Link):
                     hold_s=attachment.hold_s,
                     gap_s=attachment.gap_s,
                     soft_s=attachment.soft_s,
+                    ring_bytes=self._hub.limits.ring_bytes,
                 )
             )
         self._resumed(attachment, "resync")

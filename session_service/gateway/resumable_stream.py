@@ -81,7 +81,7 @@ class ResumableStream:
         self.bytes_down = self.bytes_up = 0
         self.heard_at = self._time()
         """When its client acknowledged last."""
-        self.core = ServerStream(name)
+        self.core = ServerStream(name, ring_bytes=hub.limits.ring_bytes)
 
     # What a link calls.
 

@@ -22,7 +22,12 @@ NOTE_CHARACTERS_MAX: Final = 200
 """What people are told about a planned pause."""
 
 DOWN_RING_BYTES: Final = 4 << 20
-"""Unacknowledged towards a client; then its desktop is not read. Below 1 MiB the stream starves."""
+"""Unacknowledged towards a client; then its desktop is not read. Below 1 MiB the stream starves. An operator
+may choose another number within the next two (`gateway.ring_mib`); a client takes it from `opened`.
+"""
+DOWN_RING_BYTES_MIN: Final = 1 << 20
+DOWN_RING_BYTES_MAX: Final = 32 << 20
+"""More than any line has on its way: 3 Gbit/s over 85 ms."""
 DOWN_DETACHED_BYTES: Final = 1 << 20
 """The same while nobody is attached; more than was there already is not read."""
 UP_RING_BYTES: Final = 256 << 10

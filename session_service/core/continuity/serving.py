@@ -20,6 +20,8 @@ from session_service.core.continuity.limits import (
     BEAT_S,
     DOWN_DETACHED_BYTES,
     DOWN_RING_BYTES,
+    DOWN_RING_BYTES_MAX,
+    DOWN_RING_BYTES_MIN,
     JITTER_MS,
     OFFSET_MAX,
     UP_RING_BYTES,
@@ -41,13 +43,19 @@ class Standing:
 
 
 class ServerStream:
-    """Both directions of one stream, as the server knows them."""
+    """Both directions of one stream, as the server knows them.
 
-    __slots__ = ("_checksum", "_detached_cap", "_replay_end", "leg", "received", "ring")
+    Args:
+        leg: its name: 8 random bytes as text.
+        ring_bytes: unacknowledged towards the client, until its desktop is not read; 1 to 32 MiB.
+    """
 
-    def __init__(self, leg: str) -> None:
+    __slots__ = ("_cap", "_checksum", "_detached_cap", "_replay_end", "leg", "received", "ring")
+
+    def __init__(self, leg: str, *, ring_bytes: int = DOWN_RING_BYTES) -> None:
+        assert DOWN_RING_BYTES_MIN <= ring_bytes <= DOWN_RING_BYTES_MAX, ring_bytes
         self.leg = leg
-        """Its name: 8 random bytes as text."""
+        self._cap = ring_bytes
         self.ring = Ring()
         """Towards the client."""
         self.received = 0
@@ -87,7 +95,7 @@ class ServerStream:
     @property
     def is_full(self) -> bool:
         """True while the desktop must not be read."""
-        return self.ring.unacknowledged >= (self._detached_cap or DOWN_RING_BYTES)
+        return self.ring.unacknowledged >= (self._detached_cap or self._cap)
 
     # Links.
 
@@ -193,6 +201,7 @@ def opened(
     hold_s: float,
     gap_s: float | None,
     soft_s: float | None = None,
+    ring_bytes: int = DOWN_RING_BYTES,
 ) -> str:
     """Return the answer to `open`. It holds the key and is never logged."""
     return say(
@@ -205,7 +214,7 @@ def opened(
         mode=mode,
         hold=hold_s,
         soft=soft_s,
-        win=[DOWN_RING_BYTES, UP_RING_BYTES],
+        win=[ring_bytes, UP_RING_BYTES],
         ack=[ACK_DOWN_BYTES, ACK_UP_BYTES, round(ACK_S * 1000)],
         hb=round(BEAT_S),
         jitter=list(JITTER_MS),
