@@ -107,7 +107,9 @@ class Restore:
         return resumable_draft(into, (self._row.seq, self._row.hash, self._owner, self._becomes_home))
 
     async def _make(self, draft: Draft, plan: Plan) -> ExtractReport:
-        extractor = Extractor(draft.fd, self._policy(), remember=self._becomes_home, resumed=draft.resumed)
+        extractor = Extractor(
+            draft.fd, self._policy(plan), remember=self._becomes_home, resumed=draft.resumed
+        )
         try:
             await self._threads.run(self._stop, self._make_frames, extractor, plan)
             if draft.resumed:
@@ -120,13 +122,13 @@ class Restore:
         finally:
             extractor.close()
 
-    def _policy(self) -> RestorePolicy:
-        totals = self._checkpoint.totals
+    def _policy(self, plan: Plan) -> RestorePolicy:
+        """Return the limits of this restore: what was planned, which was compared with what was announced."""
         return RestorePolicy(
             owner=self._owner,
             captured=self._checkpoint.owner,
-            entries_max=totals.entries + 1,
-            bytes_max=totals.size,
+            entries_max=plan.entries_made,
+            bytes_max=plan.bytes,
         )
 
     def _make_frames(self, extractor: Extractor, plan: Plan) -> None:

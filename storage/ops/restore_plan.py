@@ -1,8 +1,10 @@
 """What a restore will make: every entry of a checkpoint, counted, and in which order.
 
-Nothing is written here. What cannot be made again (sockets, devices, unreadable entries, unknown types) is
-named. Files are put into three tiers: what a desktop reads when it starts and what its user had in hand last;
-then all other small files, which are almost all of a home; then the rest.
+Nothing is written here, and everything is counted here: a checkpoint that holds more than it announced is
+refused before the first folder is made, whole or in part. What cannot be made again (sockets, devices,
+unreadable entries, unknown types) is named. Files are put into three tiers: what a desktop reads when it
+starts and what its user had in hand last; then all other small files, which are almost all of a home; then
+the rest.
 
 Source: storage.md 4.6 "Order".
 """
@@ -15,7 +17,7 @@ from typing import Final
 from storage.errors import HostileTree
 from storage.format import tree
 from storage.format.extras import NONE, Extras, GradeTag
-from storage.format.limits import KIB, MIB
+from storage.format.limits import DEPTH_FOLDERS_MAX, KIB, MIB
 from storage.format.table import read_chunk_refs
 from storage.format.tree import Entry
 from storage.ops.browse import Browser
@@ -26,6 +28,7 @@ from storage.repository.reader import Reader
 from storage.repository.state import Row
 from storage.repository.verify import announced, walk_tree
 from storage.scan.entry import NO_ATTRIBUTES, Attributes, Kind, RestoreFacts
+from storage.scan.walk import PATH_BYTES_MAX
 
 SMALL_FILE_BYTES: Final = 1 * MIB
 CONFIGURATION_BYTES: Final = 64 * KIB
@@ -40,6 +43,12 @@ FIRST_BYTES: Final = 32 * MIB
 """The first tier ends here; the newest of what would be in it are taken."""
 RECENT_FILES: Final = 32
 """Files up to 1 MiB that were changed last, wherever they lie."""
+PART_BYTES_MIN: Final = 512
+"""Chunks and extents of more than one a file must be this large on average. Writers cut at 4 KiB and more; a
+list that names one byte a thousand million times would fill the memory before a byte is written.
+"""
+PARTS_SPARE: Final = 2_000_000
+"""For files of so many extents that these have a content of their own: totals do not know their bytes."""
 
 
 @dataclass(slots=True)
@@ -54,11 +63,8 @@ class Plan:
     links: list[tuple[bytes, bytes]] = field(default_factory=list)
     not_made: list[BadPath] = field(default_factory=list)
     differences: list[BadPath] = field(default_factory=list)
-
-    @property
-    def bytes(self) -> int:
-        """Return how many bytes will be written."""
-        return sum(length for file in self.files for _, length in file.refs)
+    bytes: int = 0
+    """How many bytes will be written."""
 
     @property
     def entries_made(self) -> int:
@@ -80,6 +86,10 @@ class Planner:
         self._row = row
         self._root = row.checkpoint.root
         self._keep_entries = keep_entries
+        totals = row.checkpoint.totals
+        self._bytes_announced = totals.size
+        self._bytes_unannounced = 0
+        self._parts_left = totals.entries + totals.size // PART_BYTES_MIN + PARTS_SPARE
         self._groups: dict[bytes, tuple[bytes, Entry]] = {}
         self._plan = Plan()
 
@@ -95,10 +105,15 @@ class Planner:
         walk = self._part() if self._path else walk_tree(self._reader, self._places, self._row)
         async for path, entry in walk:
             met_one()
+            if len(path) > PATH_BYTES_MAX:
+                raise HostileTree(path=path[:PATH_BYTES_MAX], rule="too deep")
             if self._keep_entries:
                 plan.entries[path] = entry
             if not self._take_plain(path, entry):
                 await self._take(path, entry)
+        if plan.bytes - self._bytes_unannounced > self._bytes_announced:
+            # The walk counts a link group once; names of it with contents of their own count here.
+            raise HostileTree(rule="more bytes than announced")
         return plan
 
     async def _part(self) -> AsyncIterator[tuple[bytes, Entry]]:
@@ -106,10 +121,14 @@ class Planner:
         browser = Browser(self._reader, self._places, self._row)
         start = await browser.find(self._path)
         totals = announced(self._row)
+        totals.count(start)
+        deepest = DEPTH_FOLDERS_MAX - self._path.count(b"/")
         yield start.name, start
         if start.type == Kind.FOLDER:
             async for path, entry in browser.below(start, start.name):
                 totals.count(entry)
+                if path.count(b"/") > deepest:
+                    raise HostileTree(path=path[:PATH_BYTES_MAX], rule="depth")
                 yield path, entry
 
     def _take_plain(self, path: bytes, entry: Entry) -> bool:
@@ -121,6 +140,7 @@ class Planner:
             self._plan.made.append((path, entry, facts))
         elif isinstance(entry.content, bytes):
             self._plan.files.append(File(path, facts, read_chunk_refs(entry.content)))
+            self._plan.bytes += entry.size
         else:
             return False
         return True
@@ -153,14 +173,30 @@ class Planner:
         if extras.extents_content is not None:
             extents = await self._reader.extents(self._places, entry)
         facts = facts_of(entry, extras, extents)
-        refs = [ref async for ref in self._reader.refs(self._places, entry.content)]
-        wanted = entry.size if extents is None else sum(length for _, length in extents)
-        if sum(length for _, length in refs) != wanted:
+        wanted = left = entry.size if extents is None else sum(length for _, length in extents)
+        self._count_parts(path, max(0, len(extents or ()) - 1))
+        self._plan.bytes += wanted
+        if extras.extents_content is not None:
+            self._bytes_unannounced += wanted
+        refs: list[tuple[bytes, int]] = []
+        async for ref in self._reader.refs(self._places, entry.content):
+            refs.append(ref)
+            left -= ref[1]
+            if left < 0:
+                raise HostileTree(path=path, rule="bytes of the file")
+            if len(refs) > 1:
+                self._count_parts(path, 1)
+        if left:
             raise HostileTree(path=path, rule="bytes of the file")
         if refs:
             self._plan.files.append(File(path, facts, refs))
         else:
             self._plan.made.append((path, entry, facts))
+
+    def _count_parts(self, path: bytes, count: int) -> None:
+        self._parts_left -= count
+        if self._parts_left < 0:
+            raise HostileTree(path=path, rule="chunks and extents are too small")
 
 
 def tiers(files: list[File]) -> tuple[list[File], list[File], list[File]]:

@@ -58,6 +58,7 @@ def require_space(root_fd: int, *, bytes_needed: int, entries_needed: int) -> No
 class _Folder:
     facts: RestoreFacts
     identity: tuple[int, int]
+    depth: int
 
 
 class Extractor:
@@ -102,14 +103,14 @@ class Extractor:
         """Make a folder; for `b""` note what the root shall become."""
         with self._lock, Target(path):
             if path == b"":
-                self._folders[path] = _Folder(facts, _identity(os.fstat(self._root_fd)))
+                self._folders[path] = _Folder(facts, _identity(os.fstat(self._root_fd)), 0)
                 return
             parent_fd, leaf = self._place(path)
             if not self._stands(path, parent_fd, leaf, stat.S_IFDIR):
                 leaf = self._make(path, leaf, lambda name: os.mkdir(name, 0o700, dir_fd=parent_fd))
             fd = os.open(leaf, READ_FOLDER, dir_fd=parent_fd)
             self._open.keep(path, fd)
-            self._folders[path] = _Folder(facts, _identity(os.fstat(fd)))
+            self._folders[path] = _Folder(facts, _identity(os.fstat(fd)), _depth(path))
 
     def file(self, path: bytes, facts: RestoreFacts) -> "OpenFile":
         """Make an empty file and return its writer. Closing the writer gives the file its size, owner and
@@ -144,10 +145,20 @@ class Extractor:
             self._bytes += length
             if self._bytes > self._policy.bytes_max:
                 raise HostileTree(path=path, rule="more bytes than announced")
-            _check_path(path, self._policy.depth_max)
+            self._check_path(path)
             self._entries += 1
             if self._entries > self._policy.entries_max:
                 raise HostileTree(path=path, rule="more entries than announced")
+
+    def _check_path(self, path: bytes) -> None:
+        """As the function, and quicker: what leads to a folder of this restore was checked with it."""
+        parent, slash, leaf = path.rpartition(b"/")
+        if parent in self._folders and slash and len(path) <= PATH_BYTES_MAX - NAME_BYTES_MAX:
+            _check_name(path, leaf)
+            if self._folders[parent].depth >= self._policy.depth_max:
+                raise HostileTree(path=path, rule="too deep")
+        else:
+            _check_path(path, self._policy.depth_max)
 
     def plain_file(self, path: bytes, found: os.stat_result) -> None:
         """Called by a lane: a file stands with its bytes and all that it was to become."""
@@ -296,7 +307,7 @@ class Extractor:
 
     def _place(self, path: bytes, *, new: bool = True) -> tuple[int, bytes]:
         """Return the folder that `path` lies in, open, and the name in it; check the path and the counts."""
-        _check_path(path, self._policy.depth_max)
+        self._check_path(path)
         if new:
             self._entries += 1
             if self._entries > self._policy.entries_max:
@@ -412,8 +423,12 @@ def _check_path(path: bytes, depth_max: int) -> None:
     if len(path) > PATH_BYTES_MAX or _depth(path) > depth_max:
         raise HostileTree(path=path[:PATH_BYTES_MAX], rule="too deep")
     for name in path.split(b"/"):
-        if not 1 <= len(name) <= NAME_BYTES_MAX or name in {b".", b".."} or b"\0" in name:
-            raise HostileTree(path=path, rule="name")
+        _check_name(path, name)
+
+
+def _check_name(path: bytes, name: bytes) -> None:
+    if not 1 <= len(name) <= NAME_BYTES_MAX or name in {b".", b".."} or b"\0" in name:
+        raise HostileTree(path=path, rule="name")
 
 
 def _check_extents(path: bytes, facts: RestoreFacts) -> int:

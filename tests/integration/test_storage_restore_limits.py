@@ -126,3 +126,21 @@ def test_a_plain_user_restores_for_himself_and_is_told_what_he_may_not(tmp_path)
     back = tmp_path / "back"
     assert stat.S_IMODE((back / "program").stat().st_mode) == 0o755
     assert stat.S_IMODE((back / "locked").stat().st_mode) == 0o500
+
+
+async def test_a_file_of_more_holes_than_an_entry_holds_comes_back(bucket, tmp_path):
+    """Its extents have a content of their own, and the totals of a checkpoint do not know its bytes."""
+    home = tmp_path / "home"
+    home.mkdir()
+    with open(home / "image", "wb") as file:
+        for number in range(1_100):
+            file.seek(number * 8_192)
+            file.write(b"%04d" % number * 1_024)
+        file.truncate(1_100 * 8_192)
+    opened = Node(bucket, tmp_path / "node").open()
+    seq = await saved(opened, home)
+    for number, path in enumerate((b"", b"image")):
+        into = tmp_path / f"back{number}"
+        await opened.restore(REF, seq=seq, into=into, path=path)
+        assert (into / "image").read_bytes() == (home / "image").read_bytes()
+        assert (into / "image").stat().st_blocks == (home / "image").stat().st_blocks
