@@ -110,7 +110,7 @@ class Saving(Opened):
         stale desktop holds is never dropped. Its `info.side` is the side checkpoint's name, and `info.seq`
         that of the entry B that makes it count.
 
-        With `resume` packs that an earlier attempt of this fence has left, and no entry names, are looked for:
+        With `resume` packs of an earlier attempt of this fence that no entry names are looked for:
         what they hold is not uploaded again. That is one listing, and two reads for each such pack.
 
         Nothing is written if nothing changed since the newest checkpoint and this one is neither final nor

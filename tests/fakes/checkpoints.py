@@ -57,6 +57,8 @@ class Repository:
         self.steady = False
         """A slow upload tells of its progress every minute; else it is silent."""
         self.saves: list[str] = []
+        self.asked_left: list[bool] = []
+        """Whether each save was to look for what an earlier one left."""
         self.upkept: list[tuple[str, tuple[int, ...], str, str]] = []
         self.restored: list[tuple[str, int, frozenset[int]]] = []
         machine.saved_in = self.content_of
@@ -150,6 +152,7 @@ class Repository:
         self, plan: SavePlan, *, progress: Callable[[Progress], None] | None = None
     ) -> CheckpointResult:
         await self._reach(f"save {plan.reason}")
+        self.asked_left.append(plan.resume)
         self.saves.append(plan.reason)
         workspace_id = plan.workspace.workspace_id
         scan_ms = self.clock.wall_ms()
