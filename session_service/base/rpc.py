@@ -22,7 +22,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from session_service.base import aio, errors, log
+from session_service.base import aio, errors, log, private_socket
 
 FRAME_BYTES_MAX: Final = 64 << 20
 """One message; a listing of a large folder is the biggest that is sent."""
@@ -122,13 +122,8 @@ class Server:
 
     async def start(self, *, mode: int = 0o600, gid: int | None = None) -> None:
         """Listen; a stale socket of an earlier run is replaced."""
-        with contextlib.suppress(FileNotFoundError):
-            self._path.unlink()
-        old = os.umask(0o177)
-        try:
-            self._server = await asyncio.start_unix_server(self._connected, str(self._path))
-        finally:
-            os.umask(old)
+        listening = private_socket.bound(self._path, socket.SOCK_STREAM)
+        self._server = await asyncio.start_unix_server(self._connected, sock=listening)
         if gid is not None:
             os.chown(self._path, -1, gid)
         self._path.chmod(mode)

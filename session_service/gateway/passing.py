@@ -6,7 +6,6 @@ cannot know the owner of a connection before its request head was read, which is
 """
 
 import asyncio
-import contextlib
 import os
 import socket
 from array import array
@@ -17,6 +16,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from session_service.base import private_socket
 from session_service.base.rpc import peer_credentials
 from session_service.gateway.messages import Passed, Serve
 
@@ -107,14 +107,7 @@ class PassingDoor:
 
     def open(self, *, mode: int) -> None:
         """Listen; a stale socket of an earlier run is replaced."""
-        with contextlib.suppress(FileNotFoundError):
-            self._path.unlink()
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        old = os.umask(0o177)
-        try:
-            listening.bind(str(self._path))
-        finally:
-            os.umask(old)
+        listening = private_socket.bound(self._path, socket.SOCK_SEQPACKET)
         self._path.chmod(mode)
         listening.listen()
         self._listening = listening
