@@ -10,11 +10,13 @@ import uvloop
 from tests.fakes.gateway_world import SHORT, World, running
 from tests.fakes.rfb_desktop import FakeDesktop
 
+ONE_LOOP = frozenset({"test_gateway_cuts.py", "test_gateway_herd.py", "test_gateway_proxies.py"})
+"""There the loop is not what is tested, and each test is long."""
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, LoopFactory]:
-    if item.path.name == "test_gateway_proxies.py":  # the proxies are what is tested there
+    if item.path.name in ONE_LOOP:
         return {"uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
