@@ -1,0 +1,128 @@
+"""Bringing files back with the command, from the real service: looked at, fetched, unpacked, put beside."""
+
+import asyncio
+import json
+import os
+import pty
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from session_service.host.state_file import DesktopState
+from session_service.ports.desktops import Handle
+from tests.fakes.desktop_world import home_file, run_in_terminal
+from tests.fakes.running_service import RunningService
+from tests.fakes.until import until
+
+pytestmark = pytest.mark.slow
+BODY_BYTES = 300_000
+COMMAND_S = 60
+
+
+async def command(service: RunningService, *words: str, on_terminal: bool = False) -> tuple[str, str]:
+    """Run `session-service checkpoints`; return standard output and error, the latter of a terminal."""
+    line = [str(Path(sys.executable).parent / "session-service"), "checkpoints", *words]
+    line += ["--state-folder", str(service.state_folder)]
+    return await asyncio.to_thread(_on_terminal if on_terminal else _plain, line)
+
+
+def _plain(line: list[str]) -> tuple[str, str]:
+    done = subprocess.run(line, capture_output=True, text=True, timeout=COMMAND_S, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def _on_terminal(line: list[str]) -> tuple[str, str]:
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=theirs, text=True, env=environment) as child:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                piece = os.read(ours, 4_096)
+            except OSError:  # nobody holds the other side any more
+                break
+            shown += piece
+        assert child.stdout is not None
+        told = child.stdout.read()
+    os.close(ours)
+    assert child.returncode == 0, shown
+    return told, shown.decode(errors="replace")
+
+
+async def saved_with(service: RunningService, session_id: str, name: str) -> dict[str, Any]:
+    """Wait until the newest checkpoint holds a file."""
+    async with asyncio.timeout(COMMAND_S):
+        while True:
+            session = await service.api("GET", f"/sessions/{session_id}")
+            if session["saved_seq"] is not None:
+                path = f"/workspaces/{session['workspace']['id']}/checkpoints/{session['saved_seq']}/files"
+                if any(one["name"] == name for one in (await service.api("GET", path))["items"]):
+                    return session
+            await asyncio.sleep(0.2)
+
+
+async def test_what_was_saved_is_found_fetched_and_brought_back_by_the_command(
+    tmp_path: Path,
+) -> None:
+    """One life of a letter: saved, changed, looked for, and back in three ways. Nothing is replaced."""
+    async with RunningService(hold_s=600, template="bare") as service:
+        account = {"name": "ada", "role": "administrator", "password": "long enough to be good"}
+        await service.call("POST", "/api/v1/users", account)
+        session_id = (await service.api("POST", "/sessions", {}))["id"]
+        await service.until_state(session_id, "active", "held")
+        path = service.state_folder / "desktops" / session_id / "state.json"
+        handle: Handle = msgspec.json.decode(path.read_bytes(), type=DesktopState).handle
+        await run_in_terminal(
+            handle, f"mkdir ~/docs; head -c {BODY_BYTES} /dev/urandom > ~/docs/body; echo 1 > ~/a"
+        )
+        await until(home_file(handle, "a").is_file)
+        first = await saved_with(service, session_id, "a")
+        body = home_file(handle, "docs/body").read_bytes()
+        await run_in_terminal(handle, "rm ~/docs/body; echo 2 > ~/b")
+        await until(home_file(handle, "b").is_file)
+        second = await saved_with(service, session_id, "b")
+        workspace, seq = first["workspace"]["id"], str(first["saved_seq"])
+        await _looked_at(service, workspace, seq, str(second["saved_seq"]))
+        await _fetched(service, workspace, seq, tmp_path, body)
+        told, _ = await command(service, "restore", workspace, seq, "docs", "--session", session_id, "--json")
+        made = json.loads(told)
+        assert (made["entries"], made["not_made"]) == (2, [])
+        assert home_file(handle, f"{made['path']}/docs/body").read_bytes() == body
+        assert not home_file(handle, "docs/body").exists()
+
+
+async def _looked_at(service: RunningService, workspace: str, before: str, after: str) -> None:
+    told, _ = await command(service, "list", workspace, "--json")
+    assert {int(before), int(after)} <= {one["seq"] for one in json.loads(told)}
+    told, _ = await command(service, "show", workspace, before, "--json")
+    assert json.loads(told)["complete"]
+    told, _ = await command(service, "diff", workspace, before, after, "--json")
+    changes = {one["path"]: one["what"] for one in json.loads(told)["changes"]}
+    assert (changes["docs/body"], changes["b"]) == ("removed", "added")
+    told, _ = await command(service, "list", workspace)
+    assert "SAVED AS OF" in told
+
+
+async def _fetched(service: RunningService, workspace: str, seq: str, to: Path, body: bytes) -> None:
+    one, packed, back = to / "one", to / "docs.tar", to / "back"
+    _, shown = await command(service, "get", workspace, seq, "docs/body", "--to", str(one), on_terminal=True)
+    assert one.read_bytes() == body
+    assert "fetch" in shown
+    assert "━" in shown, "a bar on a terminal"
+    _, lines = await command(service, "get", workspace, seq, "docs", "--tar", "--to", str(packed), "--json")
+    assert json.loads(lines.splitlines()[-1])["done"] == packed.stat().st_size
+    with tarfile.open(packed) as found:
+        member = found.extractfile("docs/body")
+        assert member is not None
+        assert member.read() == body
+    told, shown = await command(service, "restore", workspace, seq, "--to", str(back), on_terminal=True)
+    assert (back / "docs" / "body").read_bytes() == body
+    assert "restore" in shown
+    assert str(back) in "".join(told.split("\n"))
