@@ -18,10 +18,11 @@ from storage.errors import (
     StoreRefused,
     StoreUnavailable,
 )
+from storage.fault_proxy.proxy import S3FaultProxy
+from storage.fault_proxy.script import HttpFault
 from storage.objects.open import open_store
 from storage.objects.retry import RetryingStore, RetryPolicy
 from storage.objects.s3 import S3Place, S3Store
-from tests.fakes.s3_fault_proxy import HttpFault, S3FaultProxy
 from tests.fakes.s3_fixtures import seaweedfs_server
 from tests.fakes.s3_server import S3Server
 from tests.fakes.until import until
@@ -44,7 +45,7 @@ async def store(seaweedfs_server: S3Server, proxy: S3FaultProxy) -> AsyncIterato
     url = f"s3://faults/{secrets.token_hex(6)}?endpoint={proxy.endpoint}&create=true"
     opened = await open_store(url, environment=seaweedfs_server.keys)
     assert isinstance(opened, S3Store)
-    proxy.seen.clear()
+    proxy.forget_seen()
     yield opened
     await opened.close()
 

@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 
 import storage
+from storage.fault_proxy.proxy import S3FaultProxy
+from storage.fault_proxy.script import HttpFault
 from storage.format.limits import MIB
 from storage.ops import uploads
-from tests.fakes.s3_fault_proxy import HttpFault, S3FaultProxy
 from tests.fakes.s3_fixtures import minio_server
 from tests.fakes.storage_rig import MASTER_KEY, REF, take
 from tests.fakes.until import until
