@@ -53,8 +53,8 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: int = 0
     bad_paths: tuple[BadPath, ...] = ()
     side: str = ""
-    """Of one that was saved beside the main line: its object. Its `seq` is then that of the entry that makes it
-    count; 0 where the log cannot be used and takes none.
+    """Of one that was saved beside the main line: its object. Its `seq` is then that of the entry that makes
+    it count; 0 where the log cannot be used and takes none.
     """
 
 

@@ -59,9 +59,9 @@ class Tidying(Opened):
 
         Args:
             told_ms: when users were told of their conflict checkpoints, by number.
-            witness: number and hash of an entry that the registry remembers; a log without it is not touched.
-            renew_index: give up every index snapshot first, because one contradicts the chain. Other processes
-                that began with it are to be restarted.
+            witness: number and hash of an entry that the registry remembers; no log without it is touched.
+            renew_index: give up every index snapshot first, because one contradicts the chain. Whoever began
+                with it elsewhere is to be restarted.
         """
         upkeep = await self._upkeep(ref)
         witnesses = () if witness is None else (witness,)
