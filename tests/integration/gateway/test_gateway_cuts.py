@@ -1,5 +1,5 @@
-"""A thousand cuts between the program's client and a real Xvnc: every key once and in order, none stuck, and every
-byte of the picture the same.
+"""A thousand cuts between the program's client and a real Xvnc: every key once and in order, none stuck, and
+every byte of the picture the same.
 
 Beside the cuts of test_gateway_resume, whose desktop is a pattern: here an X client in the desktop notes what
 arrives, and whoever reads the picture would lose its place by one byte more or less.
