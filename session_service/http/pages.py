@@ -35,7 +35,7 @@ ROLES: Final = {"/operator": "operator", "/people": "administrator"}
 OPEN_PAGES: Final = frozenset({"/setup", "/sign-in"})
 """Pages for people who are not signed in."""
 ERROR_PAGE: Final = "problem.html"
-CHANNEL: Final = frozenset(
+FOR_OTHERS: Final = frozenset(
     {
         "channel.js",
         "channel.d.ts",
@@ -48,7 +48,7 @@ CHANNEL: Final = frozenset(
     }
 )
 """What pages of others may load from us, under a version of its own: code, with nothing of anybody in it."""
-_FOR_OTHERS: Final = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
+_ANY_ORIGIN: Final = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
 _TYPES: Final = {
     ".js": "text/javascript; charset=utf-8",
     ".mjs": "text/javascript; charset=utf-8",
@@ -180,10 +180,10 @@ class Pages:
 
     async def _of_channel(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
-        if name not in CHANNEL:
+        if name not in FOR_OTHERS:
             raise errors.NotFound()
         answer = await self._sent(request, self._pages, name)
-        answer.headers.update(_FOR_OTHERS)
+        answer.headers.update(_ANY_ORIGIN)
         return answer
 
     async def _of_assets(self, request: web.Request) -> web.StreamResponse:

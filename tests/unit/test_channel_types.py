@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 import session_service.http.pages as pages_module
-from session_service.http.pages import CHANNEL
+from session_service.http.pages import FOR_OTHERS
 
 PAGES = Path(pages_module.__file__).parent / "pages"
-NAMES = sorted(name for name in CHANNEL if name.endswith(".js"))
+NAMES = sorted(name for name in FOR_OTHERS if name.endswith(".js"))
 EXPORTED = re.compile(r"^export (?:async )?(?:function|class|const) (\w+)", re.MULTILINE)
 DECLARED = re.compile(r"^export declare (?:function|class|const) (\w+)", re.MULTILINE)
 MEMBER = re.compile(r"^  (?:async |get )?(\w+)(?:\(.*\) \{| = .*;.*)$", re.MULTILINE)
@@ -49,5 +49,5 @@ def test_everything_that_a_channel_tells_has_a_type() -> None:
 def test_the_modules_for_others_import_each_other_only() -> None:
     for name in NAMES:
         text = (PAGES / name).read_text(encoding="utf-8")
-        assert {f"{each}" for each in re.findall(r'from "\./([\w.-]+)"', text)} <= CHANNEL
+        assert {f"{each}" for each in re.findall(r'from "\./([\w.-]+)"', text)} <= FOR_OTHERS
         assert not re.search(r'from "(?!\./)', text)
