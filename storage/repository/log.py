@@ -334,7 +334,7 @@ class CommitLog:
     async def _begin_with(self, snapshot: "_Snapshot", last: StoredHead, retired: set[str]) -> None:
         """Take in a snapshot in place of the entries up to `last`, which is in the chain."""
         told = snapshot.stored.head
-        sides = await self._sides([(side.name, side.hash) for side in told.sides], retired)
+        sides = await self._sides([(side.name, side.hash) for side in told.sides], retired, told.packs)
         body = encode(snapshot.stored)
         await self._apply(StoredHead(last.seq, last.hash, SNAPSHOT_KIND, last.area_start, body, [], sides))
         self.snapshot_chunks = sum(self.state.index.counts())
@@ -465,25 +465,30 @@ class CommitLog:
             return None
         return await self.read_pack_table(name, ref.size, ref.footer_digest)
 
-    async def _sides(self, named: Sequence[tuple[str, bytes]], retired: set[str]) -> list[StoredSide]:
+    async def _sides(
+        self, named: Sequence[tuple[str, bytes]], retired: set[str], live: Sequence[PackRef] | None = None
+    ) -> list[StoredSide]:
         """Read side checkpoints. One that is missing or does not open is left out, and hinders nobody who
         only reads the main line.
         """
         found: list[StoredSide] = []
         for name, hash_ in named:
             try:
-                side = await self.read_side(name, retired)
+                side = await self.read_side(name, retired, live)
             except (FormatError, RepositoryError):
                 continue
             if side is not None and side.hash == hash_:
                 found.append(side)
         return found
 
-    async def read_side(self, name: str, retired: set[str]) -> StoredSide | None:
+    async def read_side(
+        self, name: str, retired: set[str], live: Sequence[PackRef] | None = None
+    ) -> StoredSide | None:
         """Read a side checkpoint, whether a B names it or not; None if it cleanly does not exist.
 
         Args:
             retired: packs that an R has given up; their tables are left out.
+            live: the main line's packs, where not every such R is read.
 
         Raises:
             FormatError, RepositoryError: it, or a footer that it needs, does not open.
@@ -493,7 +498,12 @@ class CommitLog:
             return None
         opened = open_head(self._keys.of_header(raw, name), ObjectType.SIDE_CHECKPOINT, name, raw)
         fields = decode_entry(opened.kind, opened.body).fields
-        tables = await self._tables(pack_refs(fields), retired, beside=is_full_base(fields))
+        beside = is_full_base(fields)
+        if live is not None and not beside:
+            there = {pack_name(ref, beside=False) for ref in live}
+            named = {pack_name(ref, beside=False) for ref in pack_refs(fields)}
+            retired = retired | (named - there)
+        tables = await self._tables(pack_refs(fields), retired, beside=beside)
         return StoredSide(name, opened.entry_hash, opened.kind, opened.area_start, opened.body, tables)
 
     async def _read_history(self, fold: tuple[str, bytes], retired: set[str]) -> StoredHead:
@@ -505,7 +515,7 @@ class CommitLog:
         keys = self._keys.of_header(raw, name)
         head, rows = await self._threads.quick(partial(read_history, keys, name, raw, hash_=hash_))
         tables = await self._tables(head.packs, retired)
-        sides = await self._sides([(side.name, side.hash) for side in head.sides], retired)
+        sides = await self._sides([(side.name, side.hash) for side in head.sides], retired, head.packs)
         body = encode(StoredHistory(head, rows))
         return StoredHead(head.to, rows[-1].hash, HISTORY_KIND, 0, body, tables, sides)
 

@@ -5,7 +5,7 @@ state, whether they came from the store or from the local cache, and whether or 
 was read: a fold brings the state of a process that knows every entry to what its history says.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -266,10 +266,22 @@ class LogState:
             name = names.pack(ref.fence, ref.pack_id)
             self.packs[name] = msgspec.structs.replace(ref, table=None)
 
-    def add_side(self, seq: int, hash_: bytes, name: str, named: bytes, stored: list[StoredSide]) -> None:
+    def add_side(
+        self,
+        seq: int,
+        hash_: bytes,
+        name: str,
+        named: bytes,
+        stored: list[StoredSide],
+        *,
+        live: Set[str] | None = None,
+    ) -> None:
         """Let a side checkpoint count; one that does not open is known by name only, and stops collecting
         while nobody forgot it. The packs of a full base lie below `b/` and belong to it alone: they are no
         packs of the main line, which may be given up or moved.
+
+        Args:
+            live: packs of the main line that are there, where the entries that gave others up are not read.
         """
         found = next((side for side in stored if (side.name, side.hash) == (name, named)), None)
         if found is None:
@@ -280,6 +292,8 @@ class LogState:
             raise Malformed(rule="a side checkpoint has the fields of a C", object=name)
         refs = _with_tables(entry.fields.packs, found.tables, seq)
         beside = is_full_base(entry.fields)
+        if live is not None and not beside:
+            refs = [(ref, table) for ref, table in refs if pack_name(ref, beside=False) in live]
         containers = _containers(name, ObjectType.SIDE_CHECKPOINT, found.area_start, entry)
         containers += [pack_container(ref, table, beside=beside) for ref, table in refs]
         self._add(containers, [ref for ref, _ in refs], beside=beside)
@@ -379,7 +393,8 @@ class LogState:
         for ref, table in _with_tables(told.packs, head.tables, head.seq):
             self._add([pack_container(ref, table)], [ref])
         for side in told.sides:
-            self.add_side(side.seq, self.rows[side.seq - 1].hash, side.name, side.hash, head.sides)
+            row = self.rows[side.seq - 1]
+            self.add_side(side.seq, row.hash, side.name, side.hash, head.sides, live=set(self.packs))
         return self.rows[-1]
 
     def _take_rows(self, rows: Sequence[HistoryRow]) -> None:
@@ -421,7 +436,8 @@ class LogState:
             self.index.add(snapshot_container(one))
         self.packs = {names.pack(ref.fence, ref.pack_id): ref for ref in told.packs}
         for side in told.sides:
-            self.add_side(side.seq, self.rows[side.seq - 1].hash, side.name, side.hash, head.sides)
+            row = self.rows[side.seq - 1]
+            self.add_side(side.seq, row.hash, side.name, side.hash, head.sides, live=set(self.packs))
         return self.rows[-1]
 
     def _judge_version(self, fields: Version, seq: int) -> None:

@@ -8,7 +8,8 @@ import pytest
 import storage
 from storage.format.entries import Version
 from storage.objects.memory import MemoryBucket
-from storage.repository import collect, fold, snapshots
+from storage.ops import save as save_module
+from storage.repository import collect, fold, repack, snapshots
 from tests.fakes.faulty_store import Crashed
 from tests.fakes.format_second_reader import SecondReader
 from tests.fakes.home import picture
@@ -313,3 +314,31 @@ async def test_a_number_that_was_given_up_is_never_used_again(bucket, home, tmp_
     assert objects(bucket, "b/") == []
     second = await beside(stale, home)
     assert (first.info.side, second.info.side) == ("b/1-1", "b/1-2")
+
+
+@pytest.mark.parametrize("nil_tables", [False, True])
+@pytest.mark.parametrize(("index_each", "fold_each"), [(1, 10**9), (10**9, 5), (4, 5)])
+async def test_a_conflict_whose_packs_were_moved_outlives_folds_and_index_snapshots(
+    bucket, home, tmp_path, monkeypatch, nil_tables, index_each, fold_each
+):
+    """Its own entry names the old packs for ever; a history and a snapshot must not bring these back."""
+    monkeypatch.setattr(repack, "SMALL_PACKS_MIN", 2)
+    monkeypatch.setattr(fold, "ENTRIES_MIN", fold_each)
+    monkeypatch.setattr(snapshots, "ENTRIES", index_each)
+    if nil_tables:
+        monkeypatch.setattr(save_module, "TABLES_IN_ENTRY_BYTES_MAX", 0)
+    stale, owner = Node(bucket, tmp_path / "stale").open(), Node(bucket, tmp_path / "owner").open()
+    await take(stale)
+    new = await take(owner, node="owner")
+    await stale.checkpoint(REF, home=home, fence=1, session="s", reason="conflict", conflict=True)
+    held = picture(home)
+    moved = 0
+    for number in range(8):
+        write(home, **{f"big{number}": os.urandom(1_200_000)})
+        await save(owner, home, new)
+        moved += (await tidy(Node(bucket, tmp_path / f"cold {number}").open())).repacked_packs
+    assert moved
+    last = Node(bucket, tmp_path / "last").open()
+    [info] = await last.conflicts(REF)
+    assert await restored(last, info.seq, tmp_path / "back") == held
+    assert (await last.verify(REF, "full")).faults == ()
