@@ -106,7 +106,10 @@ def clean_name(name: str) -> bytes:
 
 def _open_in(home: Path, name: bytes, owner: tuple[int, int] | None) -> int:
     """Open a folder at the top of a home, made for its user if it is not there; no link is followed."""
-    top = os.open(home, _FOLDER_FLAGS)
+    try:
+        top = os.open(home, _FOLDER_FLAGS)
+    except FileNotFoundError as exc:
+        raise errors.DesktopGone() from exc  # it was closed and wiped meanwhile
     try:
         try:
             os.mkdir(name, 0o700, dir_fd=top)

@@ -19,7 +19,7 @@ from tests.fakes.home import make_odd_home, picture
 from tests.fakes.storage_rig import MASTER_KEY, REF, Node, take
 from tests.fakes.until import until
 
-FILES = 120
+FILES = 60
 CHILD = """
 import asyncio, pathlib, sys, time
 import storage
@@ -46,8 +46,8 @@ def home(tmp_path: Path) -> Path:
     for number in range(FILES):
         path = folder / f"folder{number % 7}" / f"file{number}"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(os.urandom(100 + number * 700))
-    (folder / "large").write_bytes(os.urandom(9_000_000))
+        path.write_bytes(os.urandom(100 + number * 1_400))
+    (folder / "large").write_bytes(os.urandom(6_000_000))
     make_odd_home(folder)
     return folder
 

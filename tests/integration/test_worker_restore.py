@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 import storage
-from session_service.base import rpc
+from session_service.base import errors, rpc
 from session_service.base.layout import Layout
 from session_service.checkpoints import homes, messages
 from session_service.checkpoints.key_sources import KeySources
@@ -84,6 +84,51 @@ async def test_files_come_back_beside_what_is_there(world: World) -> None:
     with pytest.raises(Exception, match="path_missing"):
         await world.ask("bring_back", lost)
     assert list(home.parent.iterdir()) == [home]
+
+
+async def test_files_that_come_back_during_a_close_are_found_by_the_last_look_and_saved_again(
+    world: World,
+) -> None:
+    """A restore that was let in before the close ends after its final checkpoint."""
+    home, first = await world.saved()
+    world.layout.seal_key.parent.mkdir(parents=True, exist_ok=True)
+    world.layout.seal_key.write_bytes(bytes(32))
+    plan = SavePlan(
+        workspace=MINE,
+        session_id=SESSION,
+        fence=1,
+        home=str(home),
+        reason="close",
+        frozen=True,
+        final=True,
+    )
+
+    async def closed() -> Any:
+        saved = (await world.ask("save", messages.Save(plan=plan))).info
+        return messages.Look(
+            workspace=MINE, session_id=SESSION, fence=1, seq=saved.seq, hash=saved.hash, home=str(home)
+        )
+
+    look = await closed()
+    assert (await world.ask("last_look", look)).same
+    back = messages.BringBack(workspace=MINE, seq=first, path=b"docs", home=str(home), owner=None)
+    report = await world.ask("bring_back", back)
+    found = await world.ask("last_look", look)
+    assert (found.same, found.proof) == (False, None), "nothing may be wiped on it"
+    assert any(report.home.split("/")[0] in path for path in found.differences)
+    again = await world.ask("last_look", await closed())
+    assert again.same
+    assert again.proof is not None
+
+
+async def test_files_that_come_back_after_the_wipe_make_no_home_again(world: World) -> None:
+    home, seq = await world.saved()
+    home.rename(world.layout.root / "wiped")
+    back = messages.BringBack(workspace=MINE, seq=seq, path=b"docs", home=str(home), owner=None)
+    with pytest.raises(errors.DesktopGone):
+        await world.ask("bring_back", back)
+    assert list(world.layout.homes.rglob("letter*")) == []
+    assert not home.exists()
 
 
 async def test_a_home_is_taken_up_and_what_cannot_be_is_begun_anew(world: World) -> None:

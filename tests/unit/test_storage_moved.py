@@ -318,6 +318,56 @@ async def test_a_take_over_does_not_end_what_its_own_process_is_reading(bucket, 
     assert not [info for info in await opened.list(REF) if info.pinned]
 
 
+async def test_a_take_over_elsewhere_costs_a_reader_at_worst_his_checkpoint_and_he_is_told(
+    bucket, home, tmp_path
+):
+    """Another worker cannot know that he lives, and lets him go. If it is then forgotten, before any one of
+    his reads, he has every byte or an error that says so: never a part that looks whole.
+    """
+    source = Node(bucket, tmp_path / "writer").open()
+    infos = await filled(source, home)
+    told, at, done = 0, 6, False
+    while not done:
+        copy = MemoryBucket()
+        copy.objects.update(bucket.objects)
+        other = Node(copy, tmp_path / f"other{at}").open()
+        node, store = reader_of(copy, tmp_path, f"reader{at}")
+        opened = node.open()
+        await opened.list(REF)
+
+        async def meddle(other: storage.Storage = other) -> None:
+            await take(other, node="other")
+            await tidied(other, KEEP_ONE)
+            await tidied(other, KEEP_ONE)
+
+        store.reads, store.at, store.meddle = 0, at, meddle
+        target = tmp_path / f"back{at}"
+        try:
+            await opened.restore(REF, seq=infos[0].seq, into=target)
+        except storage.NoSuchCheckpoint:
+            told += 1
+        else:
+            assert (target / "a").read_text() == "text 0"
+            assert (target / "folder0" / "new0").read_bytes() == bytes(30_000)
+        done = store.meddle is not None
+        at += 3
+    assert told
+
+
+async def test_what_an_owner_restores_after_his_take_over_stays_until_another_one(bucket, home, tmp_path):
+    """A start takes over first: no pin of its own restore stands before its E."""
+    opened = Node(bucket, tmp_path / "node").open()
+    infos = await filled(opened, home)
+    owner = Node(bucket, tmp_path / "owner").open()
+    await take(owner, node="owner")
+    pieces = owner.archive(REF, seq=infos[0].seq)
+    await anext(pieces)
+    for _ in range(2):
+        await tidied(opened, KEEP_ONE)
+    assert [info.seq for info in await opened.list(REF) if info.pinned] == [infos[0].seq]
+    await gathered(pieces)
+
+
 @pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.FULL])
 async def test_a_store_that_takes_no_entry_can_be_restored_from(bucket, home, tmp_path, fault):
     infos = await filled(Node(bucket, tmp_path / "writer").open(), home)
