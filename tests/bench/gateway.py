@@ -1,14 +1,17 @@
-"""`./deploy/bench gateway`: resumable links by the thousand: two processes against one, 10,000 idle clients,
-a storm of 5,000 resumes, and an upgrade under 5,000 live clients, in one run.
+"""`./deploy/bench gateway`: resumable links against websockify, haproxy and a bare relay, then by the
+thousand: two processes against one, 10,000 idle clients, a storm of 5,000 resumes, and an upgrade under 5,000
+live clients, in one run.
 
 The clients are C programs of ours on another core where there is one. Each has a desktop leg and a stream
 with its ring; proofs are real; the wire is `continuity.v1`. What a control and a registry add is not in here:
 `deploy/bench attach` measures that.
 """
 
+import importlib.util
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import statistics
@@ -23,6 +26,36 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import relay, report
+
+PULLS_S = 1.2
+PULL_BYTES = (65536, 16384, 1024)
+PEERS = ("websockify", "haproxy", "raw")
+GOALS = {
+    ("bulk", "websockify"): 2.0,
+    ("pull 65536", "websockify"): 5.0,
+    ("pull 16384", "websockify"): 8.0,
+    ("pull 1024", "websockify"): 10.0,
+    ("bulk", "haproxy"): 1.2,
+    ("pull 65536", "haproxy"): 0.7,
+    ("pull 16384", "haproxy"): 0.65,
+    ("pull 1024", "haproxy"): 0.65,
+    ("bulk", "raw"): 0.95,
+}
+"""Ours over theirs, per gateway CPU second (gateway.md section 10)."""
+HAPROXY = """global
+    maxconn 2000
+    nbthread 1
+    tune.bufsize 65536
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+listen desktop
+    bind 127.0.0.1:{port}
+    server one unix@{target}
+"""
+"""Bytes passed through with buffers of 64 KiB, one thread: what a proxy that knows no websocket costs."""
 
 HERE = Path(__file__).resolve().parent
 TICKET = "A" * 43
@@ -95,6 +128,10 @@ def main() -> int:
         herd = folder / "herd"
         subprocess.run(("cc", "-O2", "-o", str(herd), str(HERE / "load" / "herd.c")), check=True)
         for number in range(chosen.rounds):
+            for work in works():
+                for stack in ("gateway", *(peer for peer in PEERS if present(peer))):
+                    report.progress(f"round {number + 1} of {chosen.rounds}: {work.name} through {stack}")
+                    note(found, f"{work.name} {stack}", carried(load, folder, work, stack))
             for processes in (1, 2):
                 report.progress(f"round {number + 1} of {chosen.rounds}: bulk, {processes} processes")
                 note(found, f"bulk {processes}", bulk(load, folder, processes))
@@ -129,6 +166,17 @@ def rows(found: dict[str, list[float]], clients: int, idle_clients: int) -> list
     """Return what was found, against its goals."""
     middle = {name: statistics.median(values) for name, values in found.items()}
     made = [
+        report.Row(
+            row=f"{work}, MB per gateway CPU second",
+            ours=round(middle[f"{work} gateway"], 1),
+            peer=peer,
+            peer_value=round(middle[f"{work} {peer}"], 1),
+            goal=goal,
+        )
+        for (work, peer), goal in GOALS.items()
+        if f"{work} {peer}" in middle
+    ]
+    made += [
         report.Row(
             row="bulk over two processes, MB per gateway CPU second",
             ours=round(middle["bulk 2"], 1),
@@ -189,9 +237,55 @@ def note(found: dict[str, list[float]], name: str, value: float) -> None:
     found.setdefault(name, []).append(value)
 
 
+def works() -> list[relay.Work]:
+    """What is carried: without a pause, and answers of three sizes to 64 clients that ask."""
+    return [
+        relay.BULK,
+        *(
+            relay.Work(
+                name=f"pull {size}",
+                arguments=("--conns", "64", "--size", str(size)),
+                desktop=("--size", str(size)),
+                unit="MB per gateway CPU second",
+                per_answer=False,
+            )
+            for size in PULL_BYTES
+        ),
+    ]
+
+
+def present(peer: str) -> bool:
+    """Say whether a peer is installed; the rows of others are left out."""
+    if peer == "haproxy":
+        return shutil.which("haproxy") is not None
+    return peer != "websockify" or importlib.util.find_spec("websockify") is not None
+
+
+def carried(load: Path, folder: Path, work: relay.Work, stack: str) -> float:
+    """Megabytes per CPU second; ours with the resumable stream, acknowledgements and proofs on."""
+    if stack == "gateway":
+        with site(load, folder, 1, words=work.desktop) as running:
+            arguments = [*work.arguments, "--port", str(running.port), "--secs", str(PULLS_S)]
+            arguments += ["--aud", f"ws://127.0.0.1:{running.port}", "--path", "/s/0/ws"]
+            done, cpu_s = relay.run_client((str(load), "client", *arguments), running.process.pid)
+        return done["bytes"] / 1e6 / cpu_s
+    if stack != "haproxy":
+        return relay.measure(load, folder, stack, work, PULLS_S)
+    port, target = relay.free_port(), folder / f"behind-{time.monotonic_ns()}.sock"
+    settings = folder / "haproxy.cfg"
+    settings.write_text(HAPROXY.format(port=port, target=target))
+    with relay.process((str(load), "desktop", "--unix", str(target), *work.desktop), core=1):
+        relay.wait_for(target.exists)
+        with relay.process(("haproxy", "-db", "-f", str(settings)), core=0) as proxy:
+            relay.wait_for(lambda: relay.answers(port))
+            arguments = [*work.arguments, "--raw", "--port", str(port), "--secs", str(PULLS_S)]
+            done, cpu_s = relay.run_client((str(load), "client", *arguments), proxy.pid)
+    return done["bytes"] / 1e6 / cpu_s
+
+
 def bulk(load: Path, folder: Path, processes: int) -> float:
     """Four streams without a pause; megabytes per CPU second of all gateway processes."""
-    with site(load, folder, processes, bulk=True) as running:
+    with site(load, folder, processes, words=("--bulk",)) as running:
         arguments = ["--conns", "4", "--bulk", "--port", str(running.port), "--secs", str(BULK_S)]
         arguments += ["--aud", f"ws://127.0.0.1:{running.port}"]
         for shard in range(processes):
@@ -249,11 +343,12 @@ def idle(load: Path, herd: Path, folder: Path, clients: int) -> tuple[float, flo
 
 
 @contextmanager
-def site(load: Path, folder: Path, processes: int, *, bulk: bool = False) -> Iterator[Site]:
+def site(
+    load: Path, folder: Path, processes: int, *, words: tuple[str, ...] = ("--size", "1024")
+) -> Iterator[Site]:
     """A desktop program and a gateway before it, on a port that stays open."""
     here = Path(tempfile.mkdtemp(prefix="s", dir=folder))
     target = here / "rfb.sock"
-    words = ("--bulk",) if bulk else ("--size", "1024")
     with relay.process((str(load), "desktop", "--unix", str(target), *words), core=1):
         relay.wait_for(target.exists)
         with socket.socket() as listening:
