@@ -44,7 +44,6 @@ DESTROYING: dict[tuple[str, str], str] = {
     ): "tells our own service part to read its certificate again",
     ("session_service/app/successor.py", "unlink"): "notes of ours about the program that is to come",
     ("session_service/app/successor.py", "kill"): "a look at the newer program that does not end in its time",
-    ("session_service/gateway/passing.py", "unlink"): "the socket of our own that it listens on",
     ("session_service/app/service.py", "unlink"): "the socket of our own that it listens on",
     (
         "session_service/cli/stage.py",
@@ -58,7 +57,7 @@ DESTROYING: dict[tuple[str, str], str] = {
         "session_service/cli/stopping.py",
         "kill",
     ): "tells the parent to stop, whose start time was compared before",
-    ("session_service/base/rpc.py", "unlink"): "the socket of our own that it listens on",
+    ("session_service/base/private_socket.py", "unlink"): "a stale socket of our own where a new one is bound",
     (
         "session_service/checkpoints/homes.py",
         "rmtree",
