@@ -57,7 +57,7 @@ DESTROYING: dict[tuple[str, str], str] = {
         "session_service/cli/stopping.py",
         "kill",
     ): "tells the parent to stop, whose start time was compared before",
-    ("session_service/base/private_socket.py", "unlink"): "a stale socket of our own where a new one is bound",
+    ("session_service/base/private_socket.py", "unlink"): "a stale socket of our own, replaced by a new one",
     (
         "session_service/checkpoints/homes.py",
         "rmtree",
