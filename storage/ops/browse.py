@@ -3,18 +3,20 @@
 from collections.abc import AsyncIterator
 from typing import Final
 
-from storage.errors import PathMissing
+from storage.errors import HostileTree, PathMissing
 from storage.format import tree
 from storage.format.entries import CheckpointFlag
 from storage.format.extras import GradeTag
 from storage.format.keys import BoxKind
-from storage.format.limits import KIB
+from storage.format.limits import DEPTH_FOLDERS_MAX, KIB
 from storage.format.tree import Entry
 from storage.ops.values import BadPath, CheckpointInfo, EntryInfo
 from storage.repository.index import Places
 from storage.repository.reader import Reader
 from storage.repository.state import Row
+from storage.repository.verify import announced
 from storage.scan.entry import Kind
+from storage.scan.walk import PATH_BYTES_MAX
 
 ZEROS: Final = bytes(256 * KIB)
 GRADES: Final = {
@@ -96,6 +98,7 @@ class Browser:
         assert row.checkpoint is not None
         self._reader = reader
         self._index = index
+        self._row = row
         self._root = row.checkpoint.root
 
     async def find(self, path: bytes) -> Entry:
@@ -122,16 +125,25 @@ class Browser:
             yield entry
 
     async def below(self, folder: Entry, prefix: bytes) -> AsyncIterator[tuple[bytes, Entry]]:
-        """Yield (path, entry) of everything beneath a folder, a folder before what is in it."""
-        todo = [(prefix, folder)]
+        """Yield (path, entry) of everything beneath a folder, a folder before what is in it.
+
+        Raises:
+            HostileTree: there is more than the checkpoint announced, or it is nested too deeply: a few
+                nodes can spell more entries than anybody could read.
+        """
+        totals = announced(self._row)
+        todo = [(prefix, folder, 0)]
         while todo:
-            path, where = todo.pop()
-            deeper: list[tuple[bytes, Entry]] = []
+            path, where, depth = todo.pop()
+            if depth > DEPTH_FOLDERS_MAX:
+                raise HostileTree(path=path[:PATH_BYTES_MAX], rule="depth")
+            deeper: list[tuple[bytes, Entry, int]] = []
             async for entry in self.entries(where):
+                totals.count(entry)
                 inside = path + b"/" + entry.name if path else entry.name
                 yield inside, entry
                 if entry.type == Kind.FOLDER:
-                    deeper.append((inside, entry))
+                    deeper.append((inside, entry, depth + 1))
             todo += reversed(deeper)
 
     async def data(self, entry: Entry) -> AsyncIterator[bytes]:

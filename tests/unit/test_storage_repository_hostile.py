@@ -87,6 +87,16 @@ async def test_a_small_graph_that_spells_a_million_million_entries_is_stopped(fo
     assert time.process_time() - began < 20, "it stopped at the first excess, not at the end"
 
 
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+async def test_an_archive_of_it_is_stopped_too(forge, kind):
+    """It is sent while it is read, so that without a count it would be sent for ever."""
+    opened, commit = forge
+    info = await commit(bomb)
+    with pytest.raises(HostileTree):
+        async for _ in opened.archive(REF, seq=info.seq, kind=kind):
+            pass
+
+
 async def test_a_scrub_enters_a_shared_folder_once(forge):
     opened, commit = forge
     await commit(bomb)
