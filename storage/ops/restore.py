@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from storage.errors import RestoreError, TargetNotEmpty
-from storage.ops.draft import Draft, empty_draft, resumable_draft
+from storage.ops.draft import Draft, empty_draft, resumable_draft, write_out
 from storage.ops.lanes import File, Lanes
 from storage.ops.restore_plan import Plan, Planner, tiers
 from storage.ops.stat_cache import VOUCHED_NS, Remembered, StatCache, facts_of
@@ -117,6 +117,7 @@ class Restore:
             await self._write_files(extractor, plan)
             report = await self._threads.run(self._stop, self._finish, extractor, plan)
             if self._becomes_home:
+                await self._threads.run(self._stop, write_out, draft)
                 self.cache = await self._remembered(os.fstat(draft.fd).st_dev, extractor.made, plan)
             return report
         finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import storage
-from storage.errors import RestoreRunning
+from storage.errors import RestoreRunning, TargetFailed
 from storage.objects.memory import MemoryBucket
 from storage.ops import draft
 from storage.scan.settled import keeps_fine_times
@@ -224,3 +224,47 @@ async def test_a_process_that_was_killed_in_the_middle_is_continued(home, tmp_pa
         after = await opened.checkpoint(REF, home=into, fence=fence, session="s", reason="t")
         if keeps_fine_times(into.stat().st_dev):
             assert after.read_files < 20, "only odd entries are read"
+
+
+def test_who_comes_when_a_restore_has_just_ended_does_not_take_it_up(tmp_path, monkeypatch):
+    """He opened the note a moment before it went, and gets the lock a moment later: the folder is whole by
+    then, and somebody may live in it already.
+    """
+    into = tmp_path / "into"
+    told = (1, b"hash")
+    real = draft._locked
+
+    def late(note: int) -> bool:
+        monkeypatch.setattr(draft, "_locked", real)
+        with draft.resumable_draft(into, told) as other:
+            os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=other.fd))
+            real(note)  # refused; the lock is the other's
+        return real(note)
+
+    os.close(os.open(draft.note_beside(into), os.O_CREAT | os.O_RDWR, 0o600))
+    monkeypatch.setattr(draft, "_locked", late)
+    with pytest.raises(RestoreRunning), draft.resumable_draft(into, told):
+        raise AssertionError("it was taken up")
+
+
+async def test_the_bytes_of_a_home_are_on_the_disk_before_its_draft_is_given_away(
+    bucket, home, tmp_path, monkeypatch
+):
+    """After a crash of the machine the home that stands is saved as it is found: files that had a size and no
+    content yet would be saved as empty. Where that fails there is no home, and the note stays.
+    """
+    seq = await saved(bucket, tmp_path, home)
+    into = tmp_path / "into"
+    synced: list[bool] = []
+
+    class BrokenDisk:
+        def syncfs(self, fd: int) -> int:
+            synced.append(draft.note_beside(into).exists() and picture(into) != {})
+            return -1
+
+    monkeypatch.setattr(draft, "_libc", BrokenDisk())
+    opened = Node(bucket, tmp_path / "node").open()
+    with pytest.raises(TargetFailed):
+        await restored(opened, seq, into, becomes_home=True)
+    assert synced == [True]
+    assert draft.note_beside(into).exists()
