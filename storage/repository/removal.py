@@ -18,6 +18,7 @@ from storage.format import names
 from storage.objects.store import ObjectStore
 from storage.objects.versions import delete_version, versions_below
 from storage.repository.state import LogState
+from storage.repository.ways import METHOD_RECOVERY
 
 
 def may_go(state: LogState, name: str) -> bool:
@@ -121,12 +122,15 @@ async def remove_slot(store: ObjectStore, prefix: str, name: str, *, instead: st
     """Delete a key slot whose secret lies in another slot as well: `instead` was made or read a moment ago.
 
     Raises:
-        CollectRefused: `instead` is the slot itself, is of another secret, or is not there.
+        CollectRefused: `instead` is the slot itself, is of another secret, is not there, or opens by a
+            recovery code only, which no running service has.
     """
     of, _, slot = name.rpartition("-")
     of_instead, _, slot_instead = instead.rpartition("-")
     if not name.startswith(names.KEY_PREFIX) or of != of_instead or slot == slot_instead:
         raise CollectRefused(what="no other slot of this secret", object=name)
+    if slot_instead.startswith(METHOD_RECOVERY) and not slot.startswith(METHOD_RECOVERY):
+        raise CollectRefused(what="what is left would open by the recovery code alone", object=name)
     if await store.head(prefix + instead) is None:
         raise CollectRefused(what="the other slot of this secret is gone", object=name)
     await _remove_versions(store, prefix + name)
@@ -168,8 +172,9 @@ async def remove_damaged(
     replaceable = (names.PACK_PREFIX, names.HISTORY_PREFIX, names.SIDE_PREFIX, names.RECEIPT_PREFIX)
     if not name.startswith(replaceable):
         raise CollectRefused(what="such an object is never replaced", object=name)
+    raw = await store.get(prefix + name)  # that it cannot be read says nothing about what lies there
     try:
-        check(await store.get(prefix + name))
+        check(raw)
     except StorageError:
         await store.delete(prefix + name)
         return

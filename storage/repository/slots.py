@@ -212,7 +212,7 @@ class Keyring:
         config = config_format.decode_config(raw)
         slots = [info.name async for info in place.list(names.KEY_PREFIX)]
         if not slots:
-            if await place.head(names.log_entry(1)) is not None:
+            if not await self._was_never_used(place):
                 raise KeyMissing(workspace=ref.workspace, what="every slot is gone")
             return None
         opened = await self._open_slots(place, ref, config.repository_id, slots)
@@ -300,7 +300,13 @@ class Keyring:
         return opened
 
     async def _was_never_used(self, place: Prefixed) -> bool:
-        return await place.head(names.log_entry(1)) is None
+        """Return whether nothing can lie under keys that are not there. Entry 1 alone does not say so: a fold
+        takes it away, and leaves its history and higher entries.
+        """
+        for prefix in (names.LOG_PREFIX, names.HISTORY_PREFIX):
+            async for _ in place.list(prefix):
+                return False
+        return True
 
     async def rotate(self, ref: WorkspaceRef) -> int:
         """Begin a new key epoch: its slot is made, with a new epoch key and the same id secret, so that

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 import storage
+from storage.format import recovery
 from storage.objects.memory import MemoryBucket, MemoryStore
 from storage.replica import marks
 from storage.replica.second import SecondStore
 from storage.repository import collect, fold
+from storage.repository.removal import remove_damaged
 from tests.fakes.faulty_store import Crashed, Fault, FaultyStore
 from tests.fakes.home import picture
 from tests.fakes.storage_rig import IMPATIENT, MASTER_KEY, PREFIX, REF, Node, objects, take, write
@@ -244,6 +246,61 @@ async def test_a_repair_brings_back_lost_entries_and_keys(pair, home):
             pass
         assert pair.differences() == set()
         assert (await opened.verify(REF, "full")).faults == ()
+
+
+async def test_a_lost_slot_takes_its_copy_along_only_where_a_service_opens_the_other(pair, home):
+    """The tenant's slot under the master key is lost by accident on the main store; the one under the code is
+    left. Following that loss would leave no slot that a service without that paper opens.
+    """
+    ways = storage.KeyWays(master=MASTER_KEY, recovery_public=recovery.public_half(bytes(range(60, 92))))
+    async with pair.open() as opened:
+        opened._keyring.ways = ways
+        await take(opened)
+        await save(opened, home)
+        await opened.replicate(REF, whole=True)
+        tenant = f"t/{REF.tenant}/k/"
+        slots = sorted(name for name in pair.first.objects if name.startswith(tenant))
+        assert [name.rpartition("-")[2][0] for name in slots] == ["m", "r"]
+        del pair.first.objects[slots[0]]
+        await opened.replicate(REF, whole=True)
+        assert slots[0] in pair.second.objects
+        await opened.repair(REF)
+    assert pair.differences() == set()
+
+
+async def test_a_folded_log_whose_slots_are_lost_gets_no_other_keys(pair, home):
+    """A fold takes entry 1 away. What is left was sealed with keys that a repair brings back; new ones under
+    the same name would keep it from doing so, and "never saved" would start an empty desktop.
+    """
+    async with pair.open() as opened:
+        await take(opened)
+        await grow(opened, home, 8)
+        await tidy(opened)
+        await opened.replicate(REF, whole=True)
+    assert PREFIX + "c/0000000000000001" not in pair.first.objects
+    slots = objects(pair.first, "k/")
+    for name in slots:
+        del pair.first.objects[PREFIX + name]
+    async with pair.open(cache="fresh") as opened:
+        with pytest.raises(storage.KeyMissing):
+            await opened.list(REF)
+        with pytest.raises(storage.KeyMissing):
+            await take(opened, fence=2)
+        assert objects(pair.first, "k/") == []
+        while (await opened.repair(REF)).objects:
+            pass
+        assert pair.differences() == set()
+        assert (await opened.verify(REF, "full")).faults == ()
+
+
+async def test_an_object_that_cannot_be_read_is_not_taken_for_a_damaged_one(pair, home):
+    """A repair has found a damaged copy; when it looks once more before it deletes, the store is away."""
+    store, name = pair.node.store, "r/session"
+    await store.create(PREFIX + name, b"whole")
+    store.plan(Fault.UNAVAILABLE, on="get", name=PREFIX + name)
+    with pytest.raises(storage.StoreUnavailable):
+        await remove_damaged(store, PREFIX, name, check=lambda raw: None)
+    assert pair.first.objects[PREFIX + name] == b"whole"
 
 
 async def test_a_broken_entry_is_told_and_not_replaced(pair, home):
