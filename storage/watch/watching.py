@@ -77,6 +77,10 @@ class _Home:
     dirt: HomeDirt = field(default_factory=HomeDirt)
     left: Left | None = None
     silent: set[bytes] = field(default_factory=set)
+    looking: bool = False
+    """A round has begun that was neither kept nor undone. If another one begins, nobody knows of the first:
+    its caller was cancelled while it began, and what it took is lost.
+    """
     looked_s: float = 0.0
     full_s: float = 0.0
     mounts: bytes = b""
@@ -216,6 +220,9 @@ class Watching:
         with self._lock:
             known = self._homes.setdefault(home, _Home())
             known.looked_s = now_s
+            if known.looking:
+                known.dirt.lose(Why.NOT_KEPT)
+            known.looking = True
             self._forget_ended(now_s)
             mounts = self._mounts_in(home)
             self.drain()
@@ -273,7 +280,7 @@ class Watching:
         """
         with self._lock:
             known = self._homes.get(home)
-            if known is None or known.left is None or not known.left.complete:
+            if known is None or known.left is None or not known.left.complete or known.looking:
                 return False
             known.looked_s = self._clock_s()
             self.drain()
@@ -328,6 +335,7 @@ class Watching:
         """End a round whose result is saved; for `Round`."""
         with self._lock:
             self._drop(old)
+            known.looking = False
             if known.refused is not None:
                 self._unwatch(known)
                 return
@@ -345,6 +353,7 @@ class Watching:
         """End a round that came to nothing; for `Round`."""
         with self._lock:
             self._drop(old)
+            known.looking = False
             if sure:
                 known.dirt.give_back(taken)
             else:
@@ -381,8 +390,13 @@ class Watching:
         return b"\n".join(line for line in lines if below in line)
 
     def _forget_ended(self, now_s: float) -> None:
-        for name in [name for name, home in self._homes.items() if now_s - home.looked_s >= FORGET_S]:
+        for name in self._ended(now_s):
             self._unwatch(self._homes.pop(name))
+
+    def _ended(self, now_s: float) -> list[str]:
+        """Return the homes that nobody looks at any more; a look at a large one may take longer than that."""
+        homes = self._homes.items()
+        return [name for name, one in homes if not one.looking and now_s - one.looked_s >= FORGET_S]
 
     def _unwatch(self, known: _Home) -> None:
         self._drop(frozenset(self._atlas.leave_all(known.dirt)))

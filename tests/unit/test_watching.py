@@ -257,3 +257,26 @@ def test_folders_that_are_gone_are_let_go_after_a_full_look_that_came_to_nothing
     os.close(fd)
     look.undo()
     assert world.source.forgotten == [gone]
+
+
+def test_what_a_look_took_that_nobody_ended_is_not_lost(world, home):
+    """A save is cancelled while its look begins in a thread: nobody gets the round, so nobody undoes it."""
+    world.full(home)
+    world.touch(home, "a")
+    assert not world.look(home).full  # and its caller is gone
+    assert not world.watching.clean_since(str(home))
+    again = world.look(home)
+    assert again.why is Why.NOT_KEPT
+    world.enter(again, home)
+    again.keep(Left(base=("base",)))
+    assert world.watching.clean_since(str(home))
+
+
+def test_a_home_is_not_forgotten_while_it_is_looked_at(world, home, tmp_path):
+    """A first checkpoint may take longer than that; its folders would be nobody's, and stay watched."""
+    long = world.look(home)
+    world.enter(long, home)
+    world.now_s += FORGET_S
+    world.full(world.home(tmp_path, "other"))
+    long.keep(Left(base=("base",)))
+    assert world.look(home).why is Why.DUE
