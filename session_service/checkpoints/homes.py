@@ -5,11 +5,14 @@ when it is whole, and what is
 there is never overwritten. Paths a desktop can write are entered only by folder descriptor, never followed.
 """
 
+import contextlib
+import fcntl
 import os
 import secrets
 import shutil
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +46,27 @@ def checked(layout: Layout, home: str, *, workspace_id: str, fence: int | None =
     if fence is None or not is_ulid(workspace_id) or str(layout.home(workspace_id, fence)) != home:
         raise errors.BadInput("not the home of this workspace and fence", home=home)
     return path
+
+
+@contextlib.contextmanager
+def sole_maker(home: Path) -> Iterator[None]:
+    """Let nobody else, here or in another process, make a home of this workspace meanwhile.
+
+    A call that was cut off may still be removing a draft or putting a home in place while it is tried again.
+
+    Raises:
+        RestoreRunning: somebody does; try again.
+    """
+    home.parent.mkdir(exist_ok=True)
+    fd = os.open(home.parent, _FOLDER_FLAGS)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise storage.RestoreRunning(path=os.fspath(home)) from exc
+        yield
+    finally:
+        os.close(fd)
 
 
 def draft_of(home: Path, seq: int | None = None) -> Path:

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -341,22 +342,23 @@ class Worker:
     async def new_home(self, call: rpc.Call) -> RestoreReport:
         ask = call.params(messages.NewHome)
         home = self._layout.home(ask.workspace.workspace_id, ask.fence)
-        if home.exists():
-            return RestoreReport(home=str(home), seq=ask.seq, entries=0, bytes=0)
-        began = time.monotonic()
-        if ask.seq is None:
-            await asyncio.to_thread(homes.drop_drafts, home)
-            await asyncio.to_thread(homes.make_empty, home, ask.owner)
-            return RestoreReport(home=str(home), seq=None, entries=0, bytes=0)
-        draft = homes.draft_of(home, ask.seq)
-        await asyncio.to_thread(homes.drop_drafts, home, but=draft)
-        try:
-            report = await self._restored(ask, ask.seq, draft, call)
-        except storage.TargetNotEmpty:  # it cannot be taken up, or only in part: begun anew, once
-            await asyncio.to_thread(homes.drop_drafts, home)
-            report = await self._restored(ask, ask.seq, draft, call)
-        await asyncio.to_thread(homes.publish, draft, home, ask.owner)
-        return translate.restored(str(home), report, time.monotonic() - began)
+        with homes.sole_maker(home):
+            if home.exists():
+                return RestoreReport(home=str(home), seq=ask.seq, entries=0, bytes=0)
+            began = time.monotonic()
+            if ask.seq is None:
+                await _to_its_end(homes.drop_drafts, home)
+                await _to_its_end(homes.make_empty, home, ask.owner)
+                return RestoreReport(home=str(home), seq=None, entries=0, bytes=0)
+            draft = homes.draft_of(home, ask.seq)
+            await _to_its_end(partial(homes.drop_drafts, home, but=draft))
+            try:
+                report = await self._restored(ask, ask.seq, draft, call)
+            except storage.TargetNotEmpty:  # it cannot be taken up, or only in part: begun anew, once
+                await _to_its_end(homes.drop_drafts, home)
+                report = await self._restored(ask, ask.seq, draft, call)
+            await _to_its_end(homes.publish, draft, home, ask.owner)
+            return translate.restored(str(home), report, time.monotonic() - began)
 
     async def _restored(
         self, ask: messages.NewHome, seq: int, draft: Path, call: rpc.Call
@@ -457,6 +459,22 @@ class Worker:
             WorkspaceName(tenant_id=hex_to_ulid(ref.tenant), workspace_id=hex_to_ulid(ref.workspace))
             for ref in await (await self._open()).workspaces()
         ]
+
+
+async def _to_its_end(work: Callable[..., None], *args: Any) -> None:
+    """Run something in a thread. Whoever is cut off meanwhile still waits for its end: a thread cannot be
+    stopped, and what it does to a home must be over before somebody else may begin.
+    """
+    running = asyncio.get_running_loop().run_in_executor(None, partial(work, *args))
+    cut_off: asyncio.CancelledError | None = None
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError as exc:
+            cut_off = exc
+    if cut_off is not None:
+        raise cut_off
+    running.result()
 
 
 async def _pass_on(call: rpc.Call, pieces: AsyncIterator[bytes]) -> None:

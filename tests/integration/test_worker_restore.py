@@ -4,6 +4,7 @@ import asyncio
 import io
 import os
 import tarfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,38 @@ async def test_a_home_is_taken_up_and_what_cannot_be_is_begun_anew(world: World)
     await world.ask("new_home", calls)
     assert len(list((third / "docs").iterdir())) == 50
     assert not storage.is_being_filled(homes.draft_of(third, seq))
+
+
+async def test_a_home_that_is_being_made_is_made_by_one_caller_to_the_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call is cut off while its home is put in place, and tried again at once: the second one must neither
+    fill nor remove what the first one's thread is about to rename.
+    """
+    _, seq = await world.saved()
+    ask = messages.NewHome(workspace=MINE, fence=2, seq=seq, owner=None)
+    home = world.layout.home(MINE.workspace_id, 2)
+    arrived, go = threading.Event(), threading.Event()
+    publish = homes.publish
+
+    def slow(*args: Any) -> None:
+        arrived.set()
+        assert go.wait(30)
+        publish(*args)
+
+    monkeypatch.setattr(homes, "publish", slow)
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(world.ask("new_home", ask))
+        assert await asyncio.to_thread(arrived.wait, 30)
+        first.cancel()
+        with pytest.raises(errors.SessionError) as refused:
+            await world.ask("new_home", ask)
+        assert refused.value.retryable
+        go.set()
+    assert first.cancelled()
+    assert len(list((home / "docs").iterdir())) == 50
+    assert (await world.ask("new_home", ask)).home == str(home)
+    assert not list(home.parent.glob("*.new-*"))
 
 
 async def test_a_folder_comes_as_a_tar(world: World) -> None:
