@@ -309,7 +309,9 @@ async def test_a_process_that_began_with_a_snapshot_saves_and_restores_as_any_ot
 async def test_an_index_that_contradicts_the_chain_is_renewed_by_a_persons_word(
     bucket, home, tmp_path, monkeypatch
 ):
-    """The R that names it ends the belief in it at once; whoever was misled and starts anew reads the chain."""
+    """The R that names it ends the belief in it at once; whoever was misled and starts anew reads the
+    chain.
+    """
     whole = snapshots.snapshot_of
 
     def wrong(state):
@@ -318,7 +320,7 @@ async def test_an_index_that_contradicts_the_chain_is_renewed_by_a_persons_word(
 
     with monkeypatch.context() as patch:
         patch.setattr(snapshots, "snapshot_of", wrong)
-        opened, _ = await a_log_with_one_snapshot(bucket, home, tmp_path)
+        await a_log_with_one_snapshot(bucket, home, tmp_path)
     [bad] = objects(bucket, "x/")
     cold = node_of(bucket, tmp_path, "cold").open()
     for _ in range(2):
