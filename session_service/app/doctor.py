@@ -137,12 +137,20 @@ async def _service(settings: Settings, layout: Layout) -> list[Finding]:
         else "Correct the setting store.url, its credentials or the store; nothing is lost meanwhile."
     )
     found.append(Finding(name="object_store", ok=usable, words=words, action=action))
+    found.append(_line(settings))
     if store.watching:
         found.append(_watching(store.watching))
     found.append(
         _upkeep(settings, [alarm.detail for alarm in alarms if alarm.kind in ("upkeep", "clocks_apart")])
     )
     return found if second is None else [*found, _second_store(second)]
+
+
+def _line(settings: Settings) -> Finding:
+    """Say which limits the line to the store has; none is a choice, too."""
+    told = (("up", settings.store.upload_mib_per_s), ("down", settings.store.download_mib_per_s))
+    words = ", ".join(f"{way} {f'{limit} MiB/s' if limit else 'without a limit'}" for way, limit in told)
+    return Finding(name="store_line", ok=True, words=f"{words}, shared by {settings.store.workers} workers")
 
 
 def _upkeep(settings: Settings, refused: Sequence[str]) -> Finding:

@@ -179,3 +179,21 @@ class UpkeepFigures(Collector):
             "Checkpoints that policy let go.",
             value=self._count.forgotten,
         )
+
+
+class StoreLineFigures(Collector):
+    """The limits of the line to the store, for all workers together."""
+
+    def __init__(self, *, up: float | None, down: float | None) -> None:
+        self._limits = {"up": up, "down": down}
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every series as it is now."""
+        family = GaugeMetricFamily(
+            "session_service_store_line_bytes_per_second",
+            "What workers may send to and fetch from the store, by direction; 0: no limit.",
+            labels=("direction",),
+        )
+        for direction, limit in self._limits.items():
+            family.add_metric((direction,), limit or 0)
+        yield family

@@ -45,6 +45,8 @@ def _worker(settings: "Settings", number: int, *, root: bool) -> Run:
         service_gid=who.service_gid,
         watch_group=watch_group.inherited(os.environ),
         workers=settings.store.workers,
+        upload_bytes_per_s=settings.store.upload_bytes_per_s,
+        download_bytes_per_s=settings.store.download_bytes_per_s,
     )
     return lambda stop: worker.run(told, stop)
 

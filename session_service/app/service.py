@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 
 from session_service.app import accounts, listening, room
 from session_service.app.certificate import Certificate
-from session_service.app.figures import GatewayFigures, SecondStoreFigures, UpkeepFigures
+from session_service.app.figures import GatewayFigures, SecondStoreFigures, StoreLineFigures, UpkeepFigures
 from session_service.app.greeting import Greeting
 from session_service.app.listening import gateway_limits, trusted_networks
 from session_service.app.notices import Notices
@@ -160,6 +160,7 @@ class _Service:
             streams=self.streams,
             policy=policy_of(self.settings),
             workers=self.settings.store.workers,
+            upload_bytes_per_s=self.settings.store.upload_bytes_per_s,
             second=self.checkpoints if self.settings.store.second_url else None,
             second_required=self.settings.store.second_required == "close",
             upkeep=self.settings.store.upkeep == "on",
@@ -236,6 +237,8 @@ class _Service:
             elsewhere=self.shards.owner,
         )
         self.figures.register(GatewayFigures(self.shards))
+        line = self.settings.store
+        self.figures.register(StoreLineFigures(up=line.upload_bytes_per_s, down=line.download_bytes_per_s))
         if (replication := self.control.second()) is not None:
             self.figures.register(SecondStoreFigures(replication))
         if (upkept := self.control.upkeep) is not None:

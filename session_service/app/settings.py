@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from session_service.app.refused import ConfigurationRefused
 
 ENVIRONMENT_PREFIX = "SESSION_SERVICE_"
+MIB = 1024 * 1024
 
 
 class _Group(BaseModel):
@@ -94,10 +95,26 @@ class Store(_Group):
     """
     workers: Annotated[int, Field(ge=1, le=16)] = 2
     """Processes that save and restore, one home at a time each."""
+    upload_mib_per_s: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """MiB by second that all workers of this machine together may send to the store, on average; 0 = no
+    limit. Each worker has an equal part. Sessions are saved less often where it is not enough.
+    """
+    download_mib_per_s: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """The same for what they fetch: restores, and checks of what was saved. The second store has no limit."""
     upkeep: Literal["off", "on"] = "on"
     """on forgets old checkpoints as `retention` says and frees what nothing needs, once an hour. off keeps
     everything; `session-service checkpoints gc` does it by hand.
     """
+
+    @property
+    def upload_bytes_per_s(self) -> float | None:
+        """Return the limit in bytes; None without one."""
+        return self.upload_mib_per_s * MIB or None
+
+    @property
+    def download_bytes_per_s(self) -> float | None:
+        """Return the limit in bytes; None without one."""
+        return self.download_mib_per_s * MIB or None
 
 
 class Hold(_Group):

@@ -76,7 +76,10 @@ class WorkerSettings:
     watch_group: int | None = None
     """A descriptor of fanotify that the parent has opened; inotify without it."""
     workers: int = 1
-    """How many there are on this machine; each watches the homes that it saves."""
+    """How many there are on this machine; each watches the homes that it saves, with a share of the line."""
+    upload_bytes_per_s: float | None = None
+    """What all workers together may send to the store; None: as much as the line carries."""
+    download_bytes_per_s: float | None = None
 
 
 def wall_ms() -> int:
@@ -203,6 +206,7 @@ class Worker:
             clock_ms=wall_ms,
             second=self._second_spec(),
             watching=self._watched(),
+            limits=self._share_of_line(),
         )
         verdict = await opened.probe()
         sources.remember_signers(opened.signers)
@@ -219,6 +223,17 @@ class Worker:
         replica_calls.write_witness(self._layout.keys, kept)
         self._witness = replica_calls.read_witness(self._layout.keys)
         return opened
+
+    def _share_of_line(self) -> storage.LineLimits | None:
+        """Each worker has the same part, also while others rest: so a close finds its own part free."""
+        told = self._settings
+        up, down = told.upload_bytes_per_s, told.download_bytes_per_s
+        if up is None and down is None:
+            return None
+        return storage.LineLimits(
+            upload_bytes_per_s=None if up is None else up / told.workers,
+            download_bytes_per_s=None if down is None else down / told.workers,
+        )
 
     def _second_spec(self) -> storage.StoreSpec | None:
         url, file = self._settings.second_url, self._settings.second_credentials_file

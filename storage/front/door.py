@@ -20,6 +20,7 @@ from storage.front.reading import Reading
 from storage.front.replication import Replication, promote
 from storage.front.saving import Saving
 from storage.front.tidying import Tidying
+from storage.objects.limited import LineLimits
 from storage.objects.open import open_store
 from storage.objects.probe import probe
 from storage.objects.retry import RetryingStore, RetryPolicy
@@ -48,6 +49,7 @@ class Storage(Saving, Reading, Keys, Tidying, Replication):
         signers: Mapping[bytes, bytes] | None = None,
         second: StoreSpec | None = None,
         watching: Watching | None = None,
+        limits: LineLimits | None = None,
     ) -> "Storage":
         """Open the store of a spec. What opens its keys: see `Opened`. `second` is opened when it is needed.
 
@@ -65,6 +67,7 @@ class Storage(Saving, Reading, Keys, Tidying, Replication):
             signers=signers,
             second=_second(second) if second is not None else None,
             watching=watching,
+            limits=limits,
         )
 
     async def __aenter__(self) -> "Storage":

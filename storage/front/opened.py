@@ -13,6 +13,7 @@ from storage.format.secrets import ReceiptSigner
 from storage.front.watched import only_scans
 from storage.ids import WorkspaceRef
 from storage.objects.clock import store_time_ms
+from storage.objects.limited import LimitedStore, LineLimits
 from storage.objects.retry import RetryingStore, RetryPolicy
 from storage.objects.store import ObjectStore
 from storage.ops.gather import ignore_progress
@@ -54,6 +55,7 @@ class Opened:
         signers: Mapping[bytes, bytes] | None = None,
         second: SecondStore | None = None,
         watching: Watching | None = None,
+        limits: LineLimits | None = None,
     ) -> None:
         """Take a store that is open already. `open` is the usual way.
 
@@ -63,10 +65,12 @@ class Opened:
             signers: public halves, by their ids, of signers of receipts whose master key is gone.
             second: where a copy of everything goes; it may be away.
             watching: tells what changed in homes, and stays the caller's; None: every checkpoint scans.
+            limits: how fast this process may send and fetch; None: as fast as the line is.
         """
         ways = master_key if isinstance(master_key, KeyWays) else KeyWays(master=master_key)
         self._bare = store
-        self._store = RetryingStore(store, retry)
+        patient = RetryingStore(store, retry)
+        self._store: ObjectStore = patient if limits is None else LimitedStore(patient, limits)
         self._keyring = Keyring(self._store, ways, fresh, reread=reread)
         self._former = dict(signers or {})
         self._watching = watching if watching is not None else only_scans()

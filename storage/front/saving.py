@@ -10,6 +10,7 @@ from storage.format.entries import CheckpointFlag, EntryKind
 from storage.front.countable import countable
 from storage.front.opened import Opened, Tell
 from storage.ids import WorkspaceRef
+from storage.objects.limited import going_first
 from storage.ops import save
 from storage.ops.browse import checkpoint_info
 from storage.ops.checkpointing import Checkpointing
@@ -116,6 +117,8 @@ class Saving(Opened):
         Nothing is written if nothing changed since the newest checkpoint and this one is neither final nor
         the first of a close; then the newest is returned with the new `saved_as_of_ms`.
 
+        What belongs to a close goes first on a limited line.
+
         Raises:
             FenceMoved: another owner took the workspace over; nothing counts that is written for this fence.
             CommitContended, CommitUncertain, StoreUnavailable: try again.
@@ -133,22 +136,23 @@ class Saving(Opened):
         )
         workspace = await self._known.required(ref)
         told = self._told(progress)
-        if conflict:
-            return await ConflictSaving(
+        with going_first(yes=final or frozen or first_of_close):
+            if conflict:
+                return await ConflictSaving(
+                    workspace,
+                    threads=self._threads,
+                    fresh=self._fresh,
+                    clock_ms=self._clock_ms,
+                    progress=told,
+                ).run(plan)
+            return await Checkpointing(
                 workspace,
                 threads=self._threads,
                 fresh=self._fresh,
                 clock_ms=self._clock_ms,
                 progress=told,
+                watching=self._watching,
             ).run(plan)
-        return await Checkpointing(
-            workspace,
-            threads=self._threads,
-            fresh=self._fresh,
-            clock_ms=self._clock_ms,
-            progress=told,
-            watching=self._watching,
-        ).run(plan)
 
     async def pending(self, ref: WorkspaceRef, *, home: Path) -> Pending:
         """Return what changed in a home since its newest checkpoint, as far as stat tells."""

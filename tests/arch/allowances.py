@@ -89,6 +89,7 @@ DESTROYING: dict[tuple[str, str], str] = {
         "storage/objects/probe.py",
         "delete",
     ): "objects that this probe made a moment before, below probe/, where no repository lies",
+    ("storage/objects/limited.py", "delete"): "passes a delete of repository/removal.py on",
     ("storage/objects/retry.py", "delete"): "passes a delete of repository/removal.py on, and repeats it",
     ("storage/objects/versions.py", "delete_version"): "passes a delete of repository/removal.py on",
     (
