@@ -83,7 +83,7 @@ async def test_nine_tenths_of_a_killed_checkpoint_are_not_uploaded_again(
     life = await asyncio.create_subprocess_exec(
         sys.executable, "-c", LIFE, url, str(keys), str(tmp_path / "first"), str(home), str(fence)
     )
-    await until(lambda: len(packs_put(proxy)) >= STORED_BEFORE + 1)
+    await until(lambda: len(packs_put(proxy)) >= STORED_BEFORE + 1, limit_s=90.0)
     life.send_signal(signal.SIGKILL)
     await life.wait()
     before = len(packs_put(proxy))

@@ -129,7 +129,9 @@ class Lives:
                 always killed after a fixed time never gets to the end of a run, and then nothing was tried.
         """
         command = [sys.executable, "-c", LIFE, self.role, *self.place, str(self.cache), str(self.number)]
-        environment = {**os.environ, "PYTHONPATH": str(Path(storage.__file__).parent.parent)}
+        # The product that is tested stands before the source tree, which is there for the tests' own modules.
+        paths = Path(storage.__file__).parents[1], Path(__file__).parents[2]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
         life = await asyncio.create_subprocess_exec(
             *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
         )

@@ -102,7 +102,14 @@ async def test_what_is_public_and_what_is_privileged_changes_only_on_purpose() -
     reading = {route.name for route in ROUTES if route.access.scope == "read" and route.method != "GET"}
     assert reading == {"setUp", "signIn", "signOut", "signOutEverywhere", "changePassword"}
     files = {route.name for route in ROUTES if route.access.scope == "files"}
-    assert files == {"uploadFile", "listFiles", "downloadFile", "downloadArchive", "restoreFiles"}
+    assert files == {
+        "uploadFile",
+        "listFiles",
+        "downloadFile",
+        "downloadArchive",
+        "restoreFiles",
+        "dropConflict",
+    }
 
 
 @pytest.mark.parametrize("role", ROLES)
