@@ -7,7 +7,9 @@ imported as `tests.NAME`, which is made to work here without putting the source 
 `deploy/test` tests the installed copy, and a source tree in front of it would hide what is not installed.
 """
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -67,6 +69,16 @@ def belongs(item: pytest.Item, lane: str) -> bool:
         return True
     folder = item.path.relative_to(HERE).parts[0] if item.path.is_relative_to(HERE) else ""
     return folder in FAST_FOLDERS and "slow" not in marks
+
+
+@pytest.fixture(autouse=True)
+def _umask_stays() -> Iterator[None]:
+    """What a test does to the whole process, every later one would feel."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    after = os.umask(before)
+    assert after == before, f"the umask was {before:04o} and is {after:04o}"
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,14 @@ def unlock(root: Path) -> None:
 
 def copy_and_compare(base: Path) -> list[str]:
     """In one function, so that a plain user can run it in a child process. Returns what differs."""
-    os.umask(0o077)
+    old = os.umask(0o077)
+    try:
+        return _copied_and_compared(base)
+    finally:
+        os.umask(old)
+
+
+def _copied_and_compared(base: Path) -> list[str]:
     home, copy = base / "home", base / "copy"
     home.mkdir()
     copy.mkdir()

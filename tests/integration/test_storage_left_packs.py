@@ -17,6 +17,7 @@ from storage.fault_proxy.proxy import S3FaultProxy
 from storage.fault_proxy.script import HttpFault
 from storage.format.limits import MIB
 from storage.ops import uploads
+from tests.fakes.child import child_environment
 from tests.fakes.s3_fixtures import minio_server
 from tests.fakes.storage_rig import MASTER_KEY, REF, take
 from tests.fakes.until import until
@@ -81,7 +82,8 @@ async def test_nine_tenths_of_a_killed_checkpoint_are_not_uploaded_again(
         fence = await take(starter)
     proxy.plan(HttpFault.SLOW, method="PUT", path=r"/p/\d", times=100, after=STORED_BEFORE)
     life = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", LIFE, url, str(keys), str(tmp_path / "first"), str(home), str(fence)
+        *(sys.executable, "-c", LIFE, url, str(keys), str(tmp_path / "first"), str(home), str(fence)),
+        env=child_environment(),
     )
     await until(lambda: len(packs_put(proxy)) >= STORED_BEFORE + 1, limit_s=90.0)
     life.send_signal(signal.SIGKILL)

@@ -6,7 +6,6 @@ Limits are small in the children, so that every run folds, repacks, retires and 
 
 import asyncio
 import contextlib
-import os
 import random
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import storage
+from tests.fakes.child import child_environment
 from tests.fakes.s3_fixtures import minio_server, seaweedfs_server
 from tests.fakes.storage_rig import MASTER_KEY, REF, take
 
@@ -129,11 +129,8 @@ class Lives:
                 always killed after a fixed time never gets to the end of a run, and then nothing was tried.
         """
         command = [sys.executable, "-c", LIFE, self.role, *self.place, str(self.cache), str(self.number)]
-        # The product that is tested stands before the source tree, which is there for the tests' own modules.
-        paths = Path(storage.__file__).parents[1], Path(__file__).parents[2]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
         life = await asyncio.create_subprocess_exec(
-            *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+            *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=child_environment()
         )
         assert life.stdout is not None
         assert life.stderr is not None
