@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from session_service.app import accounts, watch_group
+from session_service.app import accounts, heap, store_line, watch_group
 from session_service.app.parent import REFUSED_STATUS, gateway_processes, parse_settings
 from session_service.app.refused import ConfigurationRefused
 from session_service.base import log
@@ -45,8 +45,8 @@ def _worker(settings: "Settings", number: int, *, root: bool) -> Run:
         service_gid=who.service_gid,
         watch_group=watch_group.inherited(os.environ),
         workers=settings.store.workers,
-        upload_bytes_per_s=settings.store.upload_bytes_per_s,
-        download_bytes_per_s=settings.store.download_bytes_per_s,
+        upload_bytes_per_s=store_line.bytes_per_s(settings.store.upload_mib_per_s),
+        download_bytes_per_s=store_line.bytes_per_s(settings.store.download_mib_per_s),
     )
     return lambda stop: worker.run(told, stop)
 
@@ -86,7 +86,12 @@ def _gateway(settings: "Settings", shard: str) -> Run:
         trusted=trusted_networks(settings),
         limits=gateway_limits(settings),
     )
-    return lambda stop: process.run(told, stop)
+
+    async def serve(stop: asyncio.Event) -> None:
+        heap.settle()
+        await process.run(told, stop)
+
+    return serve
 
 
 def _runner(name: str, settings: "Settings") -> Run:

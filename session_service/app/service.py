@@ -8,7 +8,6 @@ the heartbeat is last.
 
 import asyncio
 import contextlib
-import gc
 import os
 import platform
 import signal
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from session_service.app import accounts, listening, room
+from session_service.app import accounts, heap, listening, room
 from session_service.app.certificate import Certificate
 from session_service.app.figures import GatewayFigures, SecondStoreFigures, StoreLineFigures, UpkeepFigures
 from session_service.app.greeting import Greeting
@@ -29,6 +28,7 @@ from session_service.app.notices import Notices
 from session_service.app.parent import gateway_processes
 from session_service.app.probe import PortProbe
 from session_service.app.resume_secret import resume_secret
+from session_service.app.store_line import bytes_per_s
 from session_service.app.system import SystemClock, SystemIds
 from session_service.base import errors, log
 from session_service.base.layout import Layout
@@ -50,10 +50,6 @@ from session_service.registry.sqlite import SqliteRegistry
 if TYPE_CHECKING:
     from session_service.app.settings import Settings
 
-GC_OLD_THRESHOLD: Final = 1000
-"""Full collections stop every stream: they are rare, and the start's objects are left out (gateway.md
-section 3).
-"""
 KEY_LOOK_S: Final = 60.0
 """For the first answer of a worker about the store: it probes it before."""
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -160,7 +156,7 @@ class _Service:
             streams=self.streams,
             policy=policy_of(self.settings),
             workers=self.settings.store.workers,
-            upload_bytes_per_s=self.settings.store.upload_bytes_per_s,
+            upload_bytes_per_s=bytes_per_s(self.settings.store.upload_mib_per_s),
             second=self.checkpoints if self.settings.store.second_url else None,
             second_required=self.settings.store.second_required == "close",
             upkeep=self.settings.store.upkeep == "on",
@@ -238,7 +234,8 @@ class _Service:
         )
         self.figures.register(GatewayFigures(self.shards))
         line = self.settings.store
-        self.figures.register(StoreLineFigures(up=line.upload_bytes_per_s, down=line.download_bytes_per_s))
+        up, down = bytes_per_s(line.upload_mib_per_s), bytes_per_s(line.download_mib_per_s)
+        self.figures.register(StoreLineFigures(up=up, down=down))
         if (replication := self.control.second()) is not None:
             self.figures.register(SecondStoreFigures(replication))
         if (upkept := self.control.upkeep) is not None:
@@ -247,9 +244,7 @@ class _Service:
         await self._listen(gateway)
         await self.shards.open(gateway)
         await self._listen_for_cli()
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(700, 10, GC_OLD_THRESHOLD)
+        heap.settle()
         try:
             async with asyncio.TaskGroup() as beside:
                 running = [beside.create_task(self.probe.run(), name="port-probe")]

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from session_service.app.refused import ConfigurationRefused
 
 ENVIRONMENT_PREFIX = "SESSION_SERVICE_"
-MIB = 1024 * 1024
 
 
 class _Group(BaseModel):
@@ -105,16 +104,6 @@ class Store(_Group):
     """on forgets old checkpoints as `retention` says and frees what nothing needs, once an hour. off keeps
     everything; `session-service checkpoints gc` does it by hand.
     """
-
-    @property
-    def upload_bytes_per_s(self) -> float | None:
-        """Return the limit in bytes; None without one."""
-        return self.upload_mib_per_s * MIB or None
-
-    @property
-    def download_bytes_per_s(self) -> float | None:
-        """Return the limit in bytes; None without one."""
-        return self.download_mib_per_s * MIB or None
 
 
 class Hold(_Group):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from pydantic import BaseModel
 
 from session_service.app import accounts, folders, parent, room
 from session_service.app.notices import Notices
@@ -157,3 +158,12 @@ def test_two_parents_that_start_in_one_moment_do_not_both_run(tmp_path: Path) ->
         parent._lock(layout)
     os.close(first)
     os.close(parent._lock(layout))
+
+
+def test_a_part_gets_everything_that_a_group_of_settings_can_be_asked_for() -> None:
+    """It gets the values alone: a property would be there in a unit test, and missing in the first real part."""
+    for name, field in Settings.model_fields.items():
+        group = field.annotation
+        if isinstance(group, type) and issubclass(group, BaseModel):
+            own = {each for each, kind in vars(group).items() if isinstance(kind, property)}
+            assert not own, (name, own)
