@@ -161,7 +161,7 @@ def test_two_parents_that_start_in_one_moment_do_not_both_run(tmp_path: Path) ->
 
 
 def test_a_part_gets_everything_that_a_group_of_settings_can_be_asked_for() -> None:
-    """It gets the values alone: a property would be there in a unit test, and missing in the first real part."""
+    """It gets the values alone: a property would be there in a unit test, and missing in a real part."""
     for name, field in Settings.model_fields.items():
         group = field.annotation
         if isinstance(group, type) and issubclass(group, BaseModel):
