@@ -13,11 +13,12 @@ from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.typing import Origin, Subprotocol
 
 from session_service.base import errors
+from session_service.client.dialling import StraightConnect
 from session_service.client.framebuffer import (
     COPIED,
     GREETING,
@@ -239,7 +240,7 @@ async def open_link(
     """
     address = audience(base_url)
     try:
-        socket = await connect(
+        socket = await StraightConnect(
             address + path,
             subprotocols=[Subprotocol("binary")],
             origin=Origin(base_url.rstrip("/")),

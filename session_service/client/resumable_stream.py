@@ -17,13 +17,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.typing import Origin, Subprotocol
 
 from session_service.base import errors
 from session_service.base.aio import Tasks
 from session_service.client.desktop_link import audience
+from session_service.client.dialling import StraightConnect
 from session_service.client.models import Ticket
 from session_service.core.continuity.client import (
     Act,
@@ -294,7 +295,7 @@ class ResumableStream:
     async def _carry(self, number: int, path: str) -> None:
         code = ABNORMAL
         try:
-            async with connect(
+            async with StraightConnect(
                 self._dial + path,
                 subprotocols=[Subprotocol(SUBPROTOCOL)],
                 origin=Origin(self._base_url),
