@@ -26,6 +26,7 @@ from session_service.base.aio import Tasks
 from session_service.client.desktop_link import audience
 from session_service.client.dialling import StraightConnect
 from session_service.client.models import Ticket
+from session_service.core.close_codes import Close
 from session_service.core.continuity.client import (
     Act,
     Began,
@@ -226,7 +227,7 @@ class ResumableStream:
             self._events.append(Lost(retry_in_s=pause_s, why=ended.why))
             self._tasks.spawn(self._open(pause_s), name="open-stream")
             return
-        if ended.step == "login" and self._client.has_key:
+        if ended.code == Close.LOGIN and self._client.has_key:
             self._leave_socket()
             self._events.append(Lost(retry_in_s=0.0, why=ended.why))
             self._tasks.spawn(self._sign_in(ended), name="sign-in")

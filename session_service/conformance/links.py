@@ -186,10 +186,10 @@ class Link(Socket):
             await asyncio.sleep(door.wait_s)
         if door.delay_s:
             await asyncio.sleep(door.delay_s)
-        if door.mute:
-            return
         if door.early_bytes:
             self.send(b"early")
+        if door.mute:
+            return
         if door.refusal is not None:
             self.refuse(json.dumps(dict(door.refusal)), int(door.refusal["code"]))
             return
