@@ -188,7 +188,8 @@ async def test_what_is_typed_reaches_the_desktop_and_stays_after_a_reload(
             # The panel's first button, a terminal; it may not be drawn yet. A new window has the keyboard.
             await page.mouse.click(box["x"] + 22, box["y"] + box["height"] - 20)
             await page.keyboard.type("echo kept > ~/typed.txt\n", delay=20)
-            await asyncio.sleep(2.0)  # a terminal for each click: not more of them than a busy machine can open
+            # A terminal comes for each click: not more of them than a busy machine can open.
+            await asyncio.sleep(2.0)
     await page.reload()
     await page.wait_for_selector(LIVE)
     assert page.url.endswith(session_id)
