@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from session_service.app import accounts, folders, handover, listening, successor, watch_group
+from session_service.app import accounts, folders, handover, heap, listening, successor, watch_group
 from session_service.app.refused import ConfigurationRefused
 from session_service.base import log
 from session_service.base.aio import Tasks
@@ -235,10 +235,7 @@ class Parent:
         keep = {name: os.environ[name] for name in names if name in os.environ}
         keep[SETTINGS_VARIABLE] = handover.pack(self._settings)
         keep["PYTHONUNBUFFERED"] = "1"
-        # Relays keep big buffers for the next read; a worker gives each home's memory back.
-        keep["MALLOC_MMAP_THRESHOLD_"] = "1048576" if part.startswith("worker") else "33554432"
-        keep["MALLOC_TRIM_THRESHOLD_"] = "134217728"
-        return keep
+        return keep | heap.environment(part)
 
     def _reload(self) -> None:
         """Let the service read its certificate again."""

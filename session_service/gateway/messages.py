@@ -23,12 +23,12 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that the service says to a gateway process.
 
     `welcome` comes first and names the origins; `close_link`, `end_stream` and `announce` are orders;
-    `leave` = tell every link when to come back and take nothing new. `number` grows by one and is given back
-    as `Heard`.
+    `leave` = tell every link when to come back and take nothing new. `number` is given when it is sent, grows
+    by one and is given back as `Heard`.
     """
 
     kind: Literal["welcome", "close_link", "end_stream", "announce", "leave"]
-    number: int
+    number: int = 0
     session_id: str = ""
     link_id: str = ""
     code: int = 0

@@ -8,6 +8,8 @@ one is answered.
 import asyncio
 from typing import Final
 
+import msgspec
+
 from session_service.gateway.messages import Serve, Told
 from session_service.gateway.passing import Passer
 from session_service.gateway.stats import GatewayStats
@@ -35,19 +37,7 @@ class Outpost:
     def tell(self, told: Told) -> None:
         """Give an order; it is sent in this order by the call that `serve` is."""
         self._told += 1
-        self.orders.put_nowait(
-            Told(
-                kind=told.kind,
-                number=self._told,
-                session_id=told.session_id,
-                link_id=told.link_id,
-                code=told.code,
-                why=told.why,
-                by=told.by,
-                origins=told.origins,
-                pause=told.pause,
-            )
-        )
+        self.orders.put_nowait(msgspec.structs.replace(told, number=self._told))
 
     def heard(self, number: int) -> None:
         """Everything up to `number` was carried out there."""

@@ -117,7 +117,7 @@ class Shards:
         """Tell every gateway process to say goodbye to its links, and return when they are gone."""
         self._door.close()
         for outpost in self._outposts.values():
-            outpost.tell(Told(kind="leave", number=0))
+            outpost.tell(Told(kind="leave"))
         try:
             async with asyncio.timeout(LEAVE_S):
                 while self._outposts:
@@ -145,9 +145,7 @@ class Shards:
     def close_link(self, session_id: str, link_id: str, *, code: int, why: str, by: str = "") -> None:
         """End one link with a code, wherever it is. Unknown is done."""
         outpost = self._owners.get(link_id)
-        told = Told(
-            kind="close_link", number=0, session_id=session_id, link_id=link_id, code=code, why=why, by=by
-        )
+        told = Told(kind="close_link", session_id=session_id, link_id=link_id, code=code, why=why, by=by)
         if outpost is not None:
             outpost.tell(told)
             return
@@ -165,7 +163,7 @@ class Shards:
         if self._inside is not None:
             self._inside.announce(pause)
         for outpost in self._outposts.values():
-            outpost.tell(Told(kind="announce", number=0, pause=pause))
+            outpost.tell(Told(kind="announce", pause=pause))
 
     def links(self, session_id: str) -> tuple[str, ...]:
         """Return the ids of the links that are open now, oldest first."""
@@ -221,9 +219,7 @@ class Shards:
             self._gone(old)
         outpost = Outpost(serve)
         outpost.passer = self._arrived.pop((serve.shard, serve.process_id), None)
-        outpost.tell(
-            Told(kind="welcome", number=0, origins=tuple(sorted(self._origins())), pause=self._pause)
-        )
+        outpost.tell(Told(kind="welcome", origins=tuple(sorted(self._origins())), pause=self._pause))
         self._outposts[serve.shard] = outpost
         self._log.info("gateway.joined", shard=serve.shard)
         try:
@@ -324,7 +320,7 @@ class Shards:
                 self._places.popitem(last=False)
             if known and before is not place:
                 if before is not None and not before.is_gone:
-                    before.tell(Told(kind="end_stream", number=0, session_id=session_id))
+                    before.tell(Told(kind="end_stream", session_id=session_id))
                 elif before is None and self._inside is not None:
                     self._inside.end_stream(session_id)
         for outpost in tuple(self._outposts.values()):

@@ -31,10 +31,9 @@ from session_service.core.records import User, Workspace
 from session_service.http import access, answers, asks, audit, limits
 from session_service.http.accounts import check_an_administrator_is_left
 from session_service.http.instants import iso
-from session_service.http.keys import known_workspace
 from session_service.http.routes import API, Exchange, Route
 from session_service.http.sessions import cut_links
-from session_service.http.workspaces import workspace_name
+from session_service.http.workspaces import any_workspace, workspace_name
 from session_service.ports.keys import ErasedLook
 
 ENDING_S: Final = 300.0
@@ -110,7 +109,7 @@ class TombstoneOut(answers.Answer):
 async def erase_workspace(exchange: Exchange) -> ErasedOut:
     """Erase what was saved of a workspace, for ever. Refused while a session may write into it."""
     ask = exchange.body(EraseAsk)
-    workspace = await known_workspace(exchange)
+    workspace = await any_workspace(exchange)
     await _refuse_running(exchange, [workspace])
     if ask.name != workspace.name:
         raise errors.BadInput("Type the workspace's name to erase it.", field="name")
@@ -130,7 +129,7 @@ async def erase_workspace(exchange: Exchange) -> ErasedOut:
 
 async def show_tombstone(exchange: Exchange) -> TombstoneOut:
     """Say who erased a workspace. 404 if nobody did."""
-    workspace = await known_workspace(exchange)
+    workspace = await any_workspace(exchange)
     found = await exchange.services.checkpoints.tombstone(workspace_name(workspace))
     if found is None:
         raise errors.NotFound("This workspace was not erased.")

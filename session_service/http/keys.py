@@ -10,10 +10,9 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from session_service.base import errors
-from session_service.core.records import Workspace
 from session_service.http import access, answers, asks, audit
-from session_service.http.routes import API, Exchange, Route, workspace_id
-from session_service.http.workspaces import workspace_name
+from session_service.http.routes import API, Exchange, Route
+from session_service.http.workspaces import any_workspace, workspace_name
 from session_service.ports.keys import KeyLook, RewrapLook
 
 REWRAP_S: Final = 3600.0
@@ -97,14 +96,14 @@ class RewrapOut(answers.Answer):
 
 async def show_keys(exchange: Exchange) -> KeysOut:
     """Say which key epochs a workspace has, and what lies under each."""
-    workspace = await known_workspace(exchange)
+    workspace = await any_workspace(exchange)
     return _keys(await exchange.services.checkpoints.keys(workspace_name(workspace)))
 
 
 async def rotate_keys(exchange: Exchange) -> KeysOut:
     """Begin a new key epoch for new objects."""
     ask = exchange.body(RotateAsk)
-    workspace = await known_workspace(exchange)
+    workspace = await any_workspace(exchange)
     entry = audit.entry(exchange, "keys.rotated", workspace_id=workspace.id, leaked=ask.leaked)
     await audit.record(exchange, entry)
     return _keys(
@@ -182,14 +181,6 @@ async def rotate_tenant(exchange: Exchange) -> RewrapOut:
 
 def _rewrapped(done: RewrapLook) -> RewrapOut:
     return RewrapOut(workspaces=done.workspaces, made=done.made, removed=done.removed, left=list(done.left))
-
-
-async def known_workspace(exchange: Exchange) -> Workspace:
-    """Return the workspace in the address. Raises NotFound."""
-    workspace = await exchange.services.registry.workspace(workspace_id(exchange))
-    if workspace is None:
-        raise errors.NotFound()
-    return workspace
 
 
 ROUTES: Final = (

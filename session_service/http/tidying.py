@@ -9,10 +9,9 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from session_service.base import errors
-from session_service.core.records import Workspace
 from session_service.http import access, answers, asks, audit, render
 from session_service.http.routes import API, Access, Exchange, Reply, Route, workspace_id
-from session_service.http.workspaces import owned_workspace, workspace_name
+from session_service.http.workspaces import any_workspace, owned_workspace, workspace_name
 
 _ADMIN: Final = Access(role="administrator", scope="admin")
 _FAILURES: Final = (errors.NotFound, errors.StorageUnavailable, errors.StorageRefused)
@@ -107,7 +106,7 @@ async def drop_conflict(exchange: Exchange) -> Reply:
 
 async def list_foreign(exchange: Exchange) -> ForeignListOut:
     """Look for objects that stop everybody."""
-    workspace = await _workspace(exchange)
+    workspace = await any_workspace(exchange)
     found = await exchange.services.checkpoints.foreign(workspace_name(workspace))
     return ForeignListOut(
         items=[ForeignOut(seq=one.seq, hash=one.hash.hex(), size=one.size, why=one.why) for one in found]
@@ -117,7 +116,7 @@ async def list_foreign(exchange: Exchange) -> ForeignListOut:
 async def step_over(exchange: Exchange) -> StepOverOut:
     """Let these objects not count. The audit record stands before anything is written."""
     ask = exchange.body(StepOverAsk)
-    workspace = await _workspace(exchange)
+    workspace = await any_workspace(exchange)
     named = " ".join(f"{one.seq}:{one.hash}" for one in ask.objects)
     entry = audit.entry(
         exchange, "log.stepped_over", workspace_id=workspace.id, objects=named, reason=ask.reason
@@ -126,13 +125,6 @@ async def step_over(exchange: Exchange) -> StepOverOut:
     confirmed = [(one.seq, bytes.fromhex(one.hash)) for one in ask.objects]
     seq = await exchange.services.checkpoints.step_over(workspace_name(workspace), confirmed=confirmed)
     return StepOverOut(seq=seq)
-
-
-async def _workspace(exchange: Exchange) -> Workspace:
-    workspace = await exchange.services.registry.workspace(workspace_id(exchange))
-    if workspace is None:
-        raise errors.NotFound()
-    return workspace
 
 
 ROUTES: Final = (

@@ -10,11 +10,10 @@ from aiohttp import web
 from pydantic import Field
 
 from session_service.base import errors
-from session_service.core.records import Workspace
 from session_service.http import answers, asks, audit, limits
-from session_service.http.routes import API, Access, Exchange, Reply, Route, workspace_id
+from session_service.http.routes import API, Access, Exchange, Reply, Route
 from session_service.http.serve import begin_stream
-from session_service.http.workspaces import workspace_name
+from session_service.http.workspaces import any_workspace, workspace_name
 
 VERIFY_S: Final = 3600.0
 """Time for one verify; `full` reads every byte of a workspace. Over it: `storage_unavailable`."""
@@ -104,7 +103,7 @@ class AuditOut(answers.Answer):
 async def verify_workspace(exchange: Exchange) -> VerifyOut:
     """Check a workspace's repository."""
     ask = exchange.body(VerifyAsk)
-    workspace = await _workspace(exchange)
+    workspace = await any_workspace(exchange)
     entry = audit.entry(exchange, "workspace.verified", workspace_id=workspace.id, level=ask.level)
     await audit.record(exchange, entry)
     try:
@@ -118,7 +117,7 @@ async def verify_workspace(exchange: Exchange) -> VerifyOut:
 async def forget_checkpoints(exchange: Exchange) -> Reply:
     """Forget checkpoints by hand; space is freed by later runs of collect."""
     ask = exchange.body(ForgetAsk)
-    workspace = await _workspace(exchange)
+    workspace = await any_workspace(exchange)
     numbers = " ".join(str(seq) for seq in ask.checkpoints)
     entry = audit.entry(
         exchange,
@@ -140,7 +139,7 @@ async def forget_checkpoints(exchange: Exchange) -> Reply:
 async def keep_checkpoint(exchange: Exchange) -> Reply:
     """Pin a checkpoint, or let the policy decide about it again."""
     ask = exchange.body(KeepAsk)
-    workspace = await _workspace(exchange)
+    workspace = await any_workspace(exchange)
     seq = int(exchange.request.match_info["seq"])
     kind = "checkpoint.pinned" if ask.pin else "checkpoint.unpinned"
     entry = audit.entry(exchange, kind, workspace_id=workspace.id, checkpoint=seq, reason=ask.reason)
@@ -158,7 +157,7 @@ async def keep_checkpoint(exchange: Exchange) -> Reply:
 async def collect_workspace(exchange: Exchange) -> CollectOut:
     """Forget by policy and free what nothing needs any more, now instead of within the hour."""
     ask = exchange.body(CollectAsk)
-    workspace = await _workspace(exchange)
+    workspace = await any_workspace(exchange)
     entry = audit.entry(
         exchange,
         "workspace.collected",
@@ -196,7 +195,7 @@ async def collect_workspace(exchange: Exchange) -> CollectOut:
 async def compare_checkpoints(exchange: Exchange) -> DiffOut:
     """Say which paths differ from an earlier checkpoint."""
     ask = exchange.query(DiffAsk)
-    workspace = await _workspace(exchange)
+    workspace = await any_workspace(exchange)
     seq = int(exchange.request.match_info["seq"])
     entry = audit.entry(
         exchange, "checkpoints.compared", workspace_id=workspace.id, checkpoint=seq, against=ask.against
@@ -208,13 +207,6 @@ async def compare_checkpoints(exchange: Exchange) -> DiffOut:
         for one in found.changes
     ]
     return DiffOut(changes=changes, more=found.more)
-
-
-async def _workspace(exchange: Exchange) -> Workspace:
-    workspace = await exchange.services.registry.workspace(workspace_id(exchange))
-    if workspace is None:
-        raise errors.NotFound()
-    return workspace
 
 
 async def verify_audit(exchange: Exchange) -> AuditOut:

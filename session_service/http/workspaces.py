@@ -36,6 +36,16 @@ async def owned_workspace(exchange: Exchange, wanted: WorkspaceId) -> Workspace:
     return workspace
 
 
+async def any_workspace(exchange: Exchange) -> Workspace:
+    """Return the workspace of the path, whoever's it is: for routes whose access says who may ask. Raises
+    NotFound.
+    """
+    workspace = await exchange.services.registry.workspace(workspace_id(exchange))
+    if workspace is None:
+        raise errors.NotFound()
+    return workspace
+
+
 async def readable_workspace(exchange: Exchange) -> Workspace:
     """Return the workspace of the path if the caller may read the files in it.
 

@@ -22,7 +22,6 @@ from storage.format.header import ObjectType
 from storage.format.history import (
     HistoryHead,
     HistoryRow,
-    HistorySide,
     chunk_count,
     make_history,
     read_history,
@@ -36,6 +35,7 @@ from storage.repository.mark import Marks
 from storage.repository.moving import Mover
 from storage.repository.packer import Fresh
 from storage.repository.prefixed import Prefixed
+from storage.repository.retold import history_rows, live_sides
 from storage.repository.settle import settle_create
 from storage.repository.state import LogState
 
@@ -113,32 +113,19 @@ class Folder:
 
 def history_of(state: LogState) -> tuple[HistoryHead, list[HistoryRow]]:
     """Return what a history of the whole log says."""
-    rows = [
-        HistoryRow(
-            row.seq,
-            row.hash,
-            row.kind,
-            row.fence,
-            row.time_ms,
-            row.session,
-            row.checkpoint if state.counts(row) else None,
-        )
-        for row in state.rows
-    ]
-    sides = [HistorySide(seq, side.name, side.hash) for seq, side in sorted(state.sides.items())]
     head = HistoryHead(
         state.seq,
         state.fence,
         state.version,
         list(state.key_ids),
         sorted(state.pinned.items()),
-        sides,
+        live_sides(state),
         list(state.packs.values()),
         Table(b"", b""),
         list(state.histories),
         sorted(state.told_ms.items()),
     )
-    return head, rows
+    return head, history_rows(state)
 
 
 def _leaves(state: LogState, container: Container) -> bool:

@@ -13,7 +13,7 @@ from typing import Final
 
 from storage.errors import StorageError
 from storage.format import names
-from storage.format.history import HistoryRow, HistorySide
+from storage.format.history import HistoryRow
 from storage.format.keys import EpochKeys
 from storage.format.limits import MIB
 from storage.format.snapshot import SnapshotHead, SnapshotObject, make_snapshot, object_of
@@ -21,6 +21,7 @@ from storage.format.table import CHUNK_BYTES, Table, table_of
 from storage.repository.log import CommitLog
 from storage.repository.packer import Fresh
 from storage.repository.prefixed import Prefixed
+from storage.repository.retold import history_rows, live_sides
 from storage.repository.state import LogState
 from storage.repository.threads import Threads
 
@@ -90,25 +91,13 @@ def _made(state: LogState, keys: EpochKeys, fresh: Fresh) -> bytes:
 
 def snapshot_of(state: LogState) -> tuple[SnapshotHead, list[HistoryRow], list[SnapshotObject]]:
     """Return what a snapshot of the whole log says."""
-    rows = [
-        HistoryRow(
-            row.seq,
-            row.hash,
-            row.kind,
-            row.fence,
-            row.time_ms,
-            row.session,
-            row.checkpoint if state.counts(row) else None,
-        )
-        for row in state.rows
-    ]
     head = SnapshotHead(
         state.seq,
         state.fence,
         state.version,
         list(state.key_ids),
         sorted(state.pinned.items()),
-        [HistorySide(seq, side.name, side.hash) for seq, side in sorted(state.sides.items())],
+        live_sides(state),
         list(state.packs.values()),
         Table(b"", b""),
         list(state.histories),
@@ -123,22 +112,20 @@ def snapshot_of(state: LogState) -> tuple[SnapshotHead, list[HistoryRow], list[S
         object_of(one.name, table=table_of(one.segments), area_start=one.area_start, size=one.size)
         for one in state.index.containers.values()
     ]
-    return head, rows, objects
+    return head, history_rows(state), objects
 
 
 def differing(one: LogState, other: LogState) -> str:
     """Return what two states of the same entries disagree about, or an empty text. Names that were given up
     are no part of it: a snapshot does not have them, and who deletes reads the chain.
     """
-    if snapshot_of(one)[1] != snapshot_of(other)[1]:
+    if history_rows(one) != history_rows(other):
         return "rows"
     for what in COMPARED:
         if getattr(one, what) != getattr(other, what):
             return what
     if one.index.containers != other.index.containers or one.retired_at != other.retired_at:
         return "objects"
-    if [(seq, side.name, side.hash) for seq, side in sorted(one.sides.items())] != [
-        (seq, side.name, side.hash) for seq, side in sorted(other.sides.items())
-    ]:
+    if live_sides(one) != live_sides(other):
         return "side branches"
     return "" if [row.void for row in one.rows] == [row.void for row in other.rows] else "what is void"

@@ -10,7 +10,6 @@ registry. Sockets, shards, rings, proofs and the passing of connections are the 
 
 import argparse
 import asyncio
-import gc
 import os
 import signal
 import socket
@@ -19,6 +18,8 @@ from pathlib import Path
 
 import uvloop
 
+from session_service.app import heap
+from session_service.app.system import SystemClock, SystemIds
 from session_service.core.continuity.attempts import NOT_FOUND, is_proved
 from session_service.core.continuity.proof import grant_key, session_secret
 from session_service.core.shards import names
@@ -73,30 +74,6 @@ class OpenDoor:
         pass
 
 
-class Counting:
-    """Link ids that count, with the process in front."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def ulid(self) -> str:
-        self._count += 1
-        return f"{os.getpid():010d}{self._count:016d}"
-
-    def secret(self) -> bytes:
-        return os.urandom(32)
-
-    def jitter(self, low: float, high: float) -> float:
-        return low
-
-
-def freeze() -> None:
-    """As the service does at its start."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(700, 10, 1000)
-
-
 async def serve(chosen: argparse.Namespace, stop: asyncio.Event) -> None:
     """Be the service: accept, carry shard 0, and pass the others on."""
     listening = socket.socket(fileno=chosen.listen)
@@ -113,7 +90,7 @@ async def serve(chosen: argparse.Namespace, stop: asyncio.Event) -> None:
         attachments=shards,
         http=asyncio.Protocol,
         origins=lambda: origins,
-        ids=Counting(),
+        ids=SystemIds(SystemClock()),
         shards=names(chosen.processes),
         elsewhere=shards.owner,
     )
@@ -124,7 +101,7 @@ async def serve(chosen: argparse.Namespace, stop: asyncio.Event) -> None:
     ]
     while len(shards.joined()) < len(started):  # noqa: ASYNC110 - processes come without an event of ours
         await asyncio.sleep(0.01)
-    freeze()
+    heap.settle()
     await gateway.listen_on([listening])
     (chosen.folder / "ready").touch()
     await stop.wait()
@@ -136,13 +113,13 @@ async def serve(chosen: argparse.Namespace, stop: asyncio.Event) -> None:
 
 async def carry(chosen: argparse.Namespace, stop: asyncio.Event) -> None:
     """Be one of the further processes."""
-    freeze()
+    heap.settle()
     told = ProcessSettings(
         calls=chosen.folder / "calls",
         sockets=chosen.folder / "sockets",
         shard=chosen.shard,
         shards=names(chosen.processes),
-        ids=Counting(),
+        ids=SystemIds(SystemClock()),
     )
     await run_process(told, stop)
 

@@ -10,12 +10,12 @@ protocol. It is not part of the product.
 
 import argparse
 import asyncio
-import gc
-import os
 from typing import cast
 
 import uvloop
 
+from session_service.app import heap
+from session_service.app.system import SystemClock, SystemIds
 from session_service.gateway.gateway import Gateway
 from session_service.gateway.limits import GatewayLimits
 from session_service.ports.streams import Attachment, LinkEnd, LinkOffer
@@ -48,23 +48,6 @@ class OpenDoor:
 
     def leg_lost(self, session_id: str, link_id: str) -> None:
         pass
-
-
-class Counting:
-    """Link ids that count."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def ulid(self) -> str:
-        self._count += 1
-        return f"{self._count:026d}"
-
-    def secret(self) -> bytes:
-        return os.urandom(32)
-
-    def jitter(self, low: float, high: float) -> float:
-        return low
 
 
 class RawClient(asyncio.Protocol):
@@ -136,11 +119,13 @@ async def main() -> None:
         await loop.create_server(lambda: RawClient(chosen.target), "127.0.0.1", chosen.port, backlog=4096)
     else:
         gateway = Gateway(
-            attachments=OpenDoor(chosen.target), http=asyncio.Protocol, origins=lambda: (), ids=Counting()
+            attachments=OpenDoor(chosen.target),
+            http=asyncio.Protocol,
+            origins=lambda: (),
+            ids=SystemIds(SystemClock()),
         )
         await gateway.listen("127.0.0.1", chosen.port)
-    gc.collect()
-    gc.freeze()
+    heap.settle()
     await asyncio.Event().wait()
 
 

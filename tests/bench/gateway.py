@@ -63,8 +63,6 @@ SPARE_DESCRIPTORS = 400
 """Of a gateway process, beside two per client."""
 IDLE_S = 20.0
 BULK_S = 2.0
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "134217728"}
-"""What the parent gives to every process that carries bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -371,7 +369,7 @@ def gateway(
         relay.pinned(command, 0),
         pass_fds=[listening.fileno()],
         start_new_session=True,
-        env={**os.environ, **MALLOC},
+        env=relay.environment(),
     )
     try:
         relay.wait_for(lambda: (folder / "ready").exists() or running.poll() is not None)

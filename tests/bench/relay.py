@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from session_service.app import heap
 from tests.bench import report
 
 HERE = Path(__file__).resolve().parent
@@ -173,12 +174,19 @@ def cpu_times(pid: int) -> dict[Path, int]:
 def process(arguments: tuple[str, ...], core: int) -> Iterator["subprocess.Popen[bytes]"]:
     """A child in a process group of its own, ended with all it started."""
     quiet = subprocess.DEVNULL
-    running = subprocess.Popen(pinned(arguments, core), stdout=quiet, stderr=quiet, start_new_session=True)
+    running = subprocess.Popen(
+        pinned(arguments, core), stdout=quiet, stderr=quiet, start_new_session=True, env=environment()
+    )
     try:
         yield running
     finally:
         os.killpg(running.pid, 9)
         running.wait()
+
+
+def environment() -> dict[str, str]:
+    """What our parent gives to a process that carries bytes, for every stack alike."""
+    return {**os.environ, **heap.environment("gateway")}
 
 
 def pinned(arguments: tuple[str, ...], core: int) -> tuple[str, ...]:

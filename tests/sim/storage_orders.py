@@ -16,14 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import storage
-from storage.errors import CollectRefused, CommitContended, CommitUncertain, FenceMoved, NoSuchCheckpoint
+from storage.errors import (
+    CollectRefused,
+    CommitContended,
+    CommitUncertain,
+    FenceMoved,
+    NoSuchCheckpoint,
+    StorageError,
+)
 from storage.ops import save, uploads
 from storage.ops.upkeep import Upkeep, UpkeepReport
 from storage.repository import collect, fold, repack
 from storage.repository.packer import NewChunks
 from storage.repository.retention import Retention
 from tests.fakes.storage_rig import IMPATIENT, MASTER_KEY, PREFIX, REF, seeded
-from tests.sim.interleave import InlineThreads, Turns, TurnStore
+from tests.sim.interleave import Explorer, InlineThreads, Turns, TurnStore
 
 NO_CACHE = Path("/dev/null/none")
 KEEP_ONE = Retention(keep_last=1, hourly=0, daily=0, weekly=0, monthly=0, within_ms=0)
@@ -220,3 +227,13 @@ def world(
 
 
 __all__ = ["LOST", "PREFIX", "Bench", "NoSuchCheckpoint", "begun", "prepare", "world"]
+
+
+def explore(found: Explorer, *, runs_min: int) -> None:
+    """Go through all orders. A loss names the order that led to it."""
+    try:
+        found.explore()
+    except (AssertionError, StorageError) as exc:
+        exc.add_note("\n".join(" ".join(turn) for turn in found.order))
+        raise
+    assert found.runs > runs_min, "machines that never meet prove nothing"

@@ -1,105 +1,20 @@
 """A second store that follows the first: order, divergence, erasure, repair and promotion, all in memory."""
 
 import asyncio
-import itertools
 import os
-from pathlib import Path
 
 import pytest
 
 import storage
 from storage.format import recovery
-from storage.objects.memory import MemoryBucket, MemoryStore
-from storage.replica import marks
-from storage.replica.second import SecondStore
-from storage.repository import collect, fold
+from storage.objects.memory import MemoryStore
 from storage.repository.removal import remove_damaged
 from tests.fakes.faulty_store import Crashed, Fault, FaultyStore
 from tests.fakes.home import picture
-from tests.fakes.storage_rig import IMPATIENT, MASTER_KEY, PREFIX, REF, Node, objects, take, write
+from tests.fakes.replica_pair import KEEP_ONE, Pair, grow, home, pair, save, small_folds, tidy
+from tests.fakes.storage_rig import MASTER_KEY, PREFIX, REF, Node, objects, take, write
 
-KEEP_ONE = storage.Retention(keep_last=1, hourly=0, daily=0, weekly=0, monthly=0, within_ms=0)
-
-
-@pytest.fixture(autouse=True)
-def small_folds(monkeypatch):
-    monkeypatch.setattr(collect, "ENABLED", True)
-    monkeypatch.setattr(fold, "ENTRIES_MIN", 5)
-    monkeypatch.setattr("storage.repository.settle.PAUSES_S", (0.0, 0.0))
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    folder = tmp_path / "home"
-    folder.mkdir()
-    write(folder, a="one", docs__letter="Dear Sir")
-    return folder
-
-
-class Pair:
-    """Two stores, and a process that writes to the first and replicates to the second."""
-
-    def __init__(self, folder: Path) -> None:
-        self.first, self.second = MemoryBucket(), MemoryBucket()
-        self.folder = folder
-        self.there = FaultyStore(MemoryStore(self.second))
-        self.node = Node(self.first, folder / "cache")
-
-    def open(self, *, cache: str = "cache") -> storage.Storage:
-        """Start a process; what the last one closed is opened again."""
-        self.node.store.inner = MemoryStore(self.first)
-        self.there.inner = type(self.there.inner)(self.there.inner.bucket)
-
-        async def opener() -> FaultyStore:
-            return self.there
-
-        return storage.Storage(
-            self.node.store,
-            master_key=MASTER_KEY,
-            cache_folder=self.folder / cache,
-            fresh=self.node.fresh,
-            clock_ms=lambda: next(self.node.clock),
-            retry=IMPATIENT,
-            second=SecondStore(opener, IMPATIENT),
-        )
-
-    def from_second(self, cache: str = "other") -> storage.Storage:
-        """Open the second store as if it were the only one."""
-        return Node(self.second, self.folder / cache).open()
-
-    def differences(self) -> set[str]:
-        """Return the names below `t/` that differ; the index is a cache, and is not copied."""
-        left, right = self.first.objects, self.second.objects
-        names = {name for name in left.keys() | right.keys() if name.startswith("t/") and "/x/" not in name}
-        return {name for name in names if left.get(name) != right.get(name)}
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Pair:
-    return Pair(tmp_path)
-
-
-async def save(opened: storage.Storage, home: Path, **more) -> storage.CheckpointInfo:
-    saved = await opened.checkpoint(REF, home=home, fence=1, session="s", reason="test", **more)
-    return saved.info
-
-
-def quiet(report: storage.UpkeepReport) -> bool:
-    return not (report.deleted_objects or report.retired_packs or report.orphans or report.folded_entries)
-
-
-async def tidy(opened: storage.Storage) -> None:
-    """Collect until nothing is left to be deleted: remnants of a fold are not copied."""
-    await opened.collect(REF, policy=KEEP_ONE, actor="test")
-    report = None
-    while report is None or not quiet(report):
-        report = await opened.collect(REF, policy=None, actor="test")
-
-
-async def grow(opened: storage.Storage, home: Path, count: int) -> None:
-    for number in range(count):
-        write(home, **{f"file{number}": f"{number}" * 1000})
-        await save(opened, home)
+__all__ = ["home", "pair", "small_folds"]
 
 
 async def test_the_second_store_ends_with_the_very_same_objects(pair, home):
@@ -382,115 +297,6 @@ async def test_the_same_place_twice_is_no_second_copy(pair, home):
     async with pair.open() as opened:
         with pytest.raises(storage.StoreRefused):
             await opened.require_main(None)
-
-
-async def test_a_promoted_store_keeps_the_old_one_from_being_the_main_one(pair, home, tmp_path):
-    async with pair.open() as opened:
-        kept = await opened.require_main(None)
-        await take(opened)
-        await grow(opened, home, 2)
-        await opened.replicate(REF)
-    newer = storage_mark(await promote(pair, kept))
-    assert newer.number == 2
-    # The machine that knows of it, one that sees the new store, and one that sees the old one only.
-    for witness in (newer_bytes(newer), kept, None):
-        async with pair.open() as opened:
-            with pytest.raises(storage.NotMain):
-                await opened.require_main(witness)
-            assert (await opened.replicate(REF)).state == "refused"
-    pair.node.store.inner = MemoryStore(pair.first)
-    async with pair.node.open() as alone:
-        with pytest.raises(storage.NotMain):
-            await alone.require_main(None)
-    async with pair.from_second() as main:
-        assert await main.require_main(newer_bytes(newer)) == newer_bytes(newer)
-        await take(main, fence=2)
-        newest = (await main.list(REF))[-1]
-        await main.restore(REF, seq=newest.seq, into=tmp_path / "restored")
-    assert picture(tmp_path / "restored") == picture(home)
-
-
-async def test_a_process_that_copied_before_a_promotion_copies_nothing_after_it(pair, home):
-    """The mark is looked for at each copy, with one HEAD, and not only when a process starts."""
-    async with pair.open() as opened:
-        kept = await opened.require_main(None)
-        await take(opened)
-        await grow(opened, home, 1)
-        assert (await opened.replicate(REF)).state == "in_step"
-        await grow(opened, home, 1)
-        pair.there.calls.clear()
-        assert (await opened.replicate(REF)).state == "in_step"
-        asked = [call.on for call in pair.there.calls if call.name.startswith(marks.PREFIX)]
-        assert asked == ["head"]
-        await promote(pair, kept, reachable=False)
-        before = dict(pair.second.objects)
-        await grow(opened, home, 1)
-        assert (await opened.replicate(REF)).state == "refused"
-        assert pair.second.objects == before
-
-
-async def test_a_promotion_leaves_no_number_out_on_the_store_it_names(pair, home):
-    """Whoever copies looks for the next number only."""
-    async with pair.open() as opened:
-        kept = storage_mark(await opened.require_main(None))
-    again = marks.new_mark(2, kept.main, at_ms=5, actor="test", reason="the old main store named itself")
-    newer = storage_mark(await promote(pair, newer_bytes(again), reachable=False))
-    assert newer.number == 3
-    names = [name for name in pair.second.objects if name.startswith("stores/main-")]
-    assert sorted(names) == [f"stores/main-{number:08d}" for number in (1, 2, 3)]
-
-
-async def test_an_old_main_store_that_was_away_is_caught_by_any_witness(pair, home):
-    async with pair.open() as opened:
-        kept = await opened.require_main(None)
-    newer = await promote(pair, kept, reachable=False)
-    pair.node.store.inner = MemoryStore(pair.first)
-    async with pair.node.open() as alone:
-        with pytest.raises(storage.NotMain):
-            await alone.require_main(newer)
-    async with pair.open() as opened:
-        with pytest.raises(storage.NotMain):
-            await opened.require_main(kept)
-
-
-async def test_a_promotion_may_be_repeated(pair, home):
-    async with pair.open() as opened:
-        kept = await opened.require_main(None)
-    first = await promote(pair, kept)
-    assert await promote(pair, first) == first
-
-
-async def promote(pair: Pair, kept: bytes | None, *, reachable: bool = True) -> bytes:
-    from storage.front.replication import promote as name_it
-
-    async def second() -> MemoryStore:
-        return MemoryStore(pair.second)
-
-    async def main() -> MemoryStore:
-        if not reachable:
-            raise storage.StoreUnavailable(reason="burned")
-        return MemoryStore(pair.first)
-
-    clock = itertools.count(1_800_000_000_000)
-    return await name_it(
-        SecondStore(second, IMPATIENT),
-        SecondStore(main, IMPATIENT),
-        kept=kept,
-        fresh=pair.node.fresh,
-        at_ms=next(clock),
-        actor="test",
-        reason="burned",
-    )
-
-
-def storage_mark(raw: bytes) -> marks.MainMark:
-    return marks.mark_decoder.decode(raw)
-
-
-def newer_bytes(mark: marks.MainMark) -> bytes:
-    from storage.format.encoding import encode
-
-    return encode(mark)
 
 
 async def test_tidying_the_main_store_while_it_is_copied_leaves_both_alike(pair, home):
