@@ -251,6 +251,7 @@ async def test_a_guard_without_its_fold_costs_reading_only(bucket, home, tmp_pat
     write(home, a="after")
     info = await save(opened, home, fence)
     assert (await opened.prove(REF, seq=info.seq, hash=info.hash)).seq == info.seq
+    assert (await opened.verify(REF, "full")).faults == ()
     report = await tidy(opened)
     assert report.folded_entries > 5
     assert objects(bucket, "g/") == ["g/00000001"]
