@@ -46,6 +46,7 @@ from storage.format.recovery import code_of, private_of, public_half, recovery_i
 from storage.front.door import Storage, has_repositories, promote_second
 from storage.front.watched import open_watching
 from storage.ids import WorkspaceRef
+from storage.objects.counted import StoreTraffic
 from storage.objects.limited import LineLimits
 from storage.objects.retry import RetryPolicy
 from storage.objects.store import ProbeCheck, ProbeVerdict
@@ -142,6 +143,7 @@ __all__ = [
     "StoreError",
     "StoreRefused",
     "StoreSpec",
+    "StoreTraffic",
     "StoreUnavailable",
     "StoreUnsafe",
     "TargetFull",

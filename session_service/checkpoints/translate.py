@@ -121,6 +121,18 @@ def watching(tally: storage.WatchTally) -> port.WatchLook:
     )
 
 
+def traffic(worker: int, since_ms: int, value: storage.StoreTraffic) -> port.TrafficLook:
+    """What a worker asked of the store, as it is told to the service."""
+    return port.TrafficLook(
+        worker=worker,
+        since_ms=since_ms,
+        requests=value.requests,
+        failures=value.failures,
+        sent_bytes=value.sent_bytes,
+        fetched_bytes=value.fetched_bytes,
+    )
+
+
 def status(url: str, verdict: storage.ProbeVerdict, key: bytes, *, safe: bool) -> port.StoreStatus:
     """`safe` says whether losing this machine would lose no key."""
     failed = [check.words for check in verdict.checks if check.needed and not check.passed]

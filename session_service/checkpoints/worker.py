@@ -131,6 +131,7 @@ class Worker:
         self._second: storage.Storage | None = None
         self._witness: bytes | None = None
         self._opening = asyncio.Lock()
+        self._opened_ms = 0
         self._status = StoreStatus(url=settings.store_url, usable=False, verdict=(), error="not opened yet")
 
     def beside(self) -> list[Coroutine[Any, Any, None]]:
@@ -150,6 +151,7 @@ class Worker:
                 self._witness = witness
             if self._storage is None:
                 self._storage = await self._open_store()
+                self._opened_ms = wall_ms()
             return self._storage
 
     async def _open_second(self) -> storage.Storage:
@@ -465,7 +467,10 @@ class Worker:
             safe = self._settings.keys.is_safe(store.master_key)
             name = keyring.name_of(store.master_key)
             watching = (translate.watching(self._watched().tally()),)
-            return msgspec.structs.replace(self._status, key_backed_up=safe, key_id=name, watching=watching)
+            traffic = (translate.traffic(self._settings.number, self._opened_ms, store.traffic()),)
+            return msgspec.structs.replace(
+                self._status, key_backed_up=safe, key_id=name, watching=watching, traffic=traffic
+            )
         except (errors.SessionError, storage.StorageError) as exc:
             return StoreStatus(url=self._settings.store_url, usable=False, verdict=(), error=str(exc))
 

@@ -400,12 +400,13 @@ class Workers:
 
     async def status(self, *, probe: bool = False) -> StoreStatus:
         told: StoreStatus = await self._readers[0].call("status", messages.Status(probe=probe), StoreStatus)
-        watching = list(told.watching)
+        watching, traffic = list(told.watching), list(told.traffic)
         for client in self._readers[1:]:
             with contextlib.suppress(errors.PartUnavailable):  # it is being started again
                 other: StoreStatus = await client.call("status", messages.Status(probe=False), StoreStatus)
                 watching += other.watching
-        return msgspec.structs.replace(told, watching=tuple(watching))
+                traffic += other.traffic
+        return msgspec.structs.replace(told, watching=tuple(watching), traffic=tuple(traffic))
 
     async def workspaces(self) -> list[WorkspaceName]:
         return await self._reader().call("workspaces", None, list[WorkspaceName])

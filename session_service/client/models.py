@@ -454,6 +454,20 @@ class Alarm(_Answer, frozen=True, kw_only=True):
     facts: dict[str, Fact]
 
 
+class StoreTraffic(_Answer, frozen=True, kw_only=True):
+    """What the service asked of the store since its workers opened it, each try counted."""
+
+    since: str
+    puts: int
+    gets: int
+    heads: int
+    lists: int
+    deletes: int
+    failures: int
+    sent_bytes: int
+    fetched_bytes: int
+
+
 class Storage(_Answer, frozen=True, kw_only=True):
     """The object store as last asked."""
 
@@ -464,6 +478,7 @@ class Storage(_Answer, frozen=True, kw_only=True):
     key_backed_up: bool | None
     watching: str | None = None
     """How changes in homes are noticed."""
+    traffic: StoreTraffic | None = None
 
 
 class Status(_Answer, frozen=True, kw_only=True):

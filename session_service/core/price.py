@@ -11,6 +11,8 @@ from typing import Final
 
 GB: Final = 1e9
 MONTH_S: Final = 30 * 86_400
+GETS_OF_SAVE: Final = 7
+"""GET and HEAD of a save with something new; a test counts them."""
 FOLD_ENTRIES: Final = 64
 """Small entries that one fold takes in."""
 
@@ -61,18 +63,44 @@ class Bill:
     price: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """What an installation asked of its store in some time, as its workers counted it."""
+
+    seconds: float
+    puts: int
+    gets: int
+    heads: int
+    lists: int
+    fetched_bytes: int
+
+
+def counted_price(counted: Counted, prices: Prices) -> tuple[float, float]:
+    """Return (price of the requests and of traffic so far, the same for a month at this rate).
+
+    What is stored costs on top of that: only the provider counts it. Deletes are free there.
+    """
+    so_far = (
+        (counted.puts + counted.lists) / 1_000 * prices.put_per_1000
+        + (counted.gets + counted.heads) / 1_000 * prices.get_per_1000
+        + counted.fetched_bytes / GB * prices.egress_gb
+    )
+    return so_far, so_far * MONTH_S / max(counted.seconds, 1.0)
+
+
 def bill(use: Use, prices: Prices) -> Bill:
     """Return what one user's month asks of the store, and its price.
 
-    A save with something new is one PUT, one GET (read back) and two HEADs (predecessor, guard of a fold);
-    the newest entry is asked for once before it. A session is an E, two checkpoints of its close, a receipt
+    A save with something new is one PUT; before the plan and again before the PUT, a GET each of the number
+    behind the end and of the entry at the end; afterwards a GET (read back) and two HEADs (predecessor, guard
+    of a fold). A session is an E, two checkpoints of its close, a receipt
     and one listing; a fold reads what it takes in and writes a history and a pack.
     """
     saves = use.hours * 3_600 * use.changing_share / use.interval_s
     folds = saves / FOLD_ENTRIES
     packs = use.home_gb * GB * use.compressed_share / (16 * 2**20)
     puts = saves + 5 * use.sessions + 4 * folds
-    gets = 4 * saves + 20 * use.sessions + (FOLD_ENTRIES + 8) * folds
+    gets = GETS_OF_SAVE * saves + 20 * use.sessions + (FOLD_ENTRIES + 8) * folds
     gets += use.sessions * use.restored_share * packs
     stored_gb = use.home_gb * use.compressed_share * use.kept_factor + saves * use.tick_mb / 1e3 / 2
     egress_gb = use.sessions * use.restored_share * use.home_gb * use.compressed_share

@@ -357,6 +357,20 @@ class AlarmsOut(Answer):
     next_cursor: str | None
 
 
+class StoreTrafficOut(Answer):
+    """What all workers asked of the store since the first of them opened it, each try counted."""
+
+    since: Instant
+    puts: int
+    gets: int
+    heads: int
+    lists: int
+    deletes: int
+    failures: int
+    sent_bytes: int
+    fetched_bytes: int
+
+
 class StorageOut(Answer):
     """The object store as last asked."""
 
@@ -368,6 +382,8 @@ class StorageOut(Answer):
     key_backed_up: bool | None
     watching: str | None
     """How changes in homes are noticed, in words; for operators."""
+    traffic: StoreTrafficOut | None
+    """For operators."""
 
 
 class StatusOut(Answer):

@@ -4,15 +4,18 @@ Not read by us: nothing decides by them. Every series exists before its first fa
 closed lists.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from session_service.core.pace import Rule
 from session_service.core.records import OPEN_STATES, State
 from session_service.core.views import SessionView
-from session_service.ports.checkpoints import WatchLook
+from session_service.ports.checkpoints import TrafficLook, WatchLook
 
 PAGE: Final = "page"
 NONE: Final = "none"
@@ -21,6 +24,42 @@ _SECONDS: Final = (0.005, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0)
 RUNNING: Final = frozenset({State.ACTIVE, State.HELD})
 _NOTICED: Final = ("fanotify", "inotify", "scan")
 _STATUS_CLASSES: Final = ("2xx", "3xx", "4xx", "5xx")
+
+
+_ASKED: Final = ("put", "get", "head", "list", "delete", "versions")
+
+
+class StoreTraffic(Collector):
+    """What each worker asked of the store. A worker that was started again counts from nothing."""
+
+    def __init__(self) -> None:
+        self.looks: Sequence[TrafficLook] = ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every series as it was last told."""
+        requests = CounterMetricFamily(
+            "session_service_store_requests",
+            "Requests to the main store, each try counted, by worker and kind.",
+            labels=("worker", "kind"),
+        )
+        failures = CounterMetricFamily(
+            "session_service_store_failures",
+            "Requests to the main store without a useful answer, by worker.",
+            labels=("worker",),
+        )
+        carried = CounterMetricFamily(
+            "session_service_store_bytes",
+            "Bodies sent to and fetched from the main store, by worker and direction.",
+            labels=("worker", "direction"),
+        )
+        for look in self.looks:
+            worker = str(look.worker)
+            for kind in _ASKED:
+                requests.add_metric((worker, kind), look.requests.get(kind, 0))
+            failures.add_metric((worker,), look.failures)
+            carried.add_metric((worker, "up"), look.sent_bytes)
+            carried.add_metric((worker, "down"), look.fetched_bytes)
+        yield from (requests, failures, carried)
 
 
 class Figures:
@@ -85,6 +124,8 @@ class Figures:
             "Folders in which a full scan found a change that no event had told of.",
             registry=registry,
         )
+        self._traffic = StoreTraffic()
+        registry.register(self._traffic)
         for way in _NOTICED:
             self._homes.labels(way).set(0)
         for kind in ("notified", "full"):
@@ -105,6 +146,10 @@ class Figures:
         self._scans.labels("notified").set(notified)
         self._scans.labels("full").set(sum(sum(look.scans.values()) for look in looks) - notified)
         self._silent.set(sum(look.silent for look in looks))
+
+    def asked_of_store(self, looks: Sequence[TrafficLook]) -> None:
+        """Take what the workers asked of the store."""
+        self._traffic.looks = looks
 
     def know(self, routes: Iterable[str]) -> None:
         """Make the series of every route."""

@@ -57,5 +57,6 @@ async def metrics(exchange: Exchange) -> web.Response:
     store = await services.store_look.status()
     if store is not None:
         services.figures.watched(store.watching)
+        services.figures.asked_of_store(store.traffic)
     text = await asyncio.to_thread(generate_latest, services.figures.registry)
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"})

@@ -9,7 +9,7 @@ from session_service.http import answers, asks, cursors, limits, render, setup
 from session_service.http.callers import Caller
 from session_service.http.instants import iso
 from session_service.http.routes import Exchange, Services, session_id
-from session_service.http.store_look import watching_words
+from session_service.http.store_look import traffic_of, watching_words
 from session_service.ports.checkpoints import StoreStatus
 
 
@@ -122,4 +122,5 @@ def _storage(found: StoreStatus | None, caller: Caller | None) -> answers.Storag
         key_id=found.key_id if found and for_operator else None,
         key_backed_up=found.key_backed_up if found and for_operator else None,
         watching=watching_words(found.watching) if found and for_operator else None,
+        traffic=traffic_of(found.traffic) if found and found.traffic and for_operator else None,
     )

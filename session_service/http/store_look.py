@@ -5,11 +5,13 @@ us unready.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 
 from session_service.base import errors
-from session_service.http import limits
-from session_service.ports.checkpoints import Checkpoints, StoreStatus, WatchLook
+from session_service.http import answers, limits
+from session_service.http.instants import iso
+from session_service.ports.checkpoints import Checkpoints, StoreStatus, TrafficLook, WatchLook
 from session_service.ports.clock import Clock
 
 
@@ -25,6 +27,24 @@ def watching_words(looks: Sequence[WatchLook]) -> str:
             words += f", {look.homes_unwatched} homes scan only"
         said.append(words)
     return "; ".join(said)
+
+
+def traffic_of(looks: Sequence[TrafficLook]) -> answers.StoreTrafficOut:
+    """Return what all workers asked of the store. Listings of versions are listings."""
+    asked = Counter[str]()
+    for look in looks:
+        asked.update(look.requests)
+    return answers.StoreTrafficOut(
+        since=iso(min(look.since_ms for look in looks)),
+        puts=asked["put"],
+        gets=asked["get"],
+        heads=asked["head"],
+        lists=asked["list"] + asked["versions"],
+        deletes=asked["delete"],
+        failures=sum(look.failures for look in looks),
+        sent_bytes=sum(look.sent_bytes for look in looks),
+        fetched_bytes=sum(look.fetched_bytes for look in looks),
+    )
 
 
 class StoreLook:

@@ -161,6 +161,19 @@ class WatchLook(msgspec.Struct, frozen=True, kw_only=True):
     """Folders in which full scans found changes that no event told of."""
 
 
+class TrafficLook(msgspec.Struct, frozen=True, kw_only=True):
+    """What one worker asked of the main store since it opened it."""
+
+    worker: int
+    since_ms: int
+    """When it opened the store: UTC milliseconds."""
+    requests: dict[str, int]
+    """By kind: put, get, head, list, delete, versions."""
+    failures: int
+    sent_bytes: int
+    fetched_bytes: int
+
+
 class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The object store as last probed or used."""
 
@@ -173,6 +186,8 @@ class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
     key_id: str = ""
     watching: tuple[WatchLook, ...] = ()
     """How each worker learns of changes in homes."""
+    traffic: tuple[TrafficLook, ...] = ()
+    """What each worker asked of the store."""
 
 
 class SavePlan(msgspec.Struct, frozen=True, kw_only=True):

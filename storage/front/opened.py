@@ -13,6 +13,7 @@ from storage.format.secrets import ReceiptSigner
 from storage.front.watched import only_scans
 from storage.ids import WorkspaceRef
 from storage.objects.clock import store_time_ms
+from storage.objects.counted import CountedStore, StoreTraffic
 from storage.objects.limited import LimitedStore, LineLimits
 from storage.objects.retry import RetryingStore, RetryPolicy
 from storage.objects.store import ObjectStore
@@ -69,7 +70,8 @@ class Opened:
         """
         ways = master_key if isinstance(master_key, KeyWays) else KeyWays(master=master_key)
         self._bare = store
-        patient = RetryingStore(store, retry)
+        self._counted = CountedStore(store)
+        patient = RetryingStore(self._counted, retry)
         self._store: ObjectStore = patient if limits is None else LimitedStore(patient, limits)
         self._keyring = Keyring(self._store, ways, fresh, reread=reread)
         self._former = dict(signers or {})
@@ -107,6 +109,10 @@ class Opened:
         ways = self._keyring.ways
         known = [ReceiptSigner(key) for key in (ways.master, *ways.previous)]
         return self._former | {one.key_id: one.public_key for one in known}
+
+    def traffic(self) -> StoreTraffic:
+        """Return what was asked of the main store since it was opened, probes left out."""
+        return self._counted.traffic()
 
     async def _refreshed(self, workspace: Workspace) -> LogState:
         async with workspace.lock:

@@ -249,7 +249,7 @@ class CommitLog:
         return not await self.fold_began(len(self.state.histories) + 1) and await self.is_linked(row)
 
     async def is_linked(self, row: Row) -> bool:
-        """Return whether what a row follows by the log as it was read is there: its predecessor, or the fold."""
+        """Return whether what a row follows is there: its predecessor, or the fold that took it in."""
         at = row.seq - 1 if row.seq > self.state.folded_to + 1 else self.state.fold_at
         name = names.log_entry(at) if at else names.CONFIG
         return await self._place.head(name) is not None

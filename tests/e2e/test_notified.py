@@ -52,6 +52,10 @@ async def test_what_a_desktop_changes_is_saved_by_notification() -> None:
                 seen = await saved_after(service, session_id, seen["saved_as_of"])
         status = await service.api("GET", "/status")
         assert status["storage"]["watching"].startswith(("fanotify", "inotify")), status
+        traffic = status["storage"]["traffic"]
+        assert traffic["puts"] >= 2, traffic
+        assert traffic["sent_bytes"] > 0, traffic
+        assert traffic["failures"] == 0, traffic
         async with asyncio.timeout(60):
             while True:
                 told = await scans(service)

@@ -15,8 +15,8 @@ def test_a_month_of_saves_costs_its_requests():
     """3,600 saves, 56.25 folds of 64."""
     found = bill(ONLY_SAVES, Prices())
     assert found.puts == 3_600 + 4 * 56.25
-    assert found.gets == 4 * 3_600 + 72 * 56.25
-    assert found.price == pytest.approx(3_825 * 0.005 / 1e3 + 18_450 * 0.0004 / 1e3)
+    assert found.gets == 7 * 3_600 + 72 * 56.25
+    assert found.price == pytest.approx(3_825 * 0.005 / 1e3 + 29_250 * 0.0004 / 1e3)
 
 
 def test_saving_half_as_often_costs_half_the_requests():

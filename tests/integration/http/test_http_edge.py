@@ -185,6 +185,7 @@ async def test_status_tells_strangers_only_what_a_sign_in_page_needs(world: Http
         "key_id": None,
         "key_backed_up": None,
         "watching": None,
+        "traffic": None,
     }
     user = (await (await world.signed_in("ada")).get("/api/v1/status")).body
     assert (user["version"], user["storage"]["url"], user["alarms"]) == ("9.9", None, None)
