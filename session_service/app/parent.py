@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from session_service.app import accounts, folders, handover, heap, listening, successor, watch_group
 from session_service.app.refused import ConfigurationRefused
-from session_service.base import log
+from session_service.base import log, priority
 from session_service.base.aio import Tasks
 from session_service.base.layout import Layout
 from session_service.core import shards
@@ -198,6 +198,8 @@ class Parent:
                     start_new_session=True,
                     pass_fds=descriptors,
                 )
+            if part.name.startswith("worker"):
+                priority.allow_return(part.process.pid)
             log.get_logger().debug("part.started", name=part.name, pid=part.process.pid)
             status = await part.process.wait()
             if self._stop.is_set():

@@ -6,6 +6,7 @@ here and nowhere else. Killing it loses nothing: what was not committed is done 
 """
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
@@ -17,7 +18,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 import storage
-from session_service.base import errors, log, rpc
+from session_service.base import errors, log, priority, rpc
 from session_service.base.ids import hex_to_ulid, ulid_to_hex
 from session_service.base.layout import Layout
 from session_service.checkpoints import (
@@ -31,6 +32,7 @@ from session_service.checkpoints import (
     upkeep,
 )
 from session_service.checkpoints.key_sources import KeySources
+from session_service.checkpoints.standing_back import StandingBack
 from session_service.core import proof
 from session_service.ports.checkpoints import (
     CheckpointInfo,
@@ -41,6 +43,7 @@ from session_service.ports.checkpoints import (
     PendingLook,
     Progress,
     RestoreReport,
+    SavePlan,
     StoreStatus,
     WorkspaceName,
 )
@@ -131,6 +134,7 @@ class Worker:
         self._second: storage.Storage | None = None
         self._witness: bytes | None = None
         self._opening = asyncio.Lock()
+        self._priority = StandingBack(clock_s=time.monotonic, able=priority.may_return())
         self._opened_ms = 0
         self._status = StoreStatus(url=settings.store_url, usable=False, verdict=(), error="not opened yet")
 
@@ -254,6 +258,9 @@ class Worker:
             "workspaces",
         )  # fmt: skip
         mine = {name: getattr(self, name) for name in names}
+        for name in ("prove", "last_look", "new_home"):
+            mine[name] = self._urgently(mine[name])
+        mine["stand_back"] = self._priority.stand_back
         tidying = upkeep.UpkeepCalls(self._open)
         mine |= {name: getattr(tidying, name) for name in upkeep.CALLS}
         about_keys = key_calls.KeyCalls(self._open, self._settings.keys)
@@ -268,6 +275,13 @@ class Worker:
         )
         mine |= {name: getattr(copying, name) for name in replica_calls.CALLS}
         return {name: _translated(method) for name, method in mine.items()}
+
+    def _urgently(self, method: rpc.Handler) -> rpc.Handler:
+        async def handler(call: rpc.Call) -> Any:
+            with self._priority.urgent():
+                return await method(call)
+
+        return handler
 
     async def take_over(self, call: rpc.Call) -> LogHead:
         ask = call.params(messages.TakeOver)
@@ -287,6 +301,11 @@ class Worker:
 
     async def save(self, call: rpc.Call) -> CheckpointResult:
         plan = call.params(messages.Save).plan
+        closes = plan.final or plan.first_of_close
+        with self._priority.urgent() if closes else contextlib.nullcontext():
+            return await self._save(call, plan)
+
+    async def _save(self, call: rpc.Call, plan: SavePlan) -> CheckpointResult:
         home = self._home(plan.workspace, plan.home, plan.fence)
         store = await self._open()
         known = await asyncio.to_thread(self._quiet.answer, plan, self._watched().clean_since)

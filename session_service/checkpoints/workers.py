@@ -18,9 +18,11 @@ from typing import Any, Final
 
 import msgspec
 
-from session_service.base import errors, rpc
+from session_service.base import errors, log, rpc
+from session_service.base.aio import Tasks
 from session_service.checkpoints import messages, replica_calls, upkeep
 from session_service.checkpoints.key_asks import KeyAsks
+from session_service.checkpoints.standing_back import Ahead
 from session_service.ports.checkpoints import (
     BEGUN,
     QUEUED,
@@ -58,6 +60,10 @@ _ORDER: Final = {
     "conflict": SOON,
     "periodic": ROUTINE,
 }
+
+
+def _failed(name: str, error: BaseException) -> None:
+    log.get_logger().error("task.failed", task=name, error=repr(error))
 
 
 class _Queue:
@@ -128,10 +134,13 @@ class Workers:
         self._homes = _Queue([rpc.Client(path, part="worker") for path in sockets])
         self._readers = [rpc.Client(path, part="worker") for path in sockets]
         self._turn = 0
+        self._tasks = Tasks(_failed)
+        self._ahead = Ahead(self._readers, self._tasks)
         self._keys = KeyAsks(self._readers, self._home_call, SOON)
 
     async def close(self) -> None:
         """Close the connections; the workers go on."""
+        await self._tasks.close()
         for client in (*self._readers, *self._homes.all):
             await client.close()
 
@@ -158,7 +167,8 @@ class Workers:
         async with self._homes.worker(order, workspace) as client:
             if progress is not None:
                 progress(Progress(stage=BEGUN, done=0, total=None, unit=""))
-            return await client.call(method, params, answer, event=Progress, on_event=progress)
+            with self._ahead.going() if order == URGENT else contextlib.nullcontext():
+                return await client.call(method, params, answer, event=Progress, on_event=progress)
 
     async def take_over(
         self,

@@ -2,15 +2,19 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from session_service.base import rpc
+from session_service.base import priority, rpc
 from session_service.checkpoints import messages
+from session_service.checkpoints.standing_back import LASTS_S, NICE, StandBack, StandingBack
 from session_service.checkpoints.workers import Workers
 from session_service.ports.checkpoints import CheckpointInfo, CheckpointResult, SavePlan, WorkspaceName
+from tests.fakes.child import child_environment
 from tests.fakes.until import until
 
 INFO = CheckpointInfo(
@@ -26,6 +30,7 @@ class Rig:
     def __init__(self) -> None:
         self.begun: list[str] = []
         self.gates: dict[str, asyncio.Event] = {}
+        self.told: list[float] = []
 
     async def save(self, call: rpc.Call) -> CheckpointResult:
         home = call.params(messages.Save).plan.home
@@ -33,13 +38,18 @@ class Rig:
         await self.gates[home].wait()
         return DONE
 
+    async def stand_back(self, call: rpc.Call) -> None:
+        self.told.append(call.params(StandBack).seconds)
+
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[tuple[Rig, Workers]]:
     made = Rig()
     paths = [tmp_path / f"w{number}" for number in range(2)]
     uids = frozenset({os.geteuid()})
-    servers = [rpc.Server(path, {"save": made.save}, peer_uids=uids) for path in paths]
+    servers = [
+        rpc.Server(path, {"save": made.save, "stand_back": made.stand_back}, peer_uids=uids) for path in paths
+    ]
     for server in servers:
         await server.start()
     workers = Workers(paths)
@@ -101,3 +111,74 @@ async def test_who_stops_waiting_takes_no_worker_with_him(rig):
         made.gates["last"].set()
         await last
     assert workers._homes._others == 0
+
+
+async def test_all_workers_are_told_to_stand_back_while_a_close_goes_on_and_only_then(rig):
+    made, workers = rig
+    async with asyncio.TaskGroup() as group:
+        group.create_task(workers.save(plan(made, "long", "periodic")))
+        await until(lambda: made.begun)
+        assert made.told == []
+        group.create_task(workers.save(plan(made, "close", "final")))
+        await until(lambda: len(made.told) == 2)
+        for gate in made.gates.values():
+            gate.set()
+    assert workers._ahead._urgent == 0
+
+
+class Priority:
+    """A worker's priority with a clock of its own."""
+
+    def __init__(self, *, able: bool = True) -> None:
+        self.now_s = 100.0
+        self.set: list[int] = []
+        self.worker = StandingBack(clock_s=lambda: self.now_s, able=able, set_nice=self.set.append)
+
+
+async def test_a_worker_stands_back_for_a_while_and_not_for_ever():
+    one = Priority()
+    one.worker.told(1_000_000.0)
+    assert one.set == [NICE]
+    one.now_s += LASTS_S
+    with one.worker.urgent():
+        pass
+    assert one.set == [NICE, 0]
+
+
+async def test_a_worker_that_closes_itself_never_stands_back():
+    one = Priority()
+    one.worker.told(LASTS_S)
+    with one.worker.urgent():
+        one.worker.told(LASTS_S)
+        assert one.set == [NICE, 0]
+    assert one.set == [NICE, 0, NICE]
+
+
+async def test_who_could_not_raise_its_priority_again_never_lowers_it():
+    one = Priority(able=False)
+    one.worker.told(LASTS_S)
+    assert one.set == []
+
+
+def test_a_plain_process_lowers_its_priority_only_where_it_was_allowed_to_come_back():
+    """`nobody` is uid 65534 everywhere."""
+    script = (
+        "import os, sys, threading, time; from session_service.base import priority;"
+        "os.geteuid() or os.setresuid(65534, 65534, 65534);"
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start();"
+        "sys.stdin.readline(); priority.may_return() or sys.exit('never lowered');"
+        "nices = lambda: {os.getpriority(os.PRIO_PROCESS, int(t)) for t in os.listdir('/proc/self/task')};"
+        "priority.set_nice(10); assert nices() == {10}, nices();"
+        "priority.set_nice(0); assert nices() == {0}, nices(); print('back')"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=child_environment(),
+    )
+    allowed = priority.allow_return(child.pid)
+    told = child.communicate("go\n")
+    assert told == (("back\n", "") if allowed else ("", "never lowered\n"))
