@@ -15,13 +15,20 @@ from typing import Final
 
 import msgspec
 
-from storage.errors import ChainBroken, CommitContended, FormatError, KeyMissing, ObjectDamaged
+from storage.errors import (
+    ChainBroken,
+    CommitContended,
+    FormatError,
+    KeyMissing,
+    NoSuchCheckpoint,
+    ObjectDamaged,
+)
 from storage.format.entries import SideBranch
 from storage.ops import save
 from storage.ops.browse import checkpoint_info
 from storage.ops.full_base import FullBaseSaving
 from storage.ops.side_branch import SideBranch as SideBranchOf
-from storage.ops.side_branch import highest_given
+from storage.ops.side_branch import given_by_the_log
 from storage.ops.values import CheckpointInfo, CheckpointResult, Progress
 from storage.ops.workspace import Workspace
 from storage.repository.log import Placed
@@ -134,7 +141,7 @@ class ConflictSaving:
             inline=prepared.inline,
             tables=prepared.tables,
             after=state.hash,
-            above=highest_given(state, plan.fence),
+            given=given_by_the_log(state, plan.fence, self._fresh),
         )
         return _Stored(side=side, prepared=prepared)
 
@@ -157,10 +164,15 @@ class ConflictSaving:
 
 
 def side_row(state: LogState, seq: int) -> Row:
-    """Return what the side branch of B number `seq` holds."""
-    row = state.sides[seq].row
-    assert row is not None, "it was just placed"
-    return row
+    """Return what the side branch of B number `seq` holds.
+
+    Raises:
+        NoSuchCheckpoint: it was dropped since its B was placed.
+    """
+    side = state.sides.get(seq)
+    if side is None or side.row is None:
+        raise NoSuchCheckpoint(seq=seq, what="it was dropped as soon as it stood")
+    return side.row
 
 
 def side_infos(state: LogState) -> list[CheckpointInfo]:

@@ -13,9 +13,8 @@ Source: storage.md 4.4 "Side branch"; docs/design/0014-what-the-log-may-let-go.m
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
-from typing import Final
 
 import msgspec
 
@@ -26,7 +25,7 @@ from storage.format.entries import SideBranch as BranchFields
 from storage.ops import save
 from storage.ops.browse import checkpoint_info
 from storage.ops.look import look_again
-from storage.ops.side_branch import SideBranch
+from storage.ops.side_branch import SideBranch, given_to_anybody
 from storage.ops.values import CheckpointResult, Progress
 from storage.ops.workspace import Workspace
 from storage.repository.index import Container
@@ -34,14 +33,9 @@ from storage.repository.log_writer import LogWriter
 from storage.repository.packer import Fresh
 from storage.repository.reader import Reader
 from storage.repository.state import LogState, Row, StoredSide
+from storage.repository.stepping import find_foreign
 from storage.repository.threads import Threads
 from storage.repository.verify import Verifier, walk_tree
-
-FIRST_MIN: Final = 1_000_000
-FIRST_SPREAD: Final = 900_000_000
-"""Which numbers of the branch were given to others that are gone cannot be read, so a branch that is empty
-begins with a drawn one. What is left above it is enough for one each second of thirty years.
-"""
 
 
 def alone(side: StoredSide, config_hash: bytes) -> tuple[LogState, Row]:
@@ -90,11 +84,14 @@ class FullBaseSaving:
         )
         fields = save.checkpoint_fields(plan, prepared, nothing)
         fields = msgspec.structs.replace(fields, flags=fields.flags | CheckpointFlag.FULL_BASE)
-        drawn = FIRST_MIN + int.from_bytes(self.fresh(8), "little") % FIRST_SPREAD
-        above = 0 if await branch.listed() else drawn
         stored = await branch.store(
-            fields, inline=prepared.inline, tables=prepared.tables, after=after, above=above
+            fields,
+            inline=prepared.inline,
+            tables=prepared.tables,
+            after=after,
+            given=given_to_anybody(self.fresh),
         )
+        workspace.saved_whole[stored.name] = workspace.log.read_well
         _, row = alone(stored, keys.config_hash)
         result = _result(row, stored, prepared.scan_ms)
         return replace(
@@ -109,7 +106,10 @@ class FullBaseSaving:
     async def _unchanged(self, branch: SideBranch, plan: save.SavePlan) -> CheckpointResult | None:
         """Return the fence's newest full base if it is whole and the home is as it says."""
         workspace = self.workspace
+        dropped = await self._dropped()
         for name in reversed(await branch.listed()):
+            if not self._is_promised(name, dropped):
+                continue
             try:
                 stored = await workspace.log.read_side(name, set())
             except (FormatError, RepositoryError):
@@ -136,6 +136,27 @@ class FullBaseSaving:
                 return None
             return replace(_result(row, stored, scan_ms), unchanged=True, scan_s=gathered.took_s)
         return None
+
+    def _is_promised(self, name: str, dropped: Set[str] | None) -> bool:
+        """Return whether a full base that lies there stays there. One that counted once may have been dropped
+        since, and is deleted by the next run that can. Where the log cannot tell, only what this process has
+        saved is relied on, if it never saw the log usable since: nobody can drop what does not count.
+        """
+        if dropped is not None:
+            return name not in dropped
+        workspace = self.workspace
+        return workspace.saved_whole.get(name) == workspace.log.read_well
+
+    async def _dropped(self) -> Set[str] | None:
+        """Return what the log says was dropped or given up, as far as it opens; None where it does not."""
+        workspace = self.workspace
+        log = workspace.log.another()
+        try:
+            foreign = await find_foreign(log, workspace.place)
+            state = await (log.read_up_to(foreign[0].seq - 1) if foreign else log.refresh())
+        except (FormatError, RepositoryError):
+            return None
+        return state.dropped | state.retired.keys()
 
 
 def _result(row: Row, stored: StoredSide, scan_ms: int) -> CheckpointResult:
@@ -234,6 +255,7 @@ class Adoption:
         await workspace.verifier.placed(placed)
         await workspace.log.save_cache()
         side = workspace.log.state.sides.get(placed.row.seq)
-        if side is None or side.row is None:
+        if side is not None and side.row is None:
             raise ObjectDamaged(object=stored.name, what="does not count after its B")
+        # None: its user dropped it before this process had looked whether its B stands.
         return placed.row.seq, placed.row.hash

@@ -51,6 +51,8 @@ class Workspace:
     proof: VerifiedCheckpoint | None = None
     spoiled: set[str] = field(default_factory=set)
     """Packs of earlier attempts that did not decode whole; see `left_packs`."""
+    saved_whole: dict[str, int] = field(default_factory=dict)
+    """Full bases of this process, with how often the log had been read well by then; see `full_base`."""
 
     async def remembered(self, state: LogState, *, cold: bool = True) -> StatCache | None:
         """Return the stat cache if it belongs to this log; else one made from the newest tree.

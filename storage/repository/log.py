@@ -133,6 +133,8 @@ class CommitLog:
         self._knew_keys = False
         self.keys_changed = False
         """The repository has keys that this process did not open; who holds this log drops it."""
+        self.read_well = 0
+        """How often it was read to an end behind which entries may be placed."""
         self.state = LogState(config_hash=keys.config_hash)
 
     async def refresh(self) -> LogState:
@@ -148,6 +150,7 @@ class CommitLog:
     async def _refresh(self) -> LogState:
         state = await self._read_whole()
         self._knew_keys = True
+        self.read_well += state.writers_stop is None
         if state.version.min_key_epoch > self._keys.key_epoch:
             self.keys_changed = True
         return state

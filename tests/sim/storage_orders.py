@@ -7,6 +7,7 @@ in the log, opens to its last byte after all garbage was collected, and lower fe
 """
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -24,6 +25,7 @@ from storage.errors import (
     NoSuchCheckpoint,
     StorageError,
 )
+from storage.format import names
 from storage.ops import save, uploads
 from storage.ops.upkeep import Upkeep, UpkeepReport
 from storage.repository import collect, fold, repack
@@ -73,6 +75,8 @@ class Bench:
     seen: set[object] = field(default_factory=set)
     told: list[storage.CheckpointInfo] = field(default_factory=list)
     sides: list[storage.CheckpointInfo] = field(default_factory=list)
+    wholes: list[str] = field(default_factory=list)
+    """Names of full bases: they count once their B stands."""
     fences: list[int] = field(default_factory=list)
 
     def fold_from(self, entries: int) -> None:
@@ -145,9 +149,41 @@ class Bench:
             saved = await machine.checkpoint(
                 REF, home=self.homes / home, fence=fence, session="s", reason="sim", conflict=True
             )
-            self.sides.append(saved.info)
         except CommitContended:
-            pass
+            return
+        if saved.info.seq:
+            self.sides.append(saved.info)
+        else:
+            self.wholes.append(saved.info.side)
+
+    def next_seq(self) -> int:
+        """Return the number that the next entry gets."""
+        taken = [name for name in self.objects if name.startswith(f"{PREFIX}{names.LOG_PREFIX}")]
+        return 1 + max(names.log_entry_seq(name.removeprefix(PREFIX)) for name in taken)
+
+    async def take_and_save(self, machine: storage.Storage, home: str) -> None:
+        """Take the workspace over and save; lose to somebody who was faster."""
+        with contextlib.suppress(*LOST):
+            await self.save(machine, home, await self.take(machine, "new"))
+
+    async def adopt(self, machine: storage.Storage) -> None:
+        """Let full bases count that wait for it, as a run of upkeep begins."""
+        upkeep = Upkeep(await machine._known.required(REF), fresh=machine._fresh, clock_ms=lambda: 0)
+        async with upkeep._workspace.lock:
+            await upkeep._adoption().run()
+
+    async def drop(self, machine: storage.Storage) -> None:
+        """A user drops what was saved beside, and it is promised no more."""
+        for info in await machine.conflicts(REF):
+            await machine.forget(REF, seqs=[info.seq], actor="user", reason="dropped")
+            self.sides = [one for one in self.sides if one.seq != info.seq]
+            self.wholes = [one for one in self.wholes if one != info.side]
+
+    async def step_over(self, machine: storage.Storage) -> None:
+        """A person says that what jams the log does not count."""
+        found = await machine.foreign(REF)
+        with contextlib.suppress(CommitContended):
+            await machine.step_over(REF, confirmed=[(one.seq, one.hash) for one in found])
 
     async def collect(self, machine: storage.Storage, *, runs: int) -> None:
         """Collect garbage; a run that lost to a growing log is not planned again."""
@@ -165,13 +201,15 @@ class Bench:
         """Collect what is left to collect, and look whether the promises hold. Many orders end alike: each
         end is looked at once.
         """
-        end = (frozenset(self.objects.items()), tuple(self.told), tuple(self.sides), tuple(self.fences))
+        told = (tuple(self.told), tuple(self.sides), tuple(self.wholes), tuple(self.fences))
+        end = (frozenset(self.objects.items()), told)
         if end not in self.seen:
             self.seen.add(end)
             await self._check()
 
     async def _check(self) -> None:
         cleaner = self.machine("cleaner")
+        await self.adopt(cleaner)
         await self.collect(cleaner, runs=3)
         workspace = await cleaner._known.required(REF)
         last = Upkeep(workspace, fresh=seeded("last"), clock_ms=lambda: 0, spare_fence=False)
@@ -183,6 +221,9 @@ class Bench:
         beside = {info.seq: info for info in await reader.conflicts(REF)}
         for info in self.sides:
             assert beside.get(info.seq) == info, f"told saved beside and not there: {info.seq}"
+        named = [info.side for info in beside.values()]
+        assert len(named) == len(set(named)), "a side checkpoint counts twice"
+        assert set(self.wholes) <= set(named), f"told saved whole and not there: {self.wholes}, {named}"
         order = [(info.seq, info.fence) for info in listed.values()]
         assert order == sorted(order), "a lower fence added something"
         assert len(self.fences) == len(set(self.fences)), "two owners of one fence"
