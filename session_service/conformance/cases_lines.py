@@ -9,6 +9,7 @@ import itertools
 import random
 from typing import Final
 
+from session_service.conformance import rules
 from session_service.conformance.casework import Book, Freezes, Jumps, Scene, Untried
 from session_service.conformance.desk import Red
 from session_service.conformance.doors import OPEN, Door
@@ -32,7 +33,7 @@ ACK_LATE_S: Final = 1.0
 SLACK_S: Final = 5.0
 
 
-@book.case()
+@book.case(rules.EXACTLY_ONCE)
 async def cut(scene: Scene) -> None:
     """After a cut line the client resumes by itself and the stream goes on."""
     await scene.begun()
@@ -41,7 +42,7 @@ async def cut(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case()
+@book.case(rules.EXACTLY_ONCE)
 async def many_cuts(scene: Scene) -> None:
     """Ten cuts at random moments lose, double and tear nothing."""
     chance = random.Random(5)
@@ -55,7 +56,7 @@ async def many_cuts(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case()
+@book.case(rules.EXACTLY_ONCE)
 async def input_is_sent_again(scene: Scene) -> None:
     """Bytes that the server says it has not got are sent again, the same."""
     desk = scene.desk
@@ -74,14 +75,14 @@ async def input_is_sent_again(scene: Scene) -> None:
         raise Red("bytes that were not acknowledged were never sent again")
 
 
-@book.case()
+@book.case(rules.OPENED)
 async def lost_opened(scene: Scene) -> None:
     """When the answer to `open` is lost, a new ticket is asked for: the old one is used."""
     scene.desk.doors.append(Door(loses_answer=True))
     await scene.begun()
 
 
-@book.case()
+@book.case(rules.OPENED)
 async def lost_resumed(scene: Scene) -> None:
     """When the answer to `resume` is lost, the attempt is repeated with a greater number."""
     await scene.begun()
@@ -91,7 +92,7 @@ async def lost_resumed(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case(is_long=True)
+@book.case(rules.SILENCE, is_long=True)
 async def half_open(scene: Scene) -> None:
     """A line on which nothing comes any more, not even an error, is given up in 25 s."""
     desk = scene.desk
@@ -106,7 +107,7 @@ async def half_open(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case(is_long=True)
+@book.case(rules.DIAL, is_long=True)
 async def mute_server(scene: Scene) -> None:
     """A server that upgrades and never answers is given up in 15 s, at an open and at a resume."""
     scene.desk.doors.append(Door(mute=True))
@@ -117,7 +118,7 @@ async def mute_server(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case()
+@book.case(rules.ONLY_A_NO)
 async def first_dial_meets_a_portal(scene: Scene) -> None:
     """A captive portal in place of the first answer is the network: ask for a ticket and dial again."""
     scene.desk.doors.extend([Door(http=PORTALS[0]), Door(http=PORTALS[1])])
@@ -135,14 +136,14 @@ def _portal(status: int, body: str) -> None:
         await scene.goes_on()
 
     promise = f"A line that answers {status} instead of 101 is the network: try again with the same key."
-    book.add(f"portal_{status}", script, promise=promise)
+    book.add(f"portal_{status}", script, rules.ONLY_A_NO, promise=promise)
 
 
 for _status, _body in PORTALS:
     _portal(_status, _body)
 
 
-@book.case()
+@book.case(rules.ONLY_A_NO)
 async def junk_instead_of_an_answer(scene: Scene) -> None:
     """Bytes that are no HTTP are the network, too."""
     await scene.begun()
@@ -152,7 +153,7 @@ async def junk_instead_of_an_answer(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case(is_long=True)
+@book.case(rules.PAUSES, is_long=True)
 async def pauses_between_tries(scene: Scene) -> None:
     """While every dial fails, the client pauses longer and longer: it neither hammers nor gives up."""
     desk = scene.desk
@@ -170,7 +171,7 @@ async def pauses_between_tries(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case(is_long=True)
+@book.case(rules.BEAT, is_long=True)
 async def idle_proxy(scene: Scene) -> None:
     """A proxy with an idle time-out never sees an idle line; when it cuts one all the same, come back."""
     desk, idle_s = scene.desk, scene.patience.idle_s
@@ -199,7 +200,7 @@ async def _answers_beat(scene: Scene) -> None:
         raise Red("a beat was answered with another offset than was sent")
 
 
-@book.case()
+@book.case(rules.BEAT)
 async def beats(scene: Scene) -> None:
     """`h` is answered by `a` at once, with exactly the bytes that were sent."""
     await scene.begun()
@@ -211,7 +212,7 @@ async def beats(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case()
+@book.case(rules.WRONG_BEAT)
 async def wrong_beat(scene: Scene) -> None:
     """`h` that differs from what was received: leave the line and ask for a new stream."""
     await scene.begun()
@@ -222,7 +223,7 @@ async def wrong_beat(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case()
+@book.case(rules.ACKS)
 async def acknowledgements(scene: Scene) -> None:
     """What came is acknowledged after 64 KiB, and after 50 ms at the latest."""
     desk = scene.desk
@@ -241,7 +242,7 @@ async def acknowledgements(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case()
+@book.case(rules.SPLIT)
 async def odd_pieces(scene: Scene) -> None:
     """Message limits carry no meaning: single bytes and empty messages are the same stream."""
     desk = scene.desk
@@ -256,7 +257,7 @@ async def odd_pieces(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case()
+@book.case(rules.SILENCE)
 async def slow_line(scene: Scene) -> None:
     """A line of a few KiB a second is slow and not dead: it is kept, and nothing is lost on it."""
     desk = scene.desk
@@ -272,7 +273,7 @@ async def slow_line(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case()
+@book.case(rules.SILENCE)
 async def server_reads_nothing(scene: Scene) -> None:
     """A server that reads and acknowledges nothing for a while loses nothing; the line is kept."""
     desk = scene.desk
@@ -290,7 +291,7 @@ async def server_reads_nothing(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case()
+@book.case(rules.LATE_ACK)
 async def late_acknowledgements(scene: Scene) -> None:
     """Without acknowledgements the client keeps what it sent, and a late one is welcome."""
     desk = scene.desk
@@ -304,7 +305,7 @@ async def late_acknowledgements(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case(is_long=True)
+@book.case(rules.CLOCKS, is_long=True)
 async def frozen_client(scene: Scene) -> None:
     """A client that stood still while its line was cut goes on where it was."""
     if not isinstance(scene.driver, Freezes):
@@ -317,7 +318,7 @@ async def frozen_client(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case()
+@book.case(rules.CLOCKS)
 async def clock_jump(scene: Scene) -> None:
     """A wall clock that is set forward leads to a probe or a dial, never to an end."""
     if not isinstance(scene.driver, Jumps):
@@ -331,7 +332,7 @@ async def clock_jump(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case()
+@book.case(rules.FIRST)
 async def nothing_before_the_answer(scene: Scene) -> None:
     """Between its first message and the answer a client sends nothing."""
     scene.desk.doors.append(Door(delay_s=1.0))
@@ -342,7 +343,7 @@ async def nothing_before_the_answer(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case()
+@book.case(rules.DIAL)
 async def starting_desktop(scene: Scene) -> None:
     """`wait` is no answer: the client waits while the desktop starts."""
     scene.desk.doors.append(Door(waits=4))
@@ -351,9 +352,9 @@ async def starting_desktop(scene: Scene) -> None:
         raise Red("dialled again while it was told to wait")
 
 
-@book.case(is_long=True)
+@book.case(rules.DIAL, is_long=True)
 async def slowly_starting_desktop(scene: Scene) -> None:
-    """The 15 s for an answer begin anew with each `wait`."""
+    """Each `wait` gives an answer 25 s more: a desktop that starts slowly is waited for."""
     scene.desk.doors.append(Door(waits=3, wait_s=8.0))
     await scene.begun(limit_s=24 + SLACK_S)
     if len(scene.desk.dials) != 1:

@@ -7,6 +7,7 @@ it says that the client itself broke the protocol.
 import asyncio
 from typing import Final
 
+from session_service.conformance import rules
 from session_service.conformance.casework import Book, Scene
 from session_service.conformance.desk import Red
 from session_service.conformance.doors import OPEN, Door, refused
@@ -33,7 +34,7 @@ def _alone(code: Close) -> None:
         await scene.goes_on()
 
     promise = f"Close code {int(code)} without a word is the network: resume with the same key."
-    book.add(f"code_{int(code)}_alone", script, promise=promise)
+    book.add(f"code_{int(code)}_alone", script, rules.ONLY_A_NO, promise=promise)
 
 
 def _broken(code: Close) -> None:
@@ -48,7 +49,7 @@ def _broken(code: Close) -> None:
         await scene.stays_away(f"a second {int(code)}")
 
     promise = f"Close code {int(code)}: one resync, and the second time it is told to the user."
-    book.add(f"code_{int(code)}_twice", script, promise=promise)
+    book.add(f"code_{int(code)}_twice", script, rules.ONLY_A_NO, promise=promise)
 
 
 def _final(code: Close) -> None:
@@ -62,7 +63,7 @@ def _final(code: Close) -> None:
     promise = (
         f"`no` with {int(code)} ({ENDINGS[code].why}) ends it: nothing more is dialled without its user."
     )
-    book.add(f"refused_{int(code)}", script, promise=promise)
+    book.add(f"refused_{int(code)}", script, rules.NEXT, promise=promise)
 
 
 def _passing(code: Close) -> None:
@@ -81,7 +82,7 @@ def _passing(code: Close) -> None:
         await scene.goes_on()
 
     promise = f"`no` with {int(code)} ({ENDINGS[code].why}): come back by itself after `retry`, key in hand."
-    book.add(f"refused_{int(code)}", script, promise=promise)
+    book.add(f"refused_{int(code)}", script, rules.RETRY, promise=promise)
 
 
 for _code in Close:
@@ -95,7 +96,7 @@ for _code in Close:
     (_passing if ENDINGS[_code].by_itself else _final)(_code)
 
 
-@book.case()
+@book.case(rules.NEXT)
 async def refused_while_attached(scene: Scene) -> None:
     """A `no` on an open line decides as well as one at a dial."""
     await scene.begun()
@@ -106,7 +107,7 @@ async def refused_while_attached(scene: Scene) -> None:
     await scene.stays_away("the session was ended")
 
 
-@book.case()
+@book.case(rules.NEXT)
 async def taken_over(scene: Scene) -> None:
     """`taken` means stay down: two devices never steal a desktop from each other."""
     await scene.begun()
@@ -115,7 +116,7 @@ async def taken_over(scene: Scene) -> None:
     await scene.stays_away("another device took over")
 
 
-@book.case()
+@book.case(rules.NEXT)
 async def taken_over_while_away(scene: Scene) -> None:
     """A code 4409 alone is asked about; the answer `taken` ends it."""
     await scene.begun()
@@ -125,15 +126,15 @@ async def taken_over_while_away(scene: Scene) -> None:
     await scene.stays_away("another device took over")
 
 
-@book.case()
+@book.case(rules.NEXT)
 async def used_ticket(scene: Scene) -> None:
-    """A ticket that was used already is not tried again: its user is asked."""
+    """A ticket that was used, or has expired, is not tried again: its user is asked."""
     scene.desk.doors.append(refused(Close.PROOF_USED))
     await scene.dialled(1, limit_s=scene.patience.start_s)
-    await scene.stays_away("its ticket was used by somebody else")
+    await scene.stays_away("its ticket was refused as used or expired")
 
 
-@book.case()
+@book.case(rules.RETRY)
 async def retry_before_the_first_stream(scene: Scene) -> None:
     """`retry` at an open: come back later, with a fresh ticket."""
     scene.desk.doors.append(refused(Close.RETRY, retry_ms=RETRY_MS, next="open"))
@@ -142,7 +143,7 @@ async def retry_before_the_first_stream(scene: Scene) -> None:
         raise Red(f"came back before the {RETRY_MS} ms that were asked for")
 
 
-@book.case()
+@book.case(rules.LOGIN)
 async def login_at_a_return(scene: Scene) -> None:
     """After `login` the client signs in and goes on with its key, its stream and a fresh ticket in `auth`."""
     desk = scene.desk
@@ -155,7 +156,7 @@ async def login_at_a_return(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case()
+@book.case(rules.LOGIN_TWICE)
 async def login_twice(scene: Scene) -> None:
     """Told `login` again after a proved one, the key is void: it is never offered again."""
     desk = scene.desk
@@ -171,7 +172,7 @@ async def login_twice(scene: Scene) -> None:
     scene.check()
 
 
-@book.case()
+@book.case(rules.RESYNC)
 async def resync(scene: Scene) -> None:
     """At a resync the client forgets the old stream, begins with ProtocolVersion, and keeps its key."""
     desk = scene.desk
@@ -185,7 +186,7 @@ async def resync(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case()
+@book.case(rules.RESYNC)
 async def input_is_not_sent_again_after_a_resync(scene: Scene) -> None:
     """Unacknowledged input of an old stream is never sent into a new one."""
     desk = scene.desk
@@ -200,7 +201,7 @@ async def input_is_not_sent_again_after_a_resync(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case()
+@book.case(rules.EXACTLY_ONCE)
 async def copied_client(scene: Scene) -> None:
     """A checksum that differs means that this memory is a copy: send nothing, stay down, ask the user."""
     desk = scene.desk
@@ -215,7 +216,7 @@ async def copied_client(scene: Scene) -> None:
         raise Red("sent bytes into a stream of which its own history differs")
 
 
-@book.case()
+@book.case(rules.NO_SERVER)
 async def answer_about_another_stream(scene: Scene) -> None:
     """`resumed` that names another stream is not believed: ask for a resync."""
     desk = scene.desk
@@ -228,7 +229,7 @@ async def answer_about_another_stream(scene: Scene) -> None:
         raise Red("went on after an answer about another stream")
 
 
-@book.case()
+@book.case(rules.NO_SERVER)
 async def bytes_before_the_answer(scene: Scene) -> None:
     """Bytes before the answer are nobody's: they are not handed on, and the line is left."""
     desk = scene.desk
@@ -240,7 +241,7 @@ async def bytes_before_the_answer(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case()
+@book.case(rules.DRAIN)
 async def drain(scene: Scene) -> None:
     """`drain` is followed within its range, before the old line is cut, and the stream goes on."""
     desk = scene.desk
@@ -254,7 +255,7 @@ async def drain(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case()
+@book.case(rules.PATHS)
 async def drain_to_another_path(scene: Scene) -> None:
     """`to` of a `drain` is where the client dials next."""
     desk = scene.desk
@@ -266,7 +267,7 @@ async def drain_to_another_path(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case()
+@book.case(rules.SECOND)
 async def the_older_line_counts_for_nothing(scene: Scene) -> None:
     """Once a second line was dialled, whatever the first one says is ignored, `taken` included."""
     desk = scene.desk
@@ -281,7 +282,7 @@ async def the_older_line_counts_for_nothing(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case()
+@book.case(rules.PATHS)
 async def moved(scene: Scene) -> None:
     """`moved` is followed to a path of the same origin."""
     desk = scene.desk
@@ -294,7 +295,7 @@ async def moved(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case()
+@book.case(rules.PATHS)
 async def moved_to_another_origin(scene: Scene) -> None:
     """A redirect of any other form than /s/<name>/ws is ignored: the old path is dialled."""
     desk = scene.desk
@@ -308,7 +309,7 @@ async def moved_to_another_origin(scene: Scene) -> None:
         raise Red(f"followed a redirect of another form: {desk.paths}")
 
 
-@book.case(is_long=True)
+@book.case(rules.PATHS, is_long=True)
 async def moved_in_a_circle(scene: Scene) -> None:
     """At most three redirects in a row; then they are an ordinary pause."""
     desk = scene.desk
@@ -328,7 +329,7 @@ async def moved_in_a_circle(scene: Scene) -> None:
     await scene.goes_on()
 
 
-@book.case()
+@book.case(rules.UNKNOWN)
 async def words_of_later_releases(scene: Scene) -> None:
     """Unknown messages and keys are ignored, a planned pause too."""
     desk = scene.desk
@@ -341,7 +342,7 @@ async def words_of_later_releases(scene: Scene) -> None:
         raise Red("left the line because of a message that it does not know")
 
 
-@book.case()
+@book.case(rules.RETRY)
 async def leg_lost_is_a_resync_at_once(scene: Scene) -> None:
     """After 4481 the desktop's own line is new: resume at once, and take the resync."""
     desk = scene.desk

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, runtime_checkable
 
 from session_service.conformance.desk import Desk, Red
+from session_service.conformance.rules import Rule
 from session_service.core.continuity.messages import Open, Resume
 
 ROUNDS: Final = 3
@@ -146,7 +147,7 @@ class Scene:
     def check(self) -> None:
         """Raise the first fault that was found until now."""
         if self.desk.faults:
-            raise Red(self.desk.faults[0])
+            raise self.desk.faults[0]
 
 
 Script = Callable[[Scene], Awaitable[None]]
@@ -160,6 +161,7 @@ class Case:
     promise: str
     """In one line, what a client does that is right."""
     script: Script
+    rule: Rule
     is_long: bool = False
     """True when it takes more than ten seconds however quick the client is."""
 
@@ -170,17 +172,17 @@ class Book:
     def __init__(self) -> None:
         self.cases: list[Case] = []
 
-    def case(self, *, name: str = "", is_long: bool = False) -> Callable[[Script], Script]:
+    def case(self, rule: Rule, *, is_long: bool = False) -> Callable[[Script], Script]:
         """Take a script as a case; its name is the function's."""
 
         def take(script: Script) -> Script:
             called: Any = script
-            self.add(name or called.__name__, script, is_long=is_long)
+            self.add(called.__name__, script, rule, is_long=is_long)
             return script
 
         return take
 
-    def add(self, name: str, script: Script, *, promise: str = "", is_long: bool = False) -> None:
+    def add(self, name: str, script: Script, rule: Rule, *, promise: str = "", is_long: bool = False) -> None:
         """Take a script as a case."""
         words = promise or (script.__doc__ or "").strip().splitlines()[0]
-        self.cases.append(Case(name=name, promise=words, script=script, is_long=is_long))
+        self.cases.append(Case(name=name, promise=words, script=script, rule=rule, is_long=is_long))

@@ -6,14 +6,17 @@ one fault makes its case red, whatever else went well.
 """
 
 import asyncio
+import json
 import secrets
 import zlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from session_service.conformance.doors import OPEN, Door
+from session_service.conformance import rules
+from session_service.conformance.doors import ENDED, OPEN, Door
 from session_service.conformance.player import Player, Torn
+from session_service.conformance.rules import Rule
 from session_service.core.continuity import proof, serving
 from session_service.core.continuity.limits import MESSAGE_BYTES_MAX, UP_RING_BYTES
 from session_service.core.continuity.messages import Ack, Beat, Bye, Open, Resume, read_client, say
@@ -31,8 +34,19 @@ ATTEMPT_BYTES_MAX: Final = UP_RING_BYTES + MESSAGE_BYTES_MAX
 """What a client may keep towards the desktop: its ring, and the write that filled it."""
 
 
+TICKET_S: Final = 60.0
+"""How long a ticket is good for."""
+SEEN_LINES_MAX: Final = 60
+"""What is kept of a case for whoever has to find out why it is red."""
+
+
 class Red(Exception):
     """The client did not do what it must; says what."""
+
+    def __init__(self, words: str, rule: Rule | None = None) -> None:
+        super().__init__(words)
+        self.rule = rule
+        """The rule that was broken, where it is another one than the case's."""
 
 
 class Socket:
@@ -68,7 +82,13 @@ class Desk:
     def __init__(self, *, shard: str, session_id: str, aud: str) -> None:
         self.shard, self.session_id, self.aud = shard, session_id, aud
         self.doors: deque[Door] = deque()
-        self.faults: list[str] = []
+        self.ticket_doors: deque[Door] = deque()
+        self.ticket_asks: list[float] = []
+        self.refuses_all = False
+        """True: every client is told that the session was ended, and nothing that it does is a fault."""
+        self.faults: list[Red] = []
+        self.seen: deque[str] = deque(maxlen=SEEN_LINES_MAX)
+        """What happened, in order, without tickets, keys and proofs."""
         self.dials: list[float] = []
         self.paths: list[str] = []
         self.firsts: list[Open | Resume] = []
@@ -87,7 +107,9 @@ class Desk:
         self.player: Player | None = None
         self.stream = ServerStream("")
         self._secret = secrets.token_bytes(32)
-        self._tickets: dict[str, bool] = {}
+        self._tickets: dict[str, float | None] = {}
+        """When each was made; None: it was used."""
+        self._since = asyncio.get_running_loop().time()
         self._attempts = 0
         self._again = b""
         self._whole = bytearray()
@@ -95,11 +117,18 @@ class Desk:
 
     # -- what scripts say -----------------------------------------------------------------------------
 
-    def fault(self, words: str) -> None:
+    def fault(self, words: str, rule: Rule | None = None) -> None:
         """Note a broken rule."""
-        if len(self.faults) < FAULTS_MAX and words not in self.faults:
-            self.faults.append(words)
+        if self.refuses_all:
+            return
+        if len(self.faults) < FAULTS_MAX and words not in map(str, self.faults):
+            self.faults.append(Red(words, rule))
+            self.note(f"FAULT: {words}")
         self.tell()
+
+    def note(self, words: str) -> None:
+        """Keep what happened for the report."""
+        self.seen.append(f"{asyncio.get_running_loop().time() - self._since:7.2f} s  {words}")
 
     async def until(self, done: Callable[[], Any], limit_s: float, words: str) -> None:
         """Wait for something of the client. Raises Red at a fault, or with `words` after `limit_s`."""
@@ -107,7 +136,7 @@ class Desk:
             async with asyncio.timeout(limit_s):
                 while not done():
                     if self.faults:
-                        raise Red(self.faults[0])
+                        raise self.faults[0]
                     await self._changed.wait()
         except TimeoutError:
             raise Red(f"{words} (waited {limit_s:g} s)") from None
@@ -120,6 +149,7 @@ class Desk:
     def cut(self) -> None:
         """Cut the link that carries the stream, as a network does."""
         if self.newest is not None:
+            self.note("kit: cuts the line")
             self.newest.abort()
 
     def say(self, **fields: Any) -> None:
@@ -133,7 +163,7 @@ class Desk:
     def new_ticket(self) -> str:
         """Make a one-use ticket."""
         ticket = secrets.token_urlsafe(24)
-        self._tickets[ticket] = False
+        self._tickets[ticket] = asyncio.get_running_loop().time()
         self.kept["tickets"].append(ticket)
         return ticket
 
@@ -141,17 +171,35 @@ class Desk:
         """Say whether this desk made it."""
         return ticket in self._tickets
 
-    def next_door(self) -> Door:
-        """What the dial that just came meets."""
-        return self.doors.popleft() if self.doors else OPEN
+    def take_dial(self, path: str) -> Door:
+        """Count a dial; return what it meets."""
+        self.dials.append(asyncio.get_running_loop().time())
+        self.paths.append(path)
+        door = self.doors.popleft() if self.doors else OPEN
+        if self.refuses_all:
+            door = ENDED
+        self.note(f"client: dial {len(self.dials)} of {path}; kit: {door.words}")
+        self.tell()
+        return door
+
+    def next_ticket_door(self) -> Door:
+        """Count a client that asks the API for a ticket; return what it meets."""
+        self.ticket_asks.append(asyncio.get_running_loop().time())
+        door = self.ticket_doors.popleft() if self.ticket_doors else OPEN
+        self.note(f"client: asks for a ticket; kit: {door.words}")
+        self.tell()
+        return door
 
     # -- the first message ----------------------------------------------------------------------------
 
     def hear_first(self, socket: Socket, first: Open | Resume) -> None:
         """Look at a first message as the service does."""
+        if self.refuses_all:
+            return
         self.firsts.append(first)
+        self.note(f"client: {_words_of(first)}")
         if first.aud != self.aud:
-            self.fault(f"aud is {first.aud}, the address that was dialled is {self.aud}")
+            self.fault(f"aud is {first.aud}, the address that was dialled is {self.aud}", rules.AUD)
         if isinstance(first, Open):
             self._use_ticket(first.ticket)
         else:
@@ -159,16 +207,18 @@ class Desk:
         self.tell()
 
     def _use_ticket(self, ticket: str) -> None:
-        used = self._tickets.get(ticket)
-        if used is None:
-            self.fault("a ticket that nobody gave out")
-        elif used:
-            self.fault("a ticket was offered twice: it is for one use")
-        self._tickets[ticket] = True
+        if ticket not in self._tickets:
+            self.fault("a ticket that nobody gave out", rules.OPENED)
+            return
+        made, self._tickets[ticket] = self._tickets[ticket], None
+        if made is None:
+            self.fault("a ticket was offered twice: it is for one use", rules.OPENED)
+        elif asyncio.get_running_loop().time() - made > TICKET_S:
+            self.fault(f"a ticket that is older than {TICKET_S:g} s", rules.OPENED)
 
     def _hear_resume(self, socket: Socket, first: Resume) -> None:
         if not self.opens:
-            self.fault("resumed without a key")
+            self.fault("resumed without a key", rules.OPENED)
             return
         key = proof.grant_key(self._secret, self.session_id, GRANT)
         text = proof.attempt_text(
@@ -183,13 +233,14 @@ class Desk:
             challenge=socket.challenge,
         )
         if first.session_id != self.session_id or first.grant != GRANT:
-            self.fault("resumed another session or grant")
+            self.fault("resumed another session or grant", rules.PROOF)
         elif not proof.is_signed(key, text, first.mac):
             self.fault(
-                "the proof is wrong: it signs this socket's challenge and every field, see the vectors"
+                "the proof is wrong: it signs this socket's challenge and every field, see the vectors",
+                rules.PROOF,
             )
         if first.number <= self._attempts:
-            self.fault(f"attempt {first.number} after attempt {self._attempts}: n must grow")
+            self.fault(f"attempt {first.number} after attempt {self._attempts}: n must grow", rules.RESUME)
         self._attempts = max(self._attempts, first.number)
         if first.ticket:
             self._use_ticket(first.ticket)
@@ -198,19 +249,24 @@ class Desk:
 
     def _look_at_offsets(self, first: Resume) -> None:
         if first.end - first.have > ATTEMPT_BYTES_MAX:
-            self.fault(f"keeps {first.end - first.have} bytes towards the desktop; 256 KiB is the limit")
+            self.fault(
+                f"keeps {first.end - first.have} bytes towards the desktop; 256 KiB is the limit",
+                rules.UP_RING,
+            )
         if first.leg == proof.NO_LEG:
             return
         if first.leg != self.stream.leg:
-            self.fault("resumed with the leg of an older stream")
+            self.fault("resumed with the leg of an older stream", rules.RESYNC)
         elif not self.stream.ring.acked <= first.received <= self.stream.ring.end:
             self.fault(
                 f"says that {first.received} bytes came; between {self.stream.ring.acked} and "
-                f"{self.stream.ring.end} can be true"
+                f"{self.stream.ring.end} can be true",
+                rules.RESUME,
             )
         elif not first.have <= self.stream.received <= first.end:
             self.fault(
-                f"keeps bytes {first.have} to {first.end}; the desktop has {self.stream.received} of them"
+                f"keeps bytes {first.have} to {first.end}; the desktop has {self.stream.received} of them",
+                rules.RESUME,
             )
 
     # -- the answer -----------------------------------------------------------------------------------
@@ -241,6 +297,9 @@ class Desk:
             pieces = []
         else:
             words, pieces = self._replay(first, door)
+        what = json.loads(words)
+        told = f"kit: {what['t']} {what.get('how', '')}".rstrip()
+        self.note(told + (", and the line is cut before it is out" if door.loses_answer else ""))
         if door.loses_answer:
             socket.abort()
             self.tell()
@@ -308,7 +367,7 @@ class Desk:
         if self._again:
             part = data[: len(self._again)]
             if not self._again.startswith(part):
-                self.fault("what was sent again differs from what was sent before")
+                self.fault("what was sent again differs from what was sent before", rules.EXACTLY_ONCE)
             self._again = self._again[len(part) :]
             data = data[len(part) :]
         self.stream.receive(data)
@@ -316,7 +375,7 @@ class Desk:
         try:
             self.player.take(data)
         except Torn as exc:
-            self.fault(str(exc))
+            self.fault(str(exc), rules.EXACTLY_ONCE)
         self.tell()
 
     def hear_text(self, socket: Socket, text: str, now: float) -> bool:
@@ -329,9 +388,19 @@ class Desk:
                 self.stream.acknowledge(message.offset)
                 self.kept["acks"].append((now, message.offset))
         except FrameError as exc:
-            self.fault(f"control message that is refused: {exc.detail}")
+            self.fault(f"control message that is refused: {exc.detail}", rules.CONTROL)
             return False
         if isinstance(message, Bye):
             self.kept["byes"].append(message)
+            self.note("client: bye")
         self.tell()
         return isinstance(message, Beat)
+
+
+def _words_of(first: Open | Resume) -> str:
+    """Return a first message for people, without what is secret."""
+    if isinstance(first, Open):
+        return "open, with a ticket"
+    login = ", with a ticket" if first.ticket else ""
+    leg = "no leg (asks for a resync)" if first.leg == proof.NO_LEG else f"leg {first.leg}"
+    return f"resume n={first.number} rx={first.received} have={first.have} end={first.end}, {leg}{login}"

@@ -16,6 +16,8 @@ class Door:
 
     http: tuple[int, str] | None = None
     """Answered with this status instead of 101, by a portal or proxy."""
+    problem: tuple[int, str] | None = None
+    """A ticket is asked for and refused by the API: status and code of its problem document."""
     junk: bytes = b""
     """Answered with bytes that are no HTTP."""
     resets: bool = False
@@ -39,6 +41,21 @@ class Door:
     withheld_bytes: int = 0
     """So many of the client's last bytes are said not to have arrived; they must come again, the same."""
 
+    @property
+    def words(self) -> str:
+        """What it is, in a few words for the report of a case."""
+        if self.http is not None:
+            return f"answers {self.http[0]} in the service's place"
+        if self.problem is not None:
+            return f"refuses it: {self.problem[0]} {self.problem[1]}"
+        if self.refusal is not None:
+            return f"no {self.refusal['code']} {self.refusal['why']}, next {self.refusal['next']}"
+        named = {"junk": self.junk, "cuts it": self.resets, "never answers": self.mute, "wait": self.waits}
+        named["takes it, other than it should be"] = (
+            self.wrong_checksum or self.foreign_leg or self.early_bytes or self.withheld_bytes
+        )
+        return next((name for name, is_so in named.items() if is_so), "takes it")
+
 
 OPEN = Door()
 
@@ -58,3 +75,6 @@ def refused(code: Close, *, retry_ms: int | None = None, **more: Any) -> Door:
         **more,
     }
     return Door(refusal=fields)
+
+
+ENDED = refused(Close.ENDED)

@@ -9,6 +9,7 @@ import json
 import secrets
 from typing import Final
 
+from session_service.conformance import rules
 from session_service.conformance.desk import Desk, Socket
 from session_service.conformance.doors import Door
 from session_service.core.continuity import serving
@@ -45,6 +46,8 @@ class Link(Socket):
         self.first_seen = False
         self.close_code: int | None = None
         self.is_closed = False
+        self._said_last = False
+        """A close frame is out: a frame after it would be a fault of ours, and browsers take it for one."""
         self.reads = asyncio.Event()
         """Cleared: nothing of the client is read any more."""
         self.reads.set()
@@ -75,7 +78,9 @@ class Link(Socket):
         if code == 1006:
             self.abort()
         else:
+            self.desk.note(f"kit: closes with {code}")
             self._put(close_frame(code, reason))
+            self._said_last = True
 
     def abort(self) -> None:
         """Cut it: what was not sent yet is lost."""
@@ -83,7 +88,7 @@ class Link(Socket):
         self._writer.transport.abort()
 
     def _put(self, data: bytes) -> None:
-        if not self.is_closed and not self.is_mute:
+        if not self.is_closed and not self.is_mute and not self._said_last:
             self._out.put_nowait(data)
 
     # -- its life -------------------------------------------------------------------------------------
@@ -137,7 +142,7 @@ class Link(Socket):
                 try:
                     messages = self._decoder.feed(data)
                 except FrameError as exc:
-                    self.desk.fault(f"broken framing: {exc.detail}")
+                    self.desk.fault(f"broken framing: {exc.detail}", rules.FRAMING)
                     return
                 for opcode, payload in messages:
                     if opcode == CLOSE:
@@ -151,8 +156,9 @@ class Link(Socket):
     def _closed(self, payload: bytes) -> None:
         try:
             self.close_code, _ = parse_close(payload)
+            self.desk.note(f"client: closes with {self.close_code}")
         except FrameError as exc:
-            self.desk.fault(f"broken framing: {exc.detail}")
+            self.desk.fault(f"broken framing: {exc.detail}", rules.FRAMING)
 
     def _hear(self, opcode: int, payload: bytes) -> None:
         if opcode == PING:
@@ -160,7 +166,7 @@ class Link(Socket):
         elif opcode in {TEXT, BINARY} and not self.is_answered:
             # An older socket of a client that dialled again may still say something.
             if self is self.desk.links[-1] and not self.is_closed:
-                self.desk.fault("said something before the answer: no early data")
+                self.desk.fault("said something before the answer: no early data", rules.FIRST)
         elif opcode == BINARY:
             self.desk.hear_bytes(self, payload)
             self._ack_due.set()
@@ -174,7 +180,7 @@ class Link(Socket):
         try:
             first = read_first(payload.decode())
         except (FrameError, UnicodeDecodeError) as exc:
-            self.desk.fault(f"first message that is refused: {exc}")
+            self.desk.fault(f"first message that is refused: {exc}", rules.FIRST)
             return
         self.desk.hear_first(self, first)
         group.create_task(self._answer(first), name="answer")

@@ -4,6 +4,7 @@ Not a test runner's: the pytest plugin and the command both use it, and both sho
 """
 
 import asyncio
+import json
 import re
 import secrets
 import time
@@ -13,15 +14,23 @@ from enum import StrEnum
 from typing import Final
 
 from session_service.base.ids import RANDOM_BYTES, new_ulid
-from session_service.conformance import cases_lines, cases_words
+from session_service.conformance import cases_lines, cases_tickets, cases_words
 from session_service.conformance.casework import Case, Driver, Patience, Place, Scene, Untried
-from session_service.conformance.desk import Red
+from session_service.conformance.desk import Desk, Red
+from session_service.conformance.doors import ENDED
+from session_service.conformance.rules import Rule
 from session_service.conformance.server import Server
 
-CASES: Final[Sequence[Case]] = (*cases_lines.book.cases, *cases_words.book.cases)
+CASES: Final[Sequence[Case]] = (
+    *cases_lines.book.cases,
+    *cases_words.book.cases,
+    *cases_tickets.book.cases,
+)
 CASE_S: Final = 300.0
 """No case takes so long; a client that hangs in `start` or `stop` does."""
 STOP_S: Final = 20.0
+GOODBYE_S: Final = 0.5
+"""For a client that a person started, to hear that its case is over."""
 JOBS: Final = 8
 TOKEN: Final = "conformance"
 """No secret: the kit's own server asks for none."""
@@ -45,6 +54,12 @@ class Verdict:
     colour: Colour
     words: str
     """What was wrong, or why it was not tried; empty when green."""
+    rule: Rule
+    """The rule that it tries or, when red, the one that was broken."""
+    seen: tuple[str, ...]
+    """When red: what happened, line by line."""
+    said: str
+    """When red: the last words of the client's program, where its driver keeps them."""
     seconds: float
 
 
@@ -58,41 +73,87 @@ def chosen(patterns: Iterable[str] = (), *, with_long: bool = True) -> list[Case
     ]
 
 
-async def run_case(server: Server, case: Case, driver: Driver, patience: Patience) -> Verdict:
-    """Put one fresh client through one case."""
-    session_id = new_ulid(time.time_ns() // 1_000_000, secrets.token_bytes(RANDOM_BYTES))
-    desk = server.desk("c" + secrets.token_hex(6), session_id)
+async def run_case(
+    server: Server, case: Case, driver: Driver, patience: Patience, *, limit_s: float = CASE_S
+) -> Verdict:
+    """Put one fresh client through one case. With a lobby, the next client that comes there."""
+    lobby = server.lobby
+    if lobby is not None:
+        await lobby.guest()
+    session_id = lobby.session_id if lobby is not None else fresh_id()
+    desk = server.desk(lobby.shard if lobby is not None else "c" + secrets.token_hex(6), session_id)
     place = Place(url=server.url, session_id=session_id, token=TOKEN, shard=desk.shard, case=case.name)
+    scene = Scene(desk=desk, driver=driver, patience=patience)
+    if lobby is not None:
+        # Whoever waits for a ticket gets it once the script has laid out what comes first.
+        asyncio.get_running_loop().call_soon(lobby.seat, desk)
     begun = time.monotonic()
-    colour, words = Colour.GREEN, ""
+    ending: Red | Untried | None = None
     try:
-        async with asyncio.timeout(CASE_S):
-            await driver.start(place)
-            scene = Scene(desk=desk, driver=driver, patience=patience)
-            await case.script(scene)
-            scene.check()
-    except Red as exc:
-        colour, words = Colour.RED, str(exc)
-    except Untried as exc:
-        colour, words = Colour.UNTRIED, str(exc)
+        async with asyncio.timeout(limit_s):
+            ending = await _play(case, scene, place)
     except TimeoutError:
-        colour, words = Colour.RED, f"not done after {CASE_S:g} s"
+        ending = Red(f"not done after {limit_s:g} s")
     finally:
         try:
             async with asyncio.timeout(STOP_S):
                 await driver.stop()
         except TimeoutError:
-            colour, words = Colour.RED, words or f"the client did not stop within {STOP_S:g} s"
-        server.forget(desk)
-    if colour is Colour.GREEN and server.errors:
+            ending = ending or Red(f"the client did not stop within {STOP_S:g} s")
+        await _part(server, desk)
+    if server.errors:
         raise server.errors[0]
+    rule = ending.rule if isinstance(ending, Red) and ending.rule is not None else case.rule
+    is_red = isinstance(ending, Red)
     return Verdict(
         case=case.name,
         promise=case.promise,
-        colour=colour,
-        words=words,
+        colour=Colour.GREEN if ending is None else Colour.RED if is_red else Colour.UNTRIED,
+        words="" if ending is None else str(ending),
+        rule=rule,
+        seen=tuple(desk.seen) if is_red else (),
+        said=getattr(driver, "said", "") if is_red else "",
         seconds=round(time.monotonic() - begun, 2),
     )
+
+
+async def _play(case: Case, scene: Scene, place: Place) -> Red | Untried | None:
+    """Let the script run from before the client starts; return how it ended, None when all was well."""
+    found: list[Red | Untried] = []
+
+    async def script() -> None:
+        try:
+            await case.script(scene)
+            scene.check()
+        except (Red, Untried) as exc:
+            found.append(exc)
+            starting.cancel()
+
+    async with asyncio.TaskGroup() as group:
+        # In this order: what the first dial meets is laid out before there can be one.
+        playing = group.create_task(script(), name=case.name)
+        starting = group.create_task(scene.driver.start(place), name="start")
+        await playing
+        starting.cancel()
+    return found[0] if found else None
+
+
+async def _part(server: Server, desk: Desk) -> None:
+    """The case is over: who came by hand is told so, whoever else is cut."""
+    if server.lobby is not None:
+        server.lobby.close()
+        said = ENDED.refusal
+        assert said is not None
+        for link in desk.links:
+            if not link.is_closed:
+                link.refuse(json.dumps(dict(said)), int(said["code"]))
+        await asyncio.sleep(GOODBYE_S)
+    server.forget(desk)
+
+
+def fresh_id() -> str:
+    """Return a new session's id."""
+    return new_ulid(time.time_ns() // 1_000_000, secrets.token_bytes(RANDOM_BYTES))
 
 
 async def run(
@@ -102,13 +163,19 @@ async def run(
     *,
     patience: Patience | None = None,
     jobs: int = JOBS,
+    begins: Callable[[Case], None] = lambda case: None,
 ) -> AsyncIterator[Verdict]:
-    """Yield verdicts as they come, at most `jobs` clients at a time; a fresh driver for each case."""
+    """Yield verdicts as they come, at most `jobs` clients at a time; a fresh driver for each case.
+
+    Args:
+        begins: told of each case when its turn has come.
+    """
     found: asyncio.Queue[Verdict] = asyncio.Queue()
-    room = asyncio.Semaphore(jobs)
+    room = asyncio.Semaphore(1 if server.lobby is not None else jobs)
 
     async def one(case: Case) -> None:
         async with room:
+            begins(case)
             found.put_nowait(await run_case(server, case, driver(), patience or Patience()))
 
     async with asyncio.TaskGroup() as group:

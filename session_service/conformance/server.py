@@ -9,14 +9,16 @@ import base64
 import hashlib
 import json
 import re
+import ssl
 from types import TracebackType
 from typing import Final
 from urllib.parse import urlsplit
 
 from session_service.base.aio import Tasks
+from session_service.conformance import answers, rules
 from session_service.conformance.desk import Desk
-from session_service.conformance.doors import Door
 from session_service.conformance.links import Link
+from session_service.conformance.lobby import Lobby
 from session_service.core.continuity.limits import SUBPROTOCOL
 
 HEAD_BYTES_MAX: Final = 16_384
@@ -28,25 +30,6 @@ _WS: Final = re.compile(r"/s/([a-z0-9]{1,16})/ws")
 _SESSION: Final = re.compile(r"/api/v1/sessions/([0-9A-Z]{26})(/tickets)?")
 _PORTAL: Final = re.compile(r"/portal/([a-z0-9]{1,16})")
 _PORTS: Final = {"http": 80, "https": 443}
-_NOTHING: Final = [
-    "outcome",
-    "closed_at",
-    "hold_remaining_s",
-    "hold_deadline",
-    "loss_cause",
-    "lost_at",
-    "saved_as_of",
-    "saved_seq",
-    "pending_files",
-    "pending_bytes",
-    "close_step",
-    "close_cause",
-    "progress",
-    "step_since",
-    "start_from_seq",
-    "node_id",
-    "address",
-]
 
 
 class Server:
@@ -55,21 +38,29 @@ class Server:
     Args:
         url: the address that clients dial; a proxy or TLS may stand in between.
         listen: host and port to listen on; by default those of `url`.
+        tls: with it TLS ends here; an `https` address without it has a proxy in front.
     """
 
-    def __init__(self, url: str, *, listen: tuple[str, int] | None = None) -> None:
+    def __init__(
+        self, url: str, *, listen: tuple[str, int] | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         parts = urlsplit(url)
         self._host = parts.hostname or "127.0.0.1"
         self._scheme = parts.scheme or "http"
         self._port = parts.port if parts.port is not None else _PORTS[self._scheme]
         self._listen = listen or (self._host, self._port)
+        self._tls = tls
         self._server: asyncio.Server | None = None
         self._tasks = Tasks(self._failed)
         self.desks: dict[str, Desk] = {}
+        self.lobby: Lobby | None = None
+        """Where clients wait that a person starts, and that know one session for all cases."""
         self.errors: list[BaseException] = []
 
     async def __aenter__(self) -> "Server":
-        self._server = await asyncio.start_server(self._take, *self._listen, limit=HEAD_BYTES_MAX)
+        self._server = await asyncio.start_server(
+            self._take, *self._listen, limit=HEAD_BYTES_MAX, ssl=self._tls
+        )
         if self._port == 0:
             self._port = self._server.sockets[0].getsockname()[1]
         return self
@@ -105,8 +96,9 @@ class Server:
             link.abort()
         self.desks = {shard: each for shard, each in self.desks.items() if each is not desk}
 
-    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._tasks.spawn(self._serve(reader, writer), name="serve")
+    def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # No coroutine: of one that is cancelled at the end, asyncio of Python 3.11 writes a traceback.
+        self._tasks.spawn(self._serve(reader, writer), name="serve")
 
     def _failed(self, name: str, error: BaseException) -> None:
         self.errors.append(error)
@@ -137,22 +129,43 @@ class Server:
     ) -> None:
         if length:
             await reader.readexactly(min(length, HEAD_BYTES_MAX))
-        if portal := _PORTAL.fullmatch(target):
+        if method == "OPTIONS":
+            writer.write(answers.answer(204, ""))  # A page of another origin asks whether it may ask.
+        elif portal := _PORTAL.fullmatch(target):
             if desk := self.desks.get(portal.group(1)):
-                desk.fault("followed a redirect to another address: a captive portal's page")
-            writer.write(_answer(200, "Sign in to this network."))
+                desk.fault("followed a redirect to another address: a captive portal's page", rules.ONLY_A_NO)
+            writer.write(answers.answer(200, "Sign in to this network."))
         elif match := _SESSION.fullmatch(target):
-            found = [desk for desk in self.desks.values() if desk.session_id == match.group(1)]
-            if not found:
-                writer.write(_answer(404, json.dumps({"code": "not_found"})))
-            elif match.group(2) and method == "POST":
-                writer.write(_answer(201, json.dumps(_ticket(found[0])), "application/json"))
-            else:
-                writer.write(_answer(200, json.dumps(_session(found[0])), "application/json"))
+            writer.write(
+                await self._ask_session(match.group(1), asks=bool(match.group(2)) and method == "POST")
+            )
         else:
-            writer.write(_answer(404, json.dumps({"code": "not_found"})))
+            writer.write(answers.answer(404, json.dumps({"code": "not_found"})))
         await writer.drain()
         writer.close()
+
+    async def _ask_session(self, session_id: str, *, asks: bool) -> bytes:
+        """Answer about a session; `asks`: for a ticket."""
+        lobby = self.lobby
+        is_guest = lobby is not None and lobby.session_id == session_id
+        if not asks and is_guest:
+            return answers.answer(200, json.dumps(answers.session(session_id)), "application/json")
+        desk = await lobby.desk() if is_guest and lobby is not None else self._desk_of(session_id)
+        if desk is None:
+            return answers.answer(404, json.dumps({"code": "not_found"}))
+        if not asks:
+            return answers.answer(200, json.dumps(answers.session(session_id)), "application/json")
+        door = desk.next_ticket_door()
+        if door.resets:
+            return b""
+        if door.problem is not None:
+            return answers.problem(*door.problem)
+        if door.http is not None:
+            return answers.portal(desk, door)
+        return answers.answer(201, json.dumps(answers.ticket(desk)), "application/json")
+
+    def _desk_of(self, session_id: str) -> Desk | None:
+        return next((desk for desk in self.desks.values() if desk.session_id == session_id), None)
 
     # -- links ----------------------------------------------------------------------------------------
 
@@ -165,19 +178,18 @@ class Server:
         writer: asyncio.StreamWriter,
     ) -> None:
         desk = self.desks.get(shard)
+        if desk is None and self.lobby is not None and shard.startswith(self.lobby.shard):
+            desk = self.lobby.nobody
         if desk is None:
-            writer.write(_answer(404, ""))
+            writer.write(answers.answer(404, ""))
             await writer.drain()
             return
-        desk.dials.append(asyncio.get_running_loop().time())
-        desk.paths.append(target)
         _look_at_handshake(desk, target, headers)
-        door = desk.next_door()
-        desk.tell()
+        door = desk.take_dial(target)
         if door.resets:
             return
         if door.junk or door.http is not None:
-            writer.write(door.junk or _portal(desk, door))
+            writer.write(door.junk or answers.portal(desk, door))
             await writer.drain()
             writer.close()
             return
@@ -203,57 +215,9 @@ def _parse(head: bytes) -> tuple[str, str, dict[str, str]]:
 
 def _look_at_handshake(desk: Desk, target: str, headers: dict[str, str]) -> None:
     if "?" in target:
-        desk.fault("a query in the address: nothing secret may stand there")
+        desk.fault("a query in the address: nothing secret may stand there", rules.HANDSHAKE)
     offered = headers.get("sec-websocket-protocol", "")
     if offered != SUBPROTOCOL:
-        desk.fault(f"offered the subprotocols '{offered}'; it must be {SUBPROTOCOL} alone")
+        desk.fault(f"offered the subprotocols '{offered}'; it must be {SUBPROTOCOL} alone", rules.HANDSHAKE)
     if headers.get("sec-websocket-version") != "13" or headers.get("upgrade", "").lower() != "websocket":
-        desk.fault("no handshake of RFC 6455")
-
-
-def _portal(desk: Desk, door: Door) -> bytes:
-    assert door.http is not None
-    status, body = door.http
-    location = f"/portal/{desk.shard}" if 300 <= status < 400 else ""
-    return _answer(status, body, location=location)
-
-
-def _answer(status: int, body: str, kind: str = "text/html", *, location: str = "") -> bytes:
-    data = body.encode()
-    more = f"Location: {location}\r\n" if location else ""
-    head = (
-        f"HTTP/1.1 {status} Answer\r\nContent-Type: {kind}\r\nContent-Length: {len(data)}\r\n"
-        f"Access-Control-Allow-Origin: *\r\n{more}Connection: close\r\n\r\n"
-    )
-    return head.encode() + data
-
-
-def _ticket(desk: Desk) -> dict[str, str]:
-    return {
-        "ticket": desk.new_ticket(),
-        "expires_at": "2099-01-01T00:00:00Z",
-        "mode": "control",
-        "path": f"/s/{desk.shard}/ws",
-        "stock_path": f"/s/{desk.shard}/t/none",
-    }
-
-
-def _session(desk: Desk) -> dict[str, object]:
-    known = {
-        "id": desk.session_id,
-        "workspace": {"id": desk.session_id, "name": "conformance"},
-        "user": {"id": desk.session_id, "name": "conformance"},
-        "state": "active",
-        "generation": 1,
-        "created_at": "2026-01-01T00:00:00Z",
-        "hold_s": 1800.0,
-        "hold_counting": False,
-        "links": 0,
-        "device_label": "",
-        "step_error": "",
-        "step_attempts": 0,
-        "detail": "",
-        "network": "",
-        "limits_missing": [],
-    }
-    return known | dict.fromkeys(_NOTHING)
+        desk.fault("no handshake of RFC 6455", rules.HANDSHAKE)
