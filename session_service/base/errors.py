@@ -271,6 +271,13 @@ class PartRefused(SessionError):
     code, status, action = "part_refused", 500, "Report this with the reference of the request."
 
 
+class NotTheService(PartRefused):
+    """Something else answers in the service's place: a network that wants a sign-in, or a proxy."""
+
+    code, retryable, status = "not_the_service", True, 502
+    action = "Sign in to this network, or look at what stands in between; it is tried again by itself."
+
+
 def _tree(root: type[SessionError]) -> dict[str, type[SessionError]]:
     found = {root.code: root}
     for child in root.__subclasses__():

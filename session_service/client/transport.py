@@ -88,9 +88,12 @@ class Transport:
             sent.setdefault("Idempotency-Key", str(uuid.uuid4()))
         async with self.opened(method, path, body=body, query=query, headers=sent, limit_s=limit_s) as answer:
             raw = await self._read(answer, path)
+            kind_of_answer = answer.content_type
         try:
             return msgspec.json.decode(raw or b"null", type=kind)
         except msgspec.MsgspecError as exc:
+            if not kind_of_answer.endswith("json"):
+                raise errors.NotTheService(f"A page answers at {self._place}.", status=answer.status) from exc
             raise errors.PartRefused(f"The answer of {path} has another form: {exc}") from exc
 
     @asynccontextmanager
@@ -123,7 +126,7 @@ class Transport:
             raise self._away(exc) from exc
         async with answer:
             if answer.status >= 300:
-                raise _problem(await self._read(answer, path), answer.status)
+                raise self._problem(await self._read(answer, path), answer.status)
             yield answer
 
     async def _read(self, answer: aiohttp.ClientResponse, path: str) -> bytes:
@@ -139,8 +142,19 @@ class Transport:
         return raw
 
     def _away(self, exc: Exception) -> errors.PartUnavailable:
-        place = str(self._socket) if self._socket is not None else self._base_url
-        return errors.PartUnavailable(f"The service does not answer at {place}.", cause=type(exc).__name__)
+        return errors.PartUnavailable(
+            f"The service does not answer at {self._place}.", cause=type(exc).__name__
+        )
+
+    @property
+    def _place(self) -> str:
+        return str(self._socket) if self._socket is not None else self._base_url
+
+    def _problem(self, raw: bytes, status: int) -> errors.SessionError:
+        """Return what a refused request was told; without a problem document it was not by the service."""
+        return _error(raw) or errors.NotTheService(
+            f"Something answers {status} at {self._place} that is no problem document.", status=status
+        )
 
     async def chunks(self, path: str, query: Query) -> AsyncIterator[bytes]:
         """Stream a download; half a file raises PartUnavailable, so that it is never taken for a whole
@@ -171,8 +185,8 @@ def _text(value: str | int | bool | None) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _problem(raw: bytes, status: int) -> errors.SessionError:
-    """Return the error that a problem document names."""
+def _error(raw: bytes) -> errors.SessionError | None:
+    """Return the error that a problem document names, None when it is none."""
     try:
         problem = json.loads(raw)
         kind, detail, facts = errors.by_code(str(problem["code"])), str(problem["detail"]), problem["facts"]
@@ -182,7 +196,7 @@ def _problem(raw: bytes, status: int) -> errors.SessionError:
             if value is None or isinstance(value, str | int | float | bool)
         }
     except (ValueError, KeyError, TypeError, AttributeError):
-        return errors.PartRefused(f"The service answered {status} without a problem document.", status=status)
+        return None
     error = kind(detail)
     error.facts = plain | {"reference": str(problem.get("reference", ""))}
     return error

@@ -74,7 +74,7 @@ async (refusals) => {
     socket.say({ t: "no", ...refusal });
     socket.ends(refusal.code);
     const [kind, facts] = told.at(-1);
-    found.push([refusal.code, kind, facts.why, facts.step ?? null, facts.retryInMs ?? null]);
+    found.push([refusal.code, kind, facts.why, facts.step ?? null, facts.retryInMs ?? null, channel.hasKey]);
     channel.leave();
   }
   return found;
@@ -160,8 +160,10 @@ async def test_a_code_with_its_word_does_what_the_table_says_in_the_browser(brow
     async with channels(browser) as page:
         found = await page.evaluate(WORDS, refusals)
     assert len(found) == len(spoken)
-    for code, kind, why, step, retry_ms in found:
+    for code, kind, why, step, retry_ms, has_key in found:
         row = ENDINGS[Close(code)]
+        # With a key a page asks again: told `not_found`, it did so without an end or a pause.
+        assert has_key == (row.by_itself or code == Close.LOGIN), code
         if row.by_itself:
             assert (kind, why) == ("lost", row.why), code
             assert 2000 <= retry_ms <= 3000, code

@@ -513,6 +513,7 @@ export class Channel {
     this.#number += 1;
     this.#leaveSocket();
     this.phase = "down";
+    if (code !== 4401) this.#key = null; // only a login brings the same key back; any other end asked with it is the same
     this.#dialAt = this.#giveUpAt = this.#ackAt = null;
     this.#arm();
     if (step !== "open") this.#listen(false);
