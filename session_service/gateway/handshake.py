@@ -1,8 +1,8 @@
 """The opening handshake: a request head in, what to do with the connection out.
 
-Not HTTP: everything that is not below `/s/` belongs to aiohttp. The head is parsed and answered by
-`ServerProtocol` of websockets, which is thrown away afterwards: its handshake is right, its data path costs
-three times ours.
+Not HTTP: everything that is not below `/s/` belongs to aiohttp. A head in its usual form is read by
+`upgrade_head.py`; any other one by `ServerProtocol` of websockets, which is thrown away afterwards: its
+handshake is right, and each refusal of a form is its word, but it costs ten times ours.
 """
 
 import logging
@@ -19,11 +19,14 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from session_service.core.continuity.limits import SUBPROTOCOL
+from session_service.gateway.upgrade_head import UpgradeHead, read_head
 
 BINARY: Final = "binary"
 RESUMABLE: Final = SUBPROTOCOL
 TARGET: Final = re.compile(r"/s/([a-z0-9]{1,16})/(?:ws|t/([A-Za-z0-9_-]{16,128}))")
 """The page's address, and the one with a ticket for stock clients; nothing else below `/s/` exists."""
+_ALONE: Final = frozenset({BINARY, RESUMABLE})
+"""Subprotocols of which one is offered alone by our clients and by noVNC."""
 _SHARD: Final = re.compile(rb"[A-Z]{1,16} /s/([a-z0-9]{1,16})/")
 USER_AGENT_CHARACTERS_MAX: Final = 256
 
@@ -73,6 +76,14 @@ def read_upgrade(head: bytes, *, origins: Collection[str], shards: Collection[st
         origins: the public origins of this service; a browser must come from one, a program sends none.
         shards: those this process may serve.
     """
+    usual = read_head(head, _ALONE)
+    if usual is None:
+        return judge_upgrade(head, origins=origins, shards=shards)
+    return _admit(usual, origins, shards)
+
+
+def judge_upgrade(head: bytes, *, origins: Collection[str], shards: Collection[str]) -> Upgrade | Refusal:
+    """The same by `websockets` alone, whatever the form of the head; what the usual form is compared with."""
     parser = ServerProtocol(select_subprotocol=_select, logger=_SILENT)
     parser.receive_data(head)
     events = parser.events_received()
@@ -88,25 +99,53 @@ def read_upgrade(head: bytes, *, origins: Collection[str], shards: Collection[st
         user_agent = request.headers.get("User-Agent", "")
     except MultipleValuesError:
         return refuse(HTTPStatus.BAD_REQUEST, "A header stands twice that may stand once.")
-    if origin is not None and origin not in origins:
+    valid = UpgradeHead(
+        path=request.path,
+        accept=response.headers["Sec-WebSocket-Accept"],
+        origin=origin,
+        subprotocol=parser.subprotocol,
+        user_agent=user_agent,
+        forwarded=tuple(request.headers.get_all("X-Forwarded-For")),
+    )
+    return _admit(valid, origins, shards)
+
+
+def _admit(head: UpgradeHead, origins: Collection[str], shards: Collection[str]) -> Upgrade | Refusal:
+    """Judge what a valid request asks for: from where, and to what."""
+    if head.origin is not None and head.origin not in origins:
         return refuse(
             HTTPStatus.FORBIDDEN,
             "This page is not one of this service (check public_origins and the proxy in front).",
         )
-    target = TARGET.fullmatch(request.path.partition("?")[0])
+    target = TARGET.fullmatch(head.path.partition("?")[0])
     if target is None or target[1] not in shards:
         return refuse(HTTPStatus.NOT_FOUND, "There is no desktop at this address.")
-    if target[2] is not None and parser.subprotocol == RESUMABLE:
+    if target[2] is not None and head.subprotocol == RESUMABLE:
         return refuse(HTTPStatus.BAD_REQUEST, "A ticket in the path opens a stock client's link only.")
-    parser.send_response(response)
     return Upgrade(
         shard=target[1],
         ticket=target[2],
-        subprotocol=parser.subprotocol,
-        user_agent="".join(filter(str.isprintable, user_agent))[:USER_AGENT_CHARACTERS_MAX],
-        forwarded=request.headers.get_all("X-Forwarded-For"),
-        accepted=b"".join(parser.data_to_send()),
+        subprotocol=head.subprotocol,
+        user_agent=_shown(head.user_agent),
+        forwarded=head.forwarded,
+        accepted=_accepted(head.accept, head.subprotocol),
     )
+
+
+def _shown(user_agent: str) -> str:
+    """Return it as it may stand in a log line."""
+    if not user_agent.isprintable():
+        user_agent = "".join(filter(str.isprintable, user_agent))
+    return user_agent[:USER_AGENT_CHARACTERS_MAX]
+
+
+def _accepted(accept: str, subprotocol: str | None) -> bytes:
+    """Return the whole 101. It has no Date: RFC 9110 (6.6.1) leaves that free for what is no answer yet."""
+    agreed = "" if subprotocol is None else f"Sec-WebSocket-Protocol: {subprotocol}\r\n"
+    return (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Accept: {accept}\r\n{agreed}\r\n"
+    ).encode("ascii")
 
 
 def refuse(status: int, text: str, *headers: str) -> Refusal:
