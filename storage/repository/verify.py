@@ -34,6 +34,8 @@ from storage.repository.prefixed import Prefixed
 from storage.repository.reader import Reader
 from storage.repository.state import LogState, Row
 
+LOOKS_MAX: Final = 16
+"""Of one proof, where the log is folded and collected from one look to the next."""
 _TOKEN: Final = object()
 
 
@@ -180,12 +182,20 @@ class Verifier:
         """Look whether a checkpoint still stands: entry in the chain, tree whole, every object there.
 
         `state` must have been refreshed from the store for this call. If something is not where it says, the
-        log may have been folded or collected meanwhile: then it is read again from its newest end, once.
+        log may have been folded or collected meanwhile: then it is read again from its newest end, and once
+        more for as long as it grew since.
         """
-        try:
-            return await self._prove(self._log, state, seq, hash_)
-        except (ObjectDamaged, ChainBroken):
-            return await self._prove(None, await self._log.another().refresh(), seq, hash_)
+        log: CommitLog | None = self._log
+        for left in reversed(range(LOOKS_MAX)):
+            try:
+                return await self._prove(log, state, seq, hash_)
+            except (ObjectDamaged, ChainBroken):
+                now = await self._log.another().refresh()
+                unchanged = log is None and (now.seq, now.hash) == (state.seq, state.hash)
+                if unchanged or not left:
+                    raise
+                log, state = None, now
+        raise AssertionError("the last look returned or raised")
 
     async def _prove(
         self, log: CommitLog | None, state: LogState, seq: int, hash_: bytes
