@@ -12,6 +12,7 @@ import storage
 from session_service.base import errors, rpc
 from session_service.base.ids import ulid_to_hex
 from session_service.checkpoints import translate
+from session_service.checkpoints.emitter import Emitter
 from session_service.ports.checkpoints import CheckpointInfo, WorkspaceName
 from session_service.ports.upkeep import Difference, ForeignLook, KeepRule, PathChange, Upkept
 
@@ -110,6 +111,7 @@ class UpkeepCalls:
             actor=ask.actor,
             witness=ask.witness,
             renew_index=ask.renew_index,
+            progress=Emitter(call),
         )
         return Upkept(
             forgotten=report.forgotten,

@@ -31,6 +31,7 @@ from session_service.checkpoints import (
     translate,
     upkeep,
 )
+from session_service.checkpoints.emitter import Emitter
 from session_service.checkpoints.key_sources import KeySources
 from session_service.checkpoints.standing_back import StandingBack
 from session_service.core import proof
@@ -41,7 +42,6 @@ from session_service.ports.checkpoints import (
     LastLook,
     LogHead,
     PendingLook,
-    Progress,
     RestoreReport,
     SavePlan,
     StoreStatus,
@@ -49,8 +49,6 @@ from session_service.ports.checkpoints import (
 )
 from session_service.ports.desktops import EndProof
 
-PROGRESS_EVERY_S: Final = 0.25
-"""Progress is told at most so often; the last one always."""
 DIFFERENCES_MAX: Final = 20
 LEVELS: Final[Mapping[str, Literal["structure", "sample", "full"]]] = {
     "structure": "structure",
@@ -99,27 +97,6 @@ def _ref(workspace: WorkspaceName) -> storage.WorkspaceRef:
     return storage.WorkspaceRef(
         tenant=ulid_to_hex(workspace.tenant_id), workspace=ulid_to_hex(workspace.workspace_id)
     )
-
-
-class _Emitter:
-    """Passes progress on from any thread: every new stage, else at most every quarter of a second."""
-
-    def __init__(self, call: rpc.Call) -> None:
-        self._call = call
-        self._loop = asyncio.get_running_loop()
-        self._told = 0.0
-        self._stage = ""
-
-    def __call__(self, progress: storage.Progress) -> None:
-        now = time.monotonic()
-        if now - self._told < PROGRESS_EVERY_S and progress.stage == self._stage:
-            return
-        self._told, self._stage = now, progress.stage
-        value = translate.progress(progress)
-        self._loop.call_soon_threadsafe(self._send, value)
-
-    def _send(self, value: Progress) -> None:
-        asyncio.run_coroutine_threadsafe(self._call.event(value), self._loop)
 
 
 class Worker:
@@ -323,7 +300,7 @@ class Worker:
             first_of_close=plan.first_of_close,
             conflict=plan.reason == "conflict",
             resume=plan.resume,
-            progress=_Emitter(call),
+            progress=Emitter(call),
         )
         answer = translate.result(result)
         if plan.reason != "conflict":
@@ -407,7 +384,7 @@ class Worker:
             owner=ask.owner,
             becomes_home=True,
             resumable=True,
-            progress=_Emitter(call),
+            progress=Emitter(call),
         )
 
     async def history(self, call: rpc.Call) -> list[CheckpointInfo]:
@@ -444,7 +421,7 @@ class Worker:
                 path=ask.path,
                 into=draft,
                 owner=ask.owner,
-                progress=_Emitter(call),
+                progress=Emitter(call),
             )
             where = await asyncio.to_thread(homes.put_restored, draft, home, ask.owner)
         finally:
@@ -471,7 +448,8 @@ class Worker:
         ask = call.params(messages.Verify)
         if ask.level not in LEVELS:
             raise errors.BadInput(f"a level is one of {', '.join(LEVELS)}", level=ask.level)
-        report = await (await self._open()).verify(_ref(ask.workspace), level=LEVELS[ask.level])
+        store = await self._open()
+        report = await store.verify(_ref(ask.workspace), level=LEVELS[ask.level], progress=Emitter(call))
         return list(report.faults)
 
     async def status(self, call: rpc.Call) -> StoreStatus:

@@ -314,9 +314,15 @@ class Workers:
         )
         return answer
 
-    async def verify(self, workspace: WorkspaceName, *, level: str) -> list[str]:
+    async def verify(
+        self,
+        workspace: WorkspaceName,
+        *,
+        level: str,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> list[str]:
         params = messages.Verify(workspace=workspace, level=level)
-        return await self._reader().call("verify", params, list[str])
+        return await self._reader().call("verify", params, list[str], event=Progress, on_event=progress)
 
     async def forget(self, workspace: WorkspaceName, *, seqs: list[int], actor: str, reason: str) -> None:
         params = upkeep.Forget(workspace=workspace, seqs=seqs, actor=actor, reason=reason)
@@ -334,11 +340,12 @@ class Workers:
         forget: KeepRule | None,
         witness: tuple[int, bytes] | None = None,
         renew_index: bool = False,
+        progress: Callable[[Progress], None] | None = None,
     ) -> Upkept:
         params = upkeep.Collect(
             workspace=workspace, actor=actor, forget=forget, witness=witness, renew_index=renew_index
         )
-        done: Upkept = await self._home_call(ROUTINE, workspace, "collect", params, Upkept)
+        done: Upkept = await self._home_call(ROUTINE, workspace, "collect", params, Upkept, progress)
         return done
 
     async def foreign(self, workspace: WorkspaceName) -> list[ForeignLook]:

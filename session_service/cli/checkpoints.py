@@ -240,7 +240,8 @@ def verify(
 
     Example: session-service checkpoints verify 01J9Z3M4N5P6Q7R8S9T0V1W2X3 --level full
     """
-    found = console.run(lambda api: api.verify(workspace, level=level), state_folder)
+    with moving.stages(as_json=json) as seen:
+        found = console.run(lambda api: api.verify(workspace, level=level, on_progress=seen), state_folder)
     if json:
         console.print_json(found)
     elif found.faults:

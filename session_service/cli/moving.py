@@ -1,4 +1,5 @@
-"""How far a long command is: a bar on a terminal, JSON lines on standard error for programs, else nothing.
+"""How far a long command is, in bytes or in stages: a bar on a terminal, JSON lines on standard error for
+programs, else nothing.
 
 Standard output is never touched: it may carry the very bytes that are counted.
 """
@@ -6,12 +7,22 @@ Standard output is never touched: it may carry the very bytes that are counted.
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
+import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TransferSpeedColumn,
+)
+
+from session_service.client import models
 
 LINE_EVERY_S: Final = 0.25
 
@@ -56,3 +67,35 @@ def _lines(words: str, total: int | None) -> Iterator[Moved]:
 
     yield moved
     say()
+
+
+STAGES: Final = {
+    "queued": "waiting for a worker",
+    "begun": "reading the log",
+    "verify": "looking at objects",
+    "trees": "walking checkpoints",
+    "mark": "marking what is needed",
+    "delete": "deleting",
+    "move": "moving what is needed",
+}
+
+
+@contextmanager
+def stages(*, as_json: bool) -> Iterator[Callable[[models.Progress], None]]:
+    """Show work that goes through stages, as the service tells of it."""
+    if as_json:
+        yield lambda told: print(json.dumps(msgspec.to_builtins(told)), file=sys.stderr, flush=True)
+        return
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda told: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("asking", total=None)
+
+        def show(told: models.Progress) -> None:
+            words = STAGES.get(told.stage, told.stage)
+            bar.update(task, description=words, completed=told.done, total=told.total)
+
+        yield show

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from session_service.base import errors
-from session_service.cli import checkpoints, console
+from session_service.cli import checkpoints, console, moving
 from session_service.cli.checkpoints import Seq, WorkspaceId
 from session_service.cli.console import AsJson, StateFolder
 
@@ -66,9 +66,13 @@ def gc(
 
     Example: session-service checkpoints gc 01J9Z3M4N5P6Q7R8S9T0V1W2X3
     """
-    done = console.run(
-        lambda api: api.collect(workspace, forget=forget_by_policy, renew_index=renew_index), state_folder
-    )
+    with moving.stages(as_json=json) as seen:
+        done = console.run(
+            lambda api: api.collect(
+                workspace, forget=forget_by_policy, renew_index=renew_index, on_progress=seen
+            ),
+            state_folder,
+        )
     if json:
         console.print_json(done)
         return

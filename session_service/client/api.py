@@ -5,7 +5,7 @@ Idempotency-Key, so that a caller who repeats one with `key` gets the same answe
 """
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -21,6 +21,11 @@ VERIFY_S: Final = 3700.0
 UPLOAD_S: Final = 3600.0
 """A file on its way up; the service drops one that stands still."""
 Item = TypeVar("Item")
+OnProgress = Callable[[models.Progress], None]
+
+
+def ignore_progress(progress: models.Progress) -> None:
+    """Take no notice of it."""
 
 
 class _Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,11 +228,13 @@ class Api:
             limit_s=VERIFY_S,
         )
 
-    async def verify(self, workspace_id: str, *, level: str) -> models.Verification:
+    async def verify(
+        self, workspace_id: str, *, level: str, on_progress: OnProgress = ignore_progress
+    ) -> models.Verification:
         """Check a workspace's repository; `full` reads every byte and takes its time."""
         path = f"{API}/workspaces/{workspace_id}/verify"
-        return await self._transport.ask(
-            "POST", path, models.Verification, body={"level": level}, limit_s=VERIFY_S
+        return await self._transport.told(
+            path, models.Verification, body={"level": level}, limit_s=VERIFY_S, on_progress=on_progress
         )
 
     async def forget(self, workspace_id: str, seqs: Sequence[int], *, reason: str = "") -> None:
@@ -265,12 +272,19 @@ class Api:
         return await self._transport.ask("POST", path, models.SteppedOver, body=body)
 
     async def collect(
-        self, workspace_id: str, *, forget: bool = True, renew_index: bool = False
+        self,
+        workspace_id: str,
+        *,
+        forget: bool = True,
+        renew_index: bool = False,
+        on_progress: OnProgress = ignore_progress,
     ) -> models.Collected:
         """Forget by policy and free what nothing needs any more."""
         path = f"{API}/workspaces/{workspace_id}/collect"
         body = {"forget": forget, "renew_index": renew_index}
-        return await self._transport.ask("POST", path, models.Collected, body=body, limit_s=VERIFY_S)
+        return await self._transport.told(
+            path, models.Collected, body=body, limit_s=VERIFY_S, on_progress=on_progress
+        )
 
     async def keys(self, workspace_id: str) -> models.Keys:
         """Return under which key epoch a workspace is written."""

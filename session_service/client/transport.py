@@ -8,16 +8,19 @@ again here.
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any, Final, TypeVar
 
 import aiohttp
 import msgspec
 
 from session_service.base import errors
+from session_service.client.models import Progress
 
+LINES: Final = "application/x-ndjson"
 ANSWER_S: Final = 60.0
 """How long an answer may take; saves and starts wait for the object store."""
 CONNECT_S: Final = 5.0
@@ -32,10 +35,20 @@ Query = Mapping[str, str | int | bool | None]
 
 
 class Transport:
-    """Sends requests. Use as an async context manager."""
+    """Sends requests. Use as an async context manager.
 
-    def __init__(self, base_url: str, *, token: str = "", socket: Path | None = None) -> None:
+    Args:
+        base_url: the service's address, http or https.
+        token: an API token; none = only what anybody may ask.
+        socket: the service's own socket instead of TCP.
+        ssl: for https with a certificate of one's own; None = the authorities of this machine.
+    """
+
+    def __init__(
+        self, base_url: str, *, token: str = "", socket: Path | None = None, ssl: SSLContext | None = None
+    ) -> None:
         self._base_url = base_url.rstrip("/")
+        self._ssl: SSLContext | bool = True if ssl is None else ssl
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._socket = socket
         self._client: aiohttp.ClientSession | None = None
@@ -47,7 +60,9 @@ class Transport:
 
     async def __aenter__(self) -> "Transport":
         connector: aiohttp.BaseConnector = (
-            aiohttp.UnixConnector(str(self._socket)) if self._socket is not None else aiohttp.TCPConnector()
+            aiohttp.UnixConnector(str(self._socket))
+            if self._socket is not None
+            else aiohttp.TCPConnector(ssl=self._ssl)
         )
         self._client = aiohttp.ClientSession(
             connector=connector,
@@ -179,6 +194,44 @@ class Transport:
                     yield line.decode().rstrip("\n")
             except (aiohttp.ClientError, OSError, TimeoutError) as exc:
                 raise self._away(exc) from exc
+
+    async def told(
+        self,
+        path: str,
+        kind: type[Answer],
+        *,
+        body: Mapping[str, Any],
+        limit_s: float,
+        on_progress: Callable[[Progress], None],
+    ) -> Answer:
+        """Post and return the typed answer; pass on how far it is. Raises as `ask` does."""
+        headers = {"Accept": LINES, "Idempotency-Key": str(uuid.uuid4())}
+        async with self.opened("POST", path, body=body, headers=headers, limit_s=limit_s) as answer:
+            if answer.content_type != LINES:  # an older service
+                return msgspec.json.decode(await self._read(answer, path), type=kind)
+            try:
+                while True:
+                    async with asyncio.timeout(STREAM_SILENT_S):
+                        raw = await answer.content.readuntil(b"\n")
+                    line = msgspec.json.decode(raw, type=_Line)
+                    if line.progress is not None:
+                        on_progress(line.progress)
+                    if bytes(line.problem):
+                        raise self._problem(bytes(line.problem), answer.status)
+                    if bytes(line.done):
+                        return msgspec.json.decode(line.done, type=kind)
+            except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError, TimeoutError) as exc:
+                raise self._away(exc) from exc
+            except msgspec.MsgspecError as exc:
+                raise errors.PartRefused(f"The answer of {path} has another form: {exc}") from exc
+
+
+class _Line(msgspec.Struct, frozen=True):
+    """One line of a long answer; {} is a sign of life."""
+
+    progress: Progress | None = None
+    done: msgspec.Raw = msgspec.Raw()
+    problem: msgspec.Raw = msgspec.Raw()
 
 
 def _text(value: str | int | bool | None) -> str:

@@ -10,10 +10,11 @@ from aiohttp import web
 from pydantic import Field
 
 from session_service.base import errors
-from session_service.http import answers, asks, audit, limits
-from session_service.http.routes import API, Access, Exchange, Reply, Route
+from session_service.http import answers, asks, audit, limits, progress
+from session_service.http.routes import API, Access, Exchange, Reply, Result, Route
 from session_service.http.serve import begin_stream
 from session_service.http.workspaces import any_workspace, workspace_name
+from session_service.ports.upkeep import Upkept
 
 VERIFY_S: Final = 3600.0
 """Time for one verify; `full` reads every byte of a workspace. Over it: `storage_unavailable`."""
@@ -100,18 +101,23 @@ class AuditOut(answers.Answer):
     records: int
 
 
-async def verify_workspace(exchange: Exchange) -> VerifyOut:
-    """Check a workspace's repository."""
+async def verify_workspace(exchange: Exchange) -> Result:
+    """Check a workspace's repository, and tell how far that is to whoever asks for lines."""
     ask = exchange.body(VerifyAsk)
     workspace = await any_workspace(exchange)
     entry = audit.entry(exchange, "workspace.verified", workspace_id=workspace.id, level=ask.level)
     await audit.record(exchange, entry)
-    try:
-        async with asyncio.timeout(VERIFY_S):
-            faults = await exchange.services.checkpoints.verify(workspace_name(workspace), level=ask.level)
-    except TimeoutError as exc:
-        raise errors.StorageUnavailable("The check did not end in time.") from exc
-    return VerifyOut(level=ask.level, faults=faults)
+
+    async def work(tell: progress.Tell | None) -> VerifyOut:
+        checkpoints, name = exchange.services.checkpoints, workspace_name(workspace)
+        try:
+            async with asyncio.timeout(VERIFY_S):
+                faults = await checkpoints.verify(name, level=ask.level, progress=tell)
+        except TimeoutError as exc:
+            raise errors.StorageUnavailable("The check did not end in time.") from exc
+        return VerifyOut(level=ask.level, faults=faults)
+
+    return await progress.answered(exchange, work)
 
 
 async def forget_checkpoints(exchange: Exchange) -> Reply:
@@ -154,7 +160,7 @@ async def keep_checkpoint(exchange: Exchange) -> Reply:
     return Reply(body=None, status=204)
 
 
-async def collect_workspace(exchange: Exchange) -> CollectOut:
+async def collect_workspace(exchange: Exchange) -> Result:
     """Forget by policy and free what nothing needs any more, now instead of within the hour."""
     ask = exchange.body(CollectAsk)
     workspace = await any_workspace(exchange)
@@ -168,17 +174,26 @@ async def collect_workspace(exchange: Exchange) -> CollectOut:
     await audit.record(exchange, entry)
     lease = await exchange.services.registry.lease(workspace.id)
     newest = lease.newest if lease is not None else None
-    try:
-        async with asyncio.timeout(VERIFY_S):
-            done = await exchange.services.checkpoints.collect(
-                workspace_name(workspace),
-                actor=str(exchange.caller.actor()),
-                forget=exchange.services.settings.keep if ask.forget else None,
-                witness=(newest.seq, newest.hash) if newest is not None else None,
-                renew_index=ask.renew_index,
-            )
-    except TimeoutError as exc:
-        raise errors.StorageUnavailable("Collecting did not end in time.") from exc
+
+    async def work(tell: progress.Tell | None) -> CollectOut:
+        try:
+            async with asyncio.timeout(VERIFY_S):
+                done = await exchange.services.checkpoints.collect(
+                    workspace_name(workspace),
+                    actor=str(exchange.caller.actor()),
+                    forget=exchange.services.settings.keep if ask.forget else None,
+                    witness=(newest.seq, newest.hash) if newest is not None else None,
+                    renew_index=ask.renew_index,
+                    progress=tell,
+                )
+        except TimeoutError as exc:
+            raise errors.StorageUnavailable("Collecting did not end in time.") from exc
+        return _collected(done)
+
+    return await progress.answered(exchange, work)
+
+
+def _collected(done: Upkept) -> CollectOut:
     return CollectOut(
         forgotten=list(done.forgotten),
         deleted_objects=done.deleted_objects,
@@ -241,7 +256,8 @@ ROUTES: Final = (
         path=f"{API}/workspaces/{{workspace_id}}/verify",
         name="verifyWorkspace",
         tag="upkeep",
-        summary="Check a workspace's repository: chain, structure, and with `full` every byte.",
+        summary="Check a workspace's repository: chain, structure, and with `full` every byte. "
+        "With `Accept: application/x-ndjson` lines tell how far it is.",
         handler=verify_workspace,
         access=_ADMIN,
         body=VerifyAsk,
@@ -296,7 +312,8 @@ ROUTES: Final = (
         path=f"{API}/workspaces/{{workspace_id}}/collect",
         name="collectWorkspace",
         tag="upkeep",
-        summary="Forget by policy and free what nothing needs any more, now instead of within the hour.",
+        summary="Forget by policy and free what nothing needs any more, now instead of within the hour. "
+        "With `Accept: application/x-ndjson` lines tell how far it is.",
         handler=collect_workspace,
         access=_ADMIN,
         body=CollectAsk,

@@ -328,7 +328,13 @@ class Checkpoints(Protocol):
 
     async def receipt(self, workspace: WorkspaceName, *, session_id: str) -> bytes | None: ...
 
-    async def verify(self, workspace: WorkspaceName, *, level: str) -> list[str]:
+    async def verify(
+        self,
+        workspace: WorkspaceName,
+        *,
+        level: str,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> list[str]:
         """Check the repository (structure, sample or full); returns the faults found, none = good."""
         ...
 
@@ -348,6 +354,7 @@ class Checkpoints(Protocol):
         forget: KeepRule | None,
         witness: tuple[int, bytes] | None = None,
         renew_index: bool = False,
+        progress: Callable[[Progress], None] | None = None,
     ) -> Upkept:
         """Forget by a rule if given, free what earlier runs gave up, give up what is dead, repack, fold.
 

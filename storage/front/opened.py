@@ -25,6 +25,7 @@ from storage.ops.workspace import Workspace, Workspaces
 from storage.replica.copier import Copier
 from storage.replica.marks import MainMark
 from storage.replica.second import SecondStore
+from storage.repository import telling
 from storage.repository.slots import Keyring, Reread
 from storage.repository.state import LogState
 from storage.repository.threads import Threads
@@ -129,7 +130,23 @@ class Opened:
 
         return tell
 
-    async def _upkeep(self, ref: WorkspaceRef) -> Upkeep:
+    def _stages(self, progress: Tell | None) -> telling.Tell:
+        """Return what tells of long work over a repository."""
+        if progress is None:
+            return telling.tell_nobody
+
+        def tell(stage: str, done: int, total: int | None, unit: str) -> None:
+            progress(Progress(stage=stage, done=done, total=total, unit=unit))
+
+        return tell
+
+    async def _upkeep(self, ref: WorkspaceRef, progress: Tell | None = None) -> Upkeep:
         workspace = await self._known.required(ref)
         store_ms = await store_time_ms(self._bare)
-        return Upkeep(workspace, fresh=self._fresh, clock_ms=self._clock_ms, store_ms=store_ms)
+        return Upkeep(
+            workspace,
+            fresh=self._fresh,
+            clock_ms=self._clock_ms,
+            store_ms=store_ms,
+            tell=self._stages(progress),
+        )

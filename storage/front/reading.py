@@ -1,8 +1,8 @@
 """Looking at checkpoints and bringing them back: lists, folders, files, archives, restores, verification.
 
-Nothing here is written but pins: restores and downloads of older checkpoints keep them from being forgotten
-meanwhile. Whatever is read is looked for again where a garbage collection or a fold has moved it. Nothing is
-read through what a writer remembers where damage is looked for.
+Nothing here is written but pins: restores of older checkpoints and large downloads keep them from being
+forgotten meanwhile. Whatever is read is looked for again where a garbage collection or a fold has moved it.
+Nothing is read through what a writer remembers where damage is looked for.
 """
 
 from collections.abc import AsyncIterator
@@ -25,17 +25,19 @@ from storage.ops.values import (
     Diff,
     EntryInfo,
     Level,
-    Progress,
     RestoreReport,
     VerifyReport,
 )
 from storage.ops.workspace import Workspace
 from storage.repository.current import CurrentPlaces
 from storage.repository.scrub import Scrub
+from storage.repository.slot_look import SlotLook
 from storage.repository.state import LogState, Row
 
 PINNED_FROM_BYTES: Final = 16 * MIB
-"""A smaller file of an older checkpoint is read at once; a pin would cost more than it."""
+"""A smaller file is read at once; a pin would cost more than it. A download of more may take hours at its
+reader's pace, in which even the newest checkpoint gets old and is forgotten by policy.
+"""
 T = TypeVar("T")
 Rows: TypeAlias = list[T]
 """A list; `Storage` has a method of that name."""
@@ -82,7 +84,7 @@ class Reading(Opened):
             async for piece in browser.data(entry):
                 yield piece
             return
-        async with self._lending.pinned(await self._upkeep(ref), state, row):
+        async with self._lending.pinned(await self._upkeep(ref), state, row, long=True):
             async for piece in browser.data(entry):
                 yield piece
 
@@ -92,7 +94,9 @@ class Reading(Opened):
         """Yield a zip or tar of a folder of a checkpoint, made while it is read."""
         browser, state, row = await self._browser(ref, seq)
         entry = await browser.find(path)
-        async with self._lending.pinned(await self._upkeep(ref), state, row):
+        assert row.checkpoint is not None, "it is countable"
+        long = row.checkpoint.totals.size >= PINNED_FROM_BYTES
+        async with self._lending.pinned(await self._upkeep(ref), state, row, long=long):
             async for piece in archive.stream(browser, entry, kind=kind):
                 yield piece
 
@@ -145,10 +149,16 @@ class Reading(Opened):
     ) -> VerifyReport:
         """Look for damage. Reads the log from its beginning, without any cache."""
         workspace = await self._known.required(ref)
-        scrub = Scrub(ref, workspace.place, workspace.keys, self._threads, signer=self._signer)
+        scrub = Scrub(
+            ref,
+            workspace.place,
+            workspace.keys,
+            self._threads,
+            slots=SlotLook(self._store, self._keyring, ref),
+            signers=self.signers,
+            tell=self._stages(progress),
+        )
         result = await scrub.run(level)
-        if progress is not None:
-            progress(Progress(stage="verify", done=result.objects, unit="objects"))
         return VerifyReport(
             level=level,
             entries=result.entries,

@@ -5,9 +5,8 @@ What may go is decided below (`repository.retention`, `repository.collect`); thi
 
 from collections.abc import Sequence
 
-from storage.front.opened import Opened
+from storage.front.opened import Opened, Tell
 from storage.ids import WorkspaceRef
-from storage.ops.lending import words_of
 from storage.ops.upkeep import UpkeepReport
 from storage.repository.retention import Retention
 from storage.repository.stepping import ForeignObject
@@ -54,6 +53,7 @@ class Tidying(Opened):
         told_ms: dict[int, int] | None = None,
         witness: tuple[int, bytes] | None = None,
         renew_index: bool = False,
+        progress: Tell | None = None,
     ) -> UpkeepReport:
         """Forget by policy, free what earlier runs gave up, give up what is dead now, fold.
 
@@ -63,14 +63,11 @@ class Tidying(Opened):
             renew_index: give up every index snapshot first, because one contradicts the chain. Whoever began
                 with it elsewhere is to be restarted.
         """
-        upkeep = await self._upkeep(ref)
+        upkeep = await self._upkeep(ref, progress)
         witnesses = () if witness is None else (witness,)
         state = await self._refreshed(await self._known.required(ref))
         await self._lending.let_go(upkeep, state)
-        readers = words_of(state)
-        try:
-            return await upkeep.run(
-                policy, actor=actor, told_ms=told_ms, witnesses=witnesses, renew_index=renew_index
-            )
-        finally:
-            await self._lending.say_again(upkeep, readers)
+        await self._lending.let_go_old(upkeep, state)
+        return await upkeep.run(
+            policy, actor=actor, told_ms=told_ms, witnesses=witnesses, renew_index=renew_index
+        )

@@ -47,6 +47,7 @@ from storage.repository.retention import (
 from storage.repository.slots import RepositoryKeys
 from storage.repository.state import TOLD, LogState
 from storage.repository.stepping import ForeignObject, find_foreign, step_over
+from storage.repository.telling import Tell, tell_nobody
 from storage.repository.verify import Verifier
 
 TRIES_MAX: Final = 3
@@ -104,6 +105,7 @@ class Upkeep:
         clock_ms: Callable[[], int],
         store_ms: int | None = None,
         spare_fence: bool = True,
+        tell: Tell = tell_nobody,
     ) -> None:
         """Take the parts.
 
@@ -115,6 +117,7 @@ class Upkeep:
         self._clock_ms = clock_ms
         self._store_ms = store_ms
         self._spare_fence = spare_fence
+        self._tell = tell
 
     async def run(
         self,
@@ -156,9 +159,13 @@ class Upkeep:
         """
         reason = "" if reason == TOLD else reason  # that word says something else
         if not pin:
-            now_of(self._clock_ms(), self._store_ms)
+            self.now_ms()
         async with self._workspace.lock:
             await self._place(lambda state: _keep_fields(state, seq=seq, pin=pin, actor=actor, reason=reason))
+
+    def now_ms(self) -> int:
+        """Return the time of retention. Raises ClocksApart."""
+        return now_of(self._clock_ms(), self._store_ms)
 
     async def _renew_index(self) -> None:
         """Give up every index snapshot, and read the log by its chain. An R that names a snapshot ends the
@@ -240,7 +247,7 @@ class Upkeep:
         raise AssertionError("the last try returned or raised")
 
     def _forget_fields(self, state: LogState, seqs: Sequence[int], *, actor: str, reason: str) -> Forget:
-        now = now_of(self._clock_ms(), self._store_ms)
+        now = self.now_ms()
         for seq in seqs:
             why = may_forget(state, seq, now)
             if why:
@@ -250,7 +257,7 @@ class Upkeep:
     async def _forget_by(self, policy: Retention, actor: str, told_ms: dict[int, int]) -> UpkeepReport:
         """Write K for the first checkpoints of finished closes, and one F for what policy lets go."""
         try:
-            now = now_of(self._clock_ms(), self._store_ms)
+            now = self.now_ms()
         except ClocksApart as exc:
             return UpkeepReport(refused=str(exc), clocks_apart=True)
         log = self._workspace.log
@@ -351,6 +358,7 @@ class Upkeep:
             writer=self._writer(keys.newest),
             key_epochs=keys.numbers,
             spare_fence=self._spare_fence,
+            tell=self._tell,
         )
 
     def _adoption(self) -> Adoption:
@@ -372,6 +380,7 @@ class Upkeep:
             reader=Reader(workspace.place, workspace.keys, workspace.threads),
             threads=workspace.threads,
             fresh=self._fresh,
+            tell=self._tell,
         )
 
     def _writer(self, keys: EpochKeys) -> LogWriter:

@@ -21,7 +21,9 @@ class StoreSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a call is; `total` is None while unknown. stage: scan, upload, restore, verify."""
+    """How far a call is; `total` is None while unknown. stage: scan, upload, restore; verify,
+    trees; mark, delete, move.
+    """
 
     stage: str
     done: int

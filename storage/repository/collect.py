@@ -18,6 +18,7 @@ from typing import Final
 from storage.errors import CollectRefused, CommitContended, FormatError
 from storage.format import names
 from storage.format.entries import Fields, PackRef, Retire
+from storage.repository.guards import missing_guards, raise_guard
 from storage.repository.index import Container
 from storage.repository.log import CommitLog, Placed
 from storage.repository.log_writer import LogWriter, fitting_refs
@@ -28,6 +29,7 @@ from storage.repository.reader import READS_AT_ONCE, Reader
 from storage.repository.removal import Remover, may_go
 from storage.repository.snapshots import differing
 from storage.repository.state import LogState
+from storage.repository.telling import Tell, tell_nobody
 from storage.repository.together import together
 from storage.repository.verify import Verifier
 
@@ -83,6 +85,7 @@ class Collector:
         writer: LogWriter,
         key_epochs: Mapping[bytes, int],
         spare_fence: bool = True,
+        tell: Tell = tell_nobody,
     ) -> None:
         """Take the parts.
 
@@ -99,6 +102,7 @@ class Collector:
         self._writer = writer
         self._key_epochs = key_epochs
         self._spare_fence = spare_fence
+        self._tell = tell
 
     async def read(self, *, witnesses: tuple[tuple[int, bytes], ...] = ()) -> LogState:
         """Read the chain; it must hold what witnesses (the registry, a warm log) remember of it."""
@@ -107,6 +111,8 @@ class Collector:
             raise state.writers_stop
         if state.collectors_stop:
             raise CollectRefused(what=state.collectors_stop)
+        if state.config_told not in (b"", state.config_hash):
+            raise CollectRefused(what="config is not the one that this log began with")
         if state.unopened_side():
             raise CollectRefused(what=f"{state.unopened_side()} does not open")
         for seq, hash_ in witnesses:
@@ -125,6 +131,8 @@ class Collector:
             last = info.name
             sizes[info.name] = info.size
             _refuse_unknown(info.name)
+        for number in missing_guards(len(state.histories), sizes):
+            await raise_guard(self._place, number)  # it was lost: it stands again before anything is freed
         await self._compare(state, sizes)
         return Listing(sizes=sizes, seq=state.seq, hash=state.hash)
 
@@ -164,7 +172,8 @@ class Collector:
         """Delete what entries of this chain gave up. Never call it after placing an R with the same state."""
         gone = [name for name in listing.sizes if may_go(state, name)]
         folded = [names.log_entry_seq(name) for name in gone if name.startswith(names.LOG_PREFIX)]
-        for name in gone:
+        for number, name in enumerate(gone):
+            self._tell("delete", number, len(gone), "objects")
             if not name.startswith(names.LOG_PREFIX):
                 await self._remover.remove(state, name)
         await self._remover.remove_folded(state, folded)
@@ -172,7 +181,7 @@ class Collector:
 
     async def mark(self, state: LogState) -> Marks:
         """Return what kept checkpoints and side branches reach."""
-        return await mark(self._reader, state)
+        return await mark(self._reader, state, self._tell)
 
     async def retire(
         self,

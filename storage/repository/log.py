@@ -246,9 +246,7 @@ class CommitLog:
         return await self._place.head(names.fold_guard(number)) is not None
 
     async def row_stands(self, row: Row) -> bool:
-        """Return whether a row that was read before is in the chain now. False says only that the log must be
-        read again to know.
-        """
+        """Return whether a row that was read before is in the chain now. False: read again to know."""
         return not await self.fold_began(len(self.state.histories) + 1) and await self.is_linked(row)
 
     async def is_linked(self, row: Row) -> bool:

@@ -17,6 +17,7 @@ from storage.format.tree import Content, EntryType
 from storage.repository.index import ChunkIndex
 from storage.repository.reader import Reader
 from storage.repository.state import LogState
+from storage.repository.telling import Tell, tell_nobody
 
 
 @dataclass(slots=True)
@@ -36,7 +37,7 @@ class Marks:
         }
 
 
-async def mark(reader: Reader, state: LogState) -> Marks:
+async def mark(reader: Reader, state: LogState, tell: Tell = tell_nobody) -> Marks:
     """Return what is reached.
 
     Raises:
@@ -52,7 +53,8 @@ async def mark(reader: Reader, state: LogState) -> Marks:
         roots.append(side.row.checkpoint)
     marking = _Marking(reader, state.index)
     try:
-        for root in roots:
+        for number, root in enumerate(roots):
+            tell("mark", number, len(roots), "checkpoints")
             await marking.checkpoint(root)
     except (FormatError, RepositoryError) as exc:
         raise CollectRefused(what="a tree cannot be read", cause=str(exc)) from exc

@@ -28,6 +28,7 @@ from storage.repository.prefixed import Prefixed
 from storage.repository.reader import Chunks, Reader
 from storage.repository.settle import settle_create
 from storage.repository.state import LogState
+from storage.repository.telling import Tell, tell_nobody
 from storage.repository.threads import Threads
 
 NAME_TRIES_MAX: Final = 8
@@ -45,19 +46,28 @@ class Mover:
     """Moves chunks of one repository. `keys` are the newest; `reader` opens every epoch."""
 
     def __init__(
-        self, *, place: Prefixed, keys: EpochKeys, reader: Reader, threads: Threads, fresh: Fresh
+        self,
+        *,
+        place: Prefixed,
+        keys: EpochKeys,
+        reader: Reader,
+        threads: Threads,
+        fresh: Fresh,
+        tell: Tell = tell_nobody,
     ) -> None:
         self._place = place
         self._keys = keys
         self._reader = reader
         self._threads = threads
         self._fresh = fresh
+        self._tell = tell
 
     async def move(self, state: LogState, leaving: Sequence[Container], marks: Marks) -> Moved:
         """Put reached chunks of objects that leave into packs; upload, read back, decode."""
         moving = _Moving()
         refs: list[PackRef] = []
-        for container in leaving:
+        for number, container in enumerate(leaving):
+            self._tell("move", number, len(leaving), "objects")
             for segment in container.segments:
                 wanted = {chunk_id for chunk_id, _ in segment.chunks} & marks.reached[segment.kind]
                 if not wanted:

@@ -8,25 +8,38 @@ objects up while it looked, what it missed may have been moved: then it looks ag
 Source: storage.md 4.2 "Self-check read".
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from storage.errors import FormatError, ObjectNotFound, RepositoryError, StorageError, StoreError
+from storage.errors import (
+    FormatError,
+    ObjectDamaged,
+    ObjectNotFound,
+    RepositoryError,
+    StorageError,
+    StoreError,
+)
 from storage.format import names
+from storage.format.config import config_hash
+from storage.format.entries import decode_entry
 from storage.format.envelope import open_head
 from storage.format.header import ObjectType
 from storage.format.history import read_history
-from storage.format.limits import HEADER_BYTES, TRAILER_BYTES
+from storage.format.limits import TRAILER_BYTES
 from storage.format.pack import check_pack, read_segments
-from storage.format.secrets import ReceiptSigner, read_receipt
+from storage.format.secrets import read_receipt
 from storage.format.snapshot import read_snapshot
 from storage.ids import WorkspaceRef
+from storage.repository.guards import check_guard, missing_guards
 from storage.repository.index import Container
 from storage.repository.log import CommitLog
 from storage.repository.prefixed import Prefixed
 from storage.repository.reader import Reader
+from storage.repository.slot_look import SlotLook
 from storage.repository.slots import RepositoryKeys
-from storage.repository.state import FOREIGN_KIND, LogState
+from storage.repository.state import FOREIGN_KIND, LogState, Row, Side
+from storage.repository.telling import Tell, tell_nobody
 from storage.repository.threads import Threads
 from storage.repository.verify import Verifier, walk_tree
 
@@ -64,12 +77,17 @@ class Scrub:
         keys: RepositoryKeys,
         threads: Threads,
         *,
-        signer: ReceiptSigner,
+        slots: SlotLook,
+        signers: Mapping[bytes, bytes],
+        tell: Tell = tell_nobody,
     ) -> None:
+        """Take the parts; `signers` are the public halves that may have signed receipts, by their ids."""
         self._place = place
         self._keys = keys
         self._threads = threads
-        self._signer = signer
+        self._slots = slots
+        self._signers = dict(signers)
+        self._tell = tell
         self._log = CommitLog(place, keys, threads, None)
         self._reader = Reader(place, keys, threads)
         self._verifier = Verifier(ref, place, self._log, self._reader)
@@ -89,6 +107,8 @@ class Scrub:
 
     async def _look(self, level: Level) -> LogState | None:
         result = self.result
+        for one in await self._slots.faults(self._keys, ask_kms=level == "full"):
+            result.fault(one.name, one.error)
         try:
             state = await self._log.refresh()
         except (FormatError, RepositoryError) as exc:
@@ -99,6 +119,7 @@ class Scrub:
             # The chain was read from its newest end: a guard whose fold never came says nothing against it.
             if not await self._log.is_linked(row):
                 result.faults.append(f"{names.log_entry(row.seq)}: its predecessor is gone")
+        await self._config(state)
         await self._containers(state, level)
         await self._trees(state)
         await self._listing(state, level)
@@ -118,8 +139,19 @@ class Scrub:
             raise exc
         self.result.fault(where, exc)
 
+    async def _config(self, state: LogState) -> None:
+        """Hold config against what it was: entry 1 names it, and where that is gone, the history."""
+        try:
+            found = config_hash(await self._place.get(names.CONFIG))
+            if found != self._keys.config_hash or state.config_told not in (b"", found):
+                raise ObjectDamaged(object=names.CONFIG, what="not the one that this log began with")
+        except StorageError as exc:
+            self._note(names.CONFIG, exc)
+
     async def _containers(self, state: LogState, level: Level) -> None:
-        for container in state.index.containers.values():
+        total = len(state.index.containers)
+        for number, container in enumerate(state.index.containers.values()):
+            self._tell("verify", number, total, "objects")
             self.result.objects += 1
             try:
                 await self._verifier.check_container(container)
@@ -153,20 +185,41 @@ class Scrub:
     async def _trees(self, state: LogState) -> None:
         """Walk every tree; folders that several checkpoints share are entered once, files checked once."""
         known: set[tuple[bytes, int]] = set()
-        for row in state.checkpoints():
+        rows = list(state.checkpoints())
+        for row in rows:
+            self._tell("trees", self.result.checkpoints, len(rows), "checkpoints")
             self.result.checkpoints += 1
-            where = b""
-            try:
-                async for path, entry in walk_tree(self._reader, state.index, row, skip_known=known):
-                    where = path
-                    await self._verifier.check_content(state.index, entry)
-            except StorageError as exc:
-                self._note(f"{names.log_entry(row.seq)} at {where!r}", exc)
+            await self._tree(state, row, names.log_entry(row.seq), known)
+        for side in state.sides.values():
+            if side.row is None:
+                await self._unopened(state, side)
+            else:
+                await self._tree(state, side.row, side.name, known)
+
+    async def _tree(self, state: LogState, row: Row, name: str, known: set[tuple[bytes, int]]) -> None:
+        where = b""
+        try:
+            async for path, entry in walk_tree(self._reader, state.index, row, skip_known=known):
+                where = path
+                await self._verifier.check_content(state.index, entry)
+        except StorageError as exc:
+            self._note(f"{name} at {where!r}", exc)
+
+    async def _unopened(self, state: LogState, side: Side) -> None:
+        """Say why a side checkpoint that counts was left out: reading the main line goes on without it."""
+        try:
+            found = await self._log.read_side(side.name, set(state.retired))
+            what = "missing" if found is None else "not the one that its B names"
+            raise ObjectDamaged(object=side.name, what=what)
+        except StorageError as exc:
+            self._note(side.name, exc)
 
     async def _listing(self, state: LogState, level: Level) -> None:
         """Look at what lies there: packs that nobody names, entries beyond the end, slots, receipts."""
+        listed: set[str] = set()
         async for info in self._place.list():
             name = info.name
+            listed.add(name)
             try:
                 if name.startswith(names.PACK_PREFIX):
                     names.pack_parts(name)
@@ -180,10 +233,21 @@ class Scrub:
                     await self._snapshot(state, name)
                 elif name.startswith("r/"):
                     await self._receipt(name)
+                elif name.startswith(names.SIDE_PREFIX):
+                    await self._side(state, name, level)
+                elif name.startswith(names.GUARD_PREFIX):
+                    await self._guard(name)
                 elif name.startswith(names.KEY_PREFIX):
-                    await self._slot(name)
+                    self.result.objects += 1  # read and opened at the beginning
             except StorageError as exc:
                 self._note(name, exc)
+        for number in missing_guards(len(state.histories), listed):
+            name = names.fold_guard(number)
+            if await self._place.head(name) is None:
+                self.result.faults.append(f"{name}: missing; the next upkeep makes it again")
+        for name, _ in state.histories:
+            if name not in listed and await self._place.head(name) is None:
+                self._note(name, ObjectDamaged(object=name, what="missing"))
 
     async def _entry(self, state: LogState, name: str, size: int, level: Level) -> None:
         """Entries without segments are no containers: their bytes must end with their head."""
@@ -224,13 +288,31 @@ class Scrub:
         self.result.objects += 1
         raw = await self._place.get(name)
         head = open_head(self._keys.of_header(raw, name), ObjectType.RECEIPT, name, raw)
-        read_receipt(head.body, {self._signer.key_id: self._signer.public_key})
+        read_receipt(head.body, self._signers)
         if head.area_start != len(raw):
             self.result.faults.append(f"{name}: bytes after its head")
 
-    async def _slot(self, name: str) -> None:
-        """A slot was opened with the repository; here only its size and name are looked at."""
+    async def _side(self, state: LogState, name: str, level: Level) -> None:
+        """Look at what lies below `b/` without being a container: heads alone, and what waits for its B. That
+        may be the only copy of somebody's work.
+        """
         self.result.objects += 1
-        names.epoch_slot_parts(name)
-        if (await self._place.head(name) or 0) < HEADER_BYTES:
-            self.result.faults.append(f"{name}: cut short")
+        given_up = name in state.retired or name in state.dropped
+        unopened = any(side.name == name and side.row is None for side in state.sides.values())
+        if name in state.index.containers or given_up or unopened:
+            return
+        if names.is_side_pack(name):
+            if level == "full":
+                raw = await self._place.get(name)
+                check_pack(self._keys.of_header(raw, name), name, raw)
+            return
+        raw = await self._place.get(name)
+        keys = self._keys.of_header(raw, name)
+        head = open_head(keys, ObjectType.SIDE_CHECKPOINT, name, raw)
+        segments = decode_entry(head.kind, head.body).segments
+        read_segments(keys, head.header, segments, raw[head.area_start :])
+
+    async def _guard(self, name: str) -> None:
+        """That a guard is there is all that a writer looks at. What it holds is told all the same."""
+        self.result.objects += 1
+        check_guard(name, await self._place.get(name))

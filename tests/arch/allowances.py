@@ -30,6 +30,10 @@ HOMES: dict[str, tuple[str, ...]] = {
 
 # (module, called name): why it destroys nothing that belongs to a user.
 DESTROYING: dict[tuple[str, str], str] = {
+    (
+        "session_service/conformance/command.py",
+        "killpg",
+    ): "ends or stops the client under test that the kit itself started, in a process group of its own",
     ("session_service/app/folders.py", "unlink"): "a draft of a key file of our own",
     ("session_service/app/notices.py", "kill"): "an alarm command of ours that does not end in its time",
     ("session_service/app/parent.py", "unlink"): "the parent's own note of its pid",
@@ -89,6 +93,7 @@ DESTROYING: dict[tuple[str, str], str] = {
         "storage/objects/probe.py",
         "delete",
     ): "objects that this probe made a moment before, below probe/, where no repository lies",
+    ("storage/objects/counted.py", "delete"): "passes a delete of repository/removal.py on",
     ("storage/objects/limited.py", "delete"): "passes a delete of repository/removal.py on",
     ("storage/objects/retry.py", "delete"): "passes a delete of repository/removal.py on, and repeats it",
     ("storage/objects/versions.py", "delete_version"): "passes a delete of repository/removal.py on",

@@ -20,7 +20,13 @@ pytestmark = pytest.mark.slow
 
 
 async def command(service: RunningService, *words: str, fails: bool = False) -> str:
-    """Run `session-service checkpoints` as an administrator types it."""
+    """Run `session-service checkpoints` as an administrator types it; return what it says."""
+    out, err = await streams(service, *words, fails=fails)
+    return out + err if fails else out
+
+
+async def streams(service: RunningService, *words: str, fails: bool = False) -> tuple[str, str]:
+    """Return standard output and standard error apart."""
     asked = [
         str(Path(sys.executable).parent / "session-service"),
         "checkpoints",
@@ -30,7 +36,7 @@ async def command(service: RunningService, *words: str, fails: bool = False) -> 
     ]
     done = await asyncio.to_thread(subprocess.run, asked, capture_output=True, text=True, check=False)
     assert (done.returncode != 0) == fails, (words, done.stdout, done.stderr)
-    return done.stdout + done.stderr
+    return done.stdout, done.stderr
 
 
 async def session(service: RunningService) -> dict[str, Any]:
@@ -75,8 +81,12 @@ async def test_retention_keep_forget_and_gc_by_command() -> None:
         assert "stays" in refused
         await command(service, "keep", workspace, str(seqs[0]), "--release")
         assert "Forgotten" in await command(service, "forget", workspace, str(seqs[0]), str(seqs[1]))
-        done = json.loads(await command(service, "gc", workspace, "--json"))
-        assert done["refused"] == ""
+        out, err = await streams(service, "gc", workspace, "--json")
+        assert json.loads(out)["refused"] == ""
+        assert {"begun", "mark"} <= {json.loads(line)["stage"] for line in err.splitlines()}
+        out, err = await streams(service, "verify", workspace, "--json")
+        assert json.loads(out)["faults"] == []
+        assert {"verify", "trees"} <= {json.loads(line)["stage"] for line in err.splitlines()}
         assert "Deleted" in await command(service, "gc", workspace, "--renew-index")
         listed = json.loads(await command(service, "list", workspace, "--json"))
         assert {one["seq"] for one in listed}.isdisjoint(seqs[:2])

@@ -321,7 +321,13 @@ class Repository:
         await self._reach("receipt")
         return self.receipts.get(session_id)
 
-    async def verify(self, workspace: WorkspaceName, *, level: str) -> list[str]:
+    async def verify(
+        self,
+        workspace: WorkspaceName,
+        *,
+        level: str,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> list[str]:
         return []
 
     async def forget(self, workspace: WorkspaceName, *, seqs: list[int], actor: str, reason: str) -> None:
@@ -338,6 +344,7 @@ class Repository:
         forget: KeepRule | None,
         witness: tuple[int, bytes] | None = None,
         renew_index: bool = False,
+        progress: Callable[[Progress], None] | None = None,
     ) -> Upkept:
         self.upkept.append(("collect", (), actor, workspace.workspace_id))
         return Upkept(deleted_objects=2, deleted_bytes=1_000)

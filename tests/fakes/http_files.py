@@ -4,13 +4,14 @@ to hang.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from session_service.base import errors
 from session_service.ports.checkpoints import (
     CheckpointInfo,
     FolderEntry,
+    Progress,
     RestoreReport,
     StoreStatus,
     WorkspaceName,
@@ -131,8 +132,17 @@ class HttpFiles:
         self.uploaded.append((home, name, body, owner))
         return os.path.join("Uploads", name)
 
-    async def verify(self, workspace: WorkspaceName, *, level: str) -> list[str]:
+    async def verify(
+        self,
+        workspace: WorkspaceName,
+        *,
+        level: str,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> list[str]:
         await self._answer()
+        if progress is not None:
+            progress(Progress(stage="verify", done=1, total=2, unit="objects"))
+            await asyncio.sleep(0)
         return ["one fault"] if level == "full" else []
 
     async def forget(self, workspace: WorkspaceName, *, seqs: list[int], actor: str, reason: str) -> None:
@@ -149,6 +159,7 @@ class HttpFiles:
         forget: KeepRule | None,
         witness: tuple[int, bytes] | None = None,
         renew_index: bool = False,
+        progress: Callable[[Progress], None] | None = None,
     ) -> Upkept:
         self.upkept.append(("collect", (), actor, workspace.workspace_id))
         return Upkept(deleted_objects=2, deleted_bytes=1_000)

@@ -43,3 +43,20 @@ async def test_a_large_file_that_is_read_again_is_told_though_nothing_is_new(
     again = await told(Node(bucket, tmp_path / "cold").open(), home)
     assert [one.unit for one in again if one.unit == "bytes"] == []
     assert sum(one.stage == "scan" for one in again) >= 4
+
+
+async def test_upkeep_and_checks_of_a_whole_repository_tell_their_stages(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    opened = Node(MemoryBucket(), tmp_path / "cache").open()
+    await take(opened)
+    for text in (b"one", b"two"):
+        (home / "letter").write_bytes(text)
+        await told(opened, home)
+    seen: list[storage.Progress] = []
+    await opened.verify(REF, "full", progress=seen.append)
+    assert {(one.stage, one.unit) for one in seen} == {("verify", "objects"), ("trees", "checkpoints")}
+    seen.clear()
+    await opened.collect(REF, policy=None, actor="test", progress=seen.append)
+    assert {one.stage for one in seen} == {"mark"}
+    assert all(one.total == 2 for one in seen)

@@ -29,6 +29,33 @@ async def test_a_workspace_and_the_audit_chain_are_checked(world: HttpWorld) -> 
     assert kinds == ["user.signed_in", "workspace.verified", "workspace.verified"]
 
 
+async def test_a_long_check_tells_how_far_it_is_to_whoever_asks_for_lines(world: HttpWorld) -> None:
+    """The last line is the answer, or the problem that a plain request would get."""
+    home = (await (await world.signed_in("ada")).get("/api/v1/workspaces")).body["items"][0]["id"]
+    program = await world.program("root", "administrator", scopes=SCOPES)
+    token = program.headers["Authorization"].removeprefix("Bearer ")
+    async with Transport(world.origin, token=token) as transport:
+        api, seen = Api(transport), []
+        assert (await api.verify(home, level="full", on_progress=seen.append)).faults == ["one fault"]
+        assert [(one.stage, one.done, one.total) for one in seen] == [("verify", 1, 2)]
+        world.files.failure = errors.StorageUnavailable("nobody is there")
+        with pytest.raises(errors.StorageUnavailable, match="nobody is there"):
+            await api.verify(home, level="full")
+
+
+async def test_a_silent_check_keeps_its_link_with_signs_of_life(world: HttpWorld, monkeypatch) -> None:
+    """A proxy that gives up silent links must not end an hour's work."""
+    monkeypatch.setattr("session_service.http.limits.STREAM_HEARTBEAT_S", 0.01)
+    home = (await (await world.signed_in("ada")).get("/api/v1/workspaces")).body["items"][0]["id"]
+    program = await world.program("root", "administrator", scopes=SCOPES)
+    token = program.headers["Authorization"].removeprefix("Bearer ")
+    world.files.hangs = True
+    async with Transport(world.origin, token=token) as transport:
+        path, headers = f"/api/v1/workspaces/{home}/verify", {"Accept": "application/x-ndjson"}
+        async with transport.opened("POST", path, body={"level": "full"}, headers=headers) as answer:
+            assert [await answer.content.readline() for _ in range(3)] == [b"{}\n"] * 3
+
+
 async def test_checkpoints_are_forgotten_pinned_compared_and_collected_by_administrators_only(
     world: HttpWorld,
 ) -> None:

@@ -1,0 +1,96 @@
+"""A long answer, with how far it is: lines of JSON, of which the last is the answer or the problem.
+
+For whoever asks with `Accept: application/x-ndjson`; everybody else gets the plain answer at its end. A line
+is `{"progress": {...}}` where something moved, `{}` as a sign of life for proxies, and at the end
+`{"done": {...}}` or `{"problem": {...}}`. Without one of these the work was cut off.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from session_service.base import errors
+from session_service.http import limits, problems
+from session_service.http.routes import Exchange
+from session_service.http.serve import begin_stream
+from session_service.ports.checkpoints import Progress
+
+LINES: Final = "application/x-ndjson"
+
+Tell = Callable[[Progress], None]
+
+
+async def answered(
+    exchange: Exchange, work: Callable[[Tell | None], Awaitable[BaseModel]]
+) -> BaseModel | web.StreamResponse:
+    """Do long work; tell how far it is to whoever asked for lines."""
+    accepted = exchange.request.headers.get("Accept", "")
+    if LINES not in {part.partition(";")[0].strip() for part in accepted.split(",")}:
+        return await work(None)
+    response = web.StreamResponse()
+    response.content_type = LINES
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"
+    await begin_stream(exchange, response)
+    newest = _Newest()
+    async with asyncio.TaskGroup() as group:
+        # Whoever leaves ends the work, too: what it did so far stays, and it may be asked for again.
+        working = group.create_task(_last_line(exchange, work, newest), name="long-work")
+        while not working.done():
+            moved = await newest.next()
+            if not working.done():
+                await _send(response, {} if moved is None else {"progress": _shown(moved)})
+    await _send(response, working.result())
+    await response.write_eof()
+    return response
+
+
+class _Newest:
+    """The newest word of the work; older ones are not worth a line."""
+
+    def __init__(self) -> None:
+        self._value: Progress | None = None
+        self._news = asyncio.Event()
+
+    def put(self, value: Progress) -> None:
+        self._value = value
+        self._news.set()
+
+    def wake(self) -> None:
+        """Say that the work is over."""
+        self._news.set()
+
+    async def next(self) -> Progress | None:
+        """Wait for news, for the end of the work, or until a sign of life is due."""
+        try:
+            async with asyncio.timeout(limits.STREAM_HEARTBEAT_S):
+                await self._news.wait()
+        except TimeoutError:
+            return None
+        self._news.clear()
+        value, self._value = self._value, None
+        return value
+
+
+async def _last_line(
+    exchange: Exchange, work: Callable[[Tell | None], Awaitable[BaseModel]], newest: _Newest
+) -> dict[str, Any]:
+    try:
+        return {"done": (await work(newest.put)).model_dump(mode="json")}
+    except errors.SessionError as exc:
+        return {"problem": problems.document(exc, exchange.reference)}
+    finally:
+        newest.wake()
+
+
+def _shown(value: Progress) -> dict[str, Any]:
+    return {"stage": value.stage, "done": value.done, "total": value.total, "unit": value.unit}
+
+
+async def _send(response: web.StreamResponse, line: dict[str, Any]) -> None:
+    async with asyncio.timeout(limits.DOWNLOAD_IDLE_S):
+        await response.write(json.dumps(line).encode() + b"\n")
