@@ -9,9 +9,14 @@ Source: gateway.md 9.6 and desktops.md section 2 (both measured against TigerVNC
 rfbproto.rst.
 """
 
+import re
 from typing import Final
 
 VERSION_BYTES: Final = 12
+_VERSION_FORM: Final = re.compile(rb"RFB 003\.[0-9]{3}\n")
+"""Figures only: what a server reads out of a sign or a space ("003.+08") may be another version than we do,
+and from there on every message would be cut at another place than ours.
+"""
 MESSAGE_BYTES_MAX: Final = 1 << 20
 """The longest client message (a clipboard) that waits here until it is whole; gateway.md 9.6."""
 KEYS_DOWN_MAX: Final = 64
@@ -141,7 +146,7 @@ class ClientTracker:
                 if len(data) < VERSION_BYTES:
                     break
                 version = data[:VERSION_BYTES]
-                if not version.startswith(b"RFB 00") or not version.endswith(b"\n"):
+                if not _VERSION_FORM.fullmatch(version):
                     return self._unknown("not an RFB version", bytes(out) + data)
                 out += version
                 position = VERSION_BYTES

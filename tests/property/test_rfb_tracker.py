@@ -178,6 +178,17 @@ def test_an_unknown_message_makes_control_opaque_and_ends_a_view() -> None:
         viewer.feed(b"\x63whatever")
 
 
+@pytest.mark.parametrize("version", [b"RFB 003.+08\n", b"RFB 003. 8 \n", b"RFB 003.3  \n", b"RFB 004.008\n"])
+def test_a_version_that_can_be_read_in_two_ways_ends_a_view_and_is_not_followed(version: bytes) -> None:
+    """A server that reads "+08" as 8 where we read 3 would find keys where we see a clipboard."""
+    viewer = ClientTracker(view_only=True)
+    with pytest.raises(RfbError):
+        viewer.feed(version)
+    control = ClientTracker(view_only=False)
+    assert control.feed(version) == version
+    assert control.is_opaque
+
+
 def test_a_viewer_that_would_be_sent_plain_text_is_refused() -> None:
     viewer = ClientTracker(view_only=True)
     viewer.feed(GREETING)
