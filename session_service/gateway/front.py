@@ -28,7 +28,7 @@ _RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 class Front(asyncio.Protocol):
     """One connection of which nothing is known yet."""
 
-    __slots__ = ("_began_at", "_head", "_hub", "_passed", "_transport", "bucket")
+    __slots__ = ("_began_at", "_head", "_hub", "_passed", "_transport")
 
     _transport: asyncio.Transport
 
@@ -37,13 +37,12 @@ class Front(asyncio.Protocol):
         self._passed = passed
         self._head = b"" if passed is None else passed.head
         self._began_at = 0.0
-        self.bucket = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # By a cast: the transports of uvloop are no subclasses of asyncio's.
         self._transport = cast("asyncio.Transport", transport)
         self._began_at = asyncio.get_running_loop().time()
-        self._hub.ticker.add(self)
+        self._hub.ticker.add(self, self._began_at + self._hub.limits.head_s)
         self._hub.wait_for_first(self)
         if self._passed is not None:
             asyncio.get_running_loop().call_soon(self.data_received, b"")
@@ -66,11 +65,12 @@ class Front(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
 
-    def look(self, now: float, excused: float) -> bool:
-        return now - max(self._began_at, excused) > self._hub.limits.head_s
+    def look(self, now: float, excused: float) -> float | None:
+        ends = max(self._began_at, excused) + self._hub.limits.head_s
+        return None if now >= ends else ends
 
     def judge(self, now: float, excused: float) -> None:
-        if self.look(now, excused):
+        if self.look(now, excused) is None:
             self.reset()
 
     def reset(self) -> None:

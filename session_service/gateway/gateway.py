@@ -77,7 +77,7 @@ class Gateway:
             trusted=trusted,
             limits=limits,
             stats=stats,
-            ticker=Ticker(look_s=limits.look_s, stall_s=limits.stall_s, stats=stats),
+            ticker=Ticker(tick_s=limits.tick_s, stall_s=limits.stall_s, stats=stats),
             tasks=Tasks(self._task_failed),
             log=structlog.get_logger(),
             rings=Rings(

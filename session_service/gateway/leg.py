@@ -37,7 +37,7 @@ class LegOwner(Protocol):
 class DesktopLeg(asyncio.Protocol):
     """One connection to a desktop. Closing lets what was written still arrive, for a limited time."""
 
-    __slots__ = ("_limits", "_owner", "_paused", "_ticker", "_transport", "bucket", "closing_at")
+    __slots__ = ("_limits", "_owner", "_paused", "_ticker", "_transport", "closing_at")
 
     def __init__(self, owner: LegOwner, limits: GatewayLimits, ticker: Ticker) -> None:
         self._owner: LegOwner | None = owner
@@ -45,7 +45,6 @@ class DesktopLeg(asyncio.Protocol):
         self._ticker = ticker
         self._transport: asyncio.Transport | None = None
         self._paused = False
-        self.bucket = 0
         self.closing_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -99,7 +98,7 @@ class DesktopLeg(asyncio.Protocol):
             self._transport.write(last)
         self._transport.close()
         self.closing_at = now
-        self._ticker.add(self)
+        self._ticker.add(self, now + self._limits.leg_close_s)
 
     def abort(self) -> None:
         """Drop the connection and whatever waits for it."""
@@ -107,11 +106,12 @@ class DesktopLeg(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def look(self, now: float, excused: float) -> bool:
-        return self._transport is None or now - max(self.closing_at, excused) > self._limits.leg_close_s
+    def look(self, now: float, excused: float) -> float | None:
+        ends = max(self.closing_at, excused) + self._limits.leg_close_s
+        return None if self._transport is None or now >= ends else ends
 
     def judge(self, now: float, excused: float) -> None:
-        if self.look(now, excused):
+        if self.look(now, excused) is None:
             self.abort()
 
 

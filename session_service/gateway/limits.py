@@ -88,13 +88,13 @@ class GatewayLimits:
     """Connections that the kernel keeps for us; 128 lost clients for 90 s in a storm of 5,000."""
 
     @property
-    def calm_s(self) -> float:
-        """After a byte of an open link: nothing about it can be due before."""
-        return min(self.ping_s, self.silent_s - self.look_s)
+    def look_s(self) -> float:
+        """Between two looks at a link for which something is due that cannot be done yet."""
+        return self.ping_s / 10
 
     @property
-    def look_s(self) -> float:
-        """Between two looks at one link: a silent peer is found at most this much too early, never too
-        late.
+    def tick_s(self) -> float:
+        """Between two turns of the ticker: a silent peer is found at most two of them too early (one to look
+        and one to judge), never too late.
         """
-        return self.ping_s / 10
+        return self.ping_s / 200

@@ -10,6 +10,7 @@ import asyncio
 import socket
 import struct
 from enum import IntEnum
+from math import inf
 from typing import Final
 
 import msgspec
@@ -36,6 +37,7 @@ except ImportError:  # a build of websockets without its compiled part
 _RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 JOINED_BYTES_MAX: Final = 4096
 """Up to here one copy is cheaper than two buffers."""
+_PING: Final = frame_head(websocket.PING, 0)
 _LEFT: Final = frozenset({Close.NORMAL, Close.GOING_AWAY, Close.NO_STATUS})
 
 
@@ -58,6 +60,7 @@ class Link(asyncio.Protocol):
     """The protocol of an upgraded connection. `begin` takes the transport over from the first bytes."""
 
     __slots__ = (
+        "_asked_at",
         "_attachment",
         "_began_at",
         "_controls",
@@ -71,7 +74,6 @@ class Link(asyncio.Protocol):
         "_hub",
         "_joins",
         "_offer",
-        "_pinged_at",
         "_pong_due",
         "_read_paused",
         "_seen_at",
@@ -82,7 +84,6 @@ class Link(asyncio.Protocol):
         "_time",
         "_transport",
         "_upgrade",
-        "bucket",
         "cause",
         "close_code",
         "link_id",
@@ -108,11 +109,10 @@ class Link(asyncio.Protocol):
         self._controls = self._stalls = 0
         self._stalled_s = self._stalled_at = 0.0
         self._began_at = self._seen_at = self._controls_at = self._time()
-        self._pinged_at = self._drained_at = self._frame_at = self._ended_at = 0.0
+        self._asked_at = self._drained_at = self._frame_at = self._ended_at = 0.0
         self.phase = Phase.FIRST if upgrade.ticket is None else Phase.UPGRADING
         self.cause = LossCause.UNKNOWN
         self.close_code: int | None = None
-        self.bucket = 0
         self.link_id = hub.ids.ulid()
         self._offer = LinkOffer(
             link_id=self.link_id,
@@ -135,7 +135,7 @@ class Link(asyncio.Protocol):
         transport.set_write_buffer_limits(high=self._hub.limits.down_bytes_max)
         set_options(transport, self._hub.limits)
         self._hub.enter(self)
-        self._hub.ticker.add(self)
+        self._hub.ticker.add(self, self._began_at)
         if self.phase is Phase.FIRST:
             transport.write(self._greeting())
             self._hub.wait_for_first(self)
@@ -198,45 +198,53 @@ class Link(asyncio.Protocol):
 
     # What the ticker calls.
 
-    def look(self, now: float, excused: float) -> bool:
-        """Ping a silent client; say whether something is due that should be judged once more after
-        reading.
+    def look(self, now: float, excused: float) -> float | None:
+        """Ping a silent client and say when to look again; None when something is due that should be judged
+        once more after reading.
         """
         limits = self._hub.limits
-        if self.phase is Phase.OPEN and now - self._seen_at < limits.calm_s and not self._frame_at:
-            return False  # what nearly every look at 10,000 links finds: nothing can be due yet
+        again = now + min(limits.ping_s, limits.frame_s)
         if self.phase <= Phase.OPEN and self.phase is not Phase.UPGRADING:
-            quiet_since = max(self._seen_at, self._pinged_at, excused)
-            if now - quiet_since >= limits.ping_s and not self._full:
-                self._pinged_at = now
-                self._transport.write(frame_head(websocket.PING, 0))
-        return self._due(now, excused) is not None
+            asks = max(self._seen_at, self._asked_at, excused) + limits.ping_s
+            if now >= asks:
+                if self._full:
+                    asks = now + limits.look_s
+                else:
+                    self._asked_at = now
+                    asks = now + limits.ping_s
+                    self._transport.write(_PING)
+            again = min(again, asks)
+        ends, _code = self._ends(excused)
+        return None if now >= ends else min(again, ends)
 
     def judge(self, now: float, excused: float) -> None:
         """End the link if what `look` saw is still so."""
-        due = self._due(now, excused)
-        if due is Close.TOO_SLOW:
-            self.end(LossCause.UNKNOWN, due)
-        elif due is not None:
+        ends, code = self._ends(excused)
+        if now < ends:
+            return
+        if code is Close.TOO_SLOW:
+            self.end(LossCause.UNKNOWN, code)
+        else:
             self.reset(LossCause.SILENT)
 
-    def _due(self, now: float, excused: float) -> Close | None:
-        """TOO_SLOW to be told so, ABNORMAL to be reset, None to live on."""
+    def _ends(self, excused: float) -> tuple[float, Close]:
+        """Return when it is ended, and how: TOO_SLOW to be told so, ABNORMAL to be reset."""
         limits = self._hub.limits
-        if self.phase is Phase.ENDING:
-            return Close.ABNORMAL if now - max(self._ended_at, excused) > limits.close_s else None
-        if self.phase is Phase.FIRST and now - max(self._began_at, excused) > limits.first_message_s:
-            return Close.TOO_SLOW
-        if self._frame_at and now - max(self._frame_at, excused) > limits.frame_s:
-            return Close.ABNORMAL
-        if self._read_paused or self.phase is Phase.UPGRADING:
-            # We do not read, so its silence says nothing; the kernel's keepalive still finds a dead peer.
-            return None
-        silent_s = now - max(self._seen_at, excused)
-        if silent_s < limits.silent_s - limits.look_s:
-            return None
-        drains = now - self._drained_at < limits.silent_s
-        return None if drains and silent_s < limits.slow_s else Close.ABNORMAL
+        if self.phase >= Phase.ENDING:
+            return max(self._ended_at, excused) + limits.close_s, Close.ABNORMAL
+        ends = inf
+        if not self._read_paused and self.phase is not Phase.UPGRADING:
+            # Else we do not read, so its silence says nothing; the kernel's keepalive finds a dead peer.
+            seen_at = max(self._seen_at, excused)
+            slow = min(self._drained_at + limits.silent_s, seen_at + limits.slow_s)
+            ends = max(seen_at + limits.silent_s - 2 * limits.tick_s, slow)
+        if self._frame_at:
+            ends = min(ends, max(self._frame_at, excused) + limits.frame_s)
+        if self.phase is Phase.FIRST:
+            first = max(self._began_at, excused) + limits.first_message_s
+            if first <= ends:
+                return first, Close.TOO_SLOW
+        return ends, Close.ABNORMAL
 
     # What the stream calls.
 
@@ -505,6 +513,7 @@ class Link(asyncio.Protocol):
         """From here nothing is carried any more: release what is down, close the leg, report."""
         self.phase = Phase.ENDING
         self._ended_at = self._time()
+        self._hub.ticker.add(self, self._ended_at + self._hub.limits.close_s)
         self.cause, self.close_code = cause, code
         self._hub.waiting.pop(self, None)
         if self._read_paused:

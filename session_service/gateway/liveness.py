@@ -1,29 +1,32 @@
 """One ticker for every connection: who is silent, who is slow, who still has to be closed.
 
-Not a timer each: 20 buckets, one of them looked at per tick, cost 10,000 links a thousandth of a core, and
-nothing is armed or cancelled while bytes flow. A connection that looks dead is judged one tick later,
-because its bytes may lie unread in the socket when our own loop was late.
+Not a timer each, and no look at everybody in turn: whoever is watched says when something about it can be due
+at the earliest, and is left alone until then. Bytes that flow leave a time stamp and arm, move or cancel
+nothing; an old deadline is found to be none when it comes. A connection that looks dead is judged one tick
+later, because its bytes may lie unread in the socket when our own loop was late.
+
+Source: docs/design/0022-cost-of-a-byte.md.
 """
 
 import asyncio
+from itertools import islice
 from typing import Final, Protocol
 
 import structlog
 
+from session_service.core.wheel import SLICE_KEYS_MAX, Wheel
 from session_service.gateway.stats import GatewayStats
 
-BUCKETS: Final = 20
 STALL_LOGGED_S: Final = 1.0
 
 
 class Watched(Protocol):
     """What the ticker looks at."""
 
-    bucket: int
-
-    def look(self, now: float, excused: float) -> bool:
-        """Do what is due (a ping); return True when it should be judged. Time before `excused` does not
-        count.
+    def __hash__(self) -> int: ...
+    def look(self, now: float, excused: float) -> float | None:
+        """Do what is due (a ping) and return when to look again; None when it should be judged. Time before
+        `excused` does not count. A look ends nothing, neither this one nor another.
         """
         ...
 
@@ -33,33 +36,42 @@ class Watched(Protocol):
 
 
 class Ticker:
-    """Looks at each connection once in `look_s`. All times are readings of the loop's clock, in seconds."""
+    """Looks at each connection when its time has come. All times are readings of the loop's clock, in
+    seconds.
 
-    def __init__(self, *, look_s: float, stall_s: float, stats: GatewayStats) -> None:
-        self._period_s = look_s / BUCKETS
+    Args:
+        tick_s: between two turns. Nobody is looked at early, and nobody later than this.
+    """
+
+    def __init__(self, *, tick_s: float, stall_s: float, stats: GatewayStats) -> None:
+        self._tick_s = tick_s
         self._stall_s = stall_s
         self._stats = stats
-        self._buckets: tuple[set[Watched], ...] = tuple(set() for _ in range(BUCKETS))
-        self._turn = 0
-        self._next_bucket = 0
-        self._suspects: list[Watched] = []
+        self._wheel: Wheel[Watched] = Wheel(slot_ms=max(1, round(tick_s * 1000)))
+        self._suspects: dict[Watched, None] = {}
+        self._accused: dict[Watched, None] = {}
         self._excused = 0.0
         self._due = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
 
-    def add(self, item: Watched) -> None:
-        """Look at `item` from now on; the ticker starts with the first one."""
-        item.bucket = self._next_bucket
-        self._next_bucket = (self._next_bucket + 1) % BUCKETS
-        self._buckets[item.bucket].add(item)
+    def __len__(self) -> int:
+        return len(self._wheel) + len(self._suspects) + len(self._accused)
+
+    def add(self, item: Watched, at: float) -> None:
+        """Look at `item` at this time; an earlier one is forgotten. The ticker starts with the first."""
+        self._suspects.pop(item, None)
+        self._accused.pop(item, None)
+        self._wheel.set(item, int(at * 1000) + 1)
         if self._timer is None:
             loop = asyncio.get_running_loop()
-            self._due = loop.time() + self._period_s
+            self._due = loop.time() + self._tick_s
             self._timer = loop.call_at(self._due, self._tick, loop)
 
     def remove(self, item: Watched) -> None:
         """Look at it no more; repeating this is harmless."""
-        self._buckets[item.bucket].discard(item)
+        self._wheel.remove(item)
+        self._suspects.pop(item, None)
+        self._accused.pop(item, None)
 
     def stop(self) -> None:
         """End the ticker; what is added later starts it again."""
@@ -75,13 +87,33 @@ class Ticker:
             structlog.get_logger().warning("loop.stalled", seconds=round(late_s, 3))
         if late_s > self._stall_s:
             self._excused = now
-        suspects, self._suspects = self._suspects, []
-        for item in suspects:
-            if item in self._buckets[item.bucket]:
-                item.judge(now, self._excused)
-        self._turn = (self._turn + 1) % BUCKETS
-        for item in tuple(self._buckets[self._turn]):
-            if item.look(now, self._excused):
-                self._suspects.append(item)
-        self._due = max(self._due + self._period_s, now)
+        self._due = max(self._due + self._tick_s, now)
+        self._accused, self._suspects = self._accused | self._suspects, {}
+        self._turn(loop)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One slice of what is due; sockets are read before the next one."""
+        now = loop.time()
+        more = self._judge(now) if self._accused else self._look(now)
+        if more:
+            self._timer = loop.call_soon(self._turn, loop)
+            return
+        self._due = max(self._due, now)
         self._timer = loop.call_at(self._due, self._tick, loop)
+
+    def _judge(self, now: float) -> bool:
+        for item in tuple(islice(self._accused, SLICE_KEYS_MAX)):
+            if item in self._accused:
+                self.add(item, now)
+                item.judge(now, self._excused)
+        return True
+
+    def _look(self, now: float) -> bool:
+        due = self._wheel.due(int(now * 1000))
+        for item in due:
+            at = item.look(now, self._excused)
+            if at is None:
+                self._suspects[item] = None
+            else:
+                self._wheel.set(item, int(max(at, now) * 1000) + 1)
+        return len(due) == SLICE_KEYS_MAX

@@ -256,19 +256,23 @@ class ResumableLink(Link):
         stream = self._resumable
         if self.phase is not Phase.OPEN or stream is None or self._full:
             return
-        core = stream.core
+        core, now, limits = stream.core, self._time(), self._hub.limits
         # What is owed may be a moment younger than the shared timer: it is paid early, never late.
-        said = self._owed.tick(
-            max(self._time(), self._owed.due_at or 0.0), received=core.received, sent=core.ring.end
-        )
-        if said is not None:
-            self._acks_out += said.startswith('{"a"')
-            self._say(said)
+        said = self._owed.tick(max(now, self._owed.due_at or 0.0), received=core.received, sent=core.ring.end)
+        if said is None:
+            return
+        self._say(said)
+        if said.startswith('{"a"'):
+            self._acks_out += 1
+        else:
+            # It asks for an answer as a ping does: one follows only if this gets none (a frozen page).
+            self._asked_at = now - limits.ping_s + limits.look_s
 
-    def look(self, now: float, excused: float) -> bool:
+    def look(self, now: float, excused: float) -> float | None:
         if now >= self._owed.next_deadline():
             self.pay()
-        return super().look(now, excused)
+        at = super().look(now, excused)
+        return None if at is None else min(at, max(self._owed.next_deadline(), now + self._hub.limits.look_s))
 
     @property
     def payload_bytes(self) -> tuple[int, int]:

@@ -47,7 +47,6 @@ class ResumableStream:
         "_session_id",
         "_time",
         "_tracker",
-        "bucket",
         "bytes_down",
         "bytes_up",
         "core",
@@ -77,7 +76,6 @@ class ResumableStream:
         self._leg_full = self._link_full = self._is_broken = self._is_released = False
         self._first_frame_due = True
         self._asked_at = self._detached_at = 0.0
-        self.bucket = 0
         self.bytes_down = self.bytes_up = 0
         self.heard_at = self._time()
         """When its client acknowledged last."""
@@ -117,7 +115,7 @@ class ResumableStream:
         self._link_full = self._is_released = False
         self._detached_at = self._time()
         self.core.detach()
-        self._hub.ticker.add(self)
+        self._hub.ticker.add(self, self._release_at)
         self._hub.rings.detach(self, self._detached_at)
         self._read_or_not()
 
@@ -199,20 +197,27 @@ class ResumableStream:
 
     # What the ticker and the budget call.
 
-    def look(self, now: float, excused: float) -> bool:
+    def look(self, now: float, excused: float) -> float | None:
         """Let go of what is down two seconds after a drop; say when nobody will come back any more."""
-        limits = self._hub.limits
-        away_s = now - self._detached_at
-        if not self._is_released and away_s >= limits.release_s - limits.look_s:
+        if not self._is_released:
+            if now < self._release_at:
+                return self._release_at
             self._is_released = True
             if self._tracker.is_opaque:
-                return True  # Nobody knows what is down: only the end of its leg lets go of it.
+                return None  # Nobody knows what is down: only the end of its leg lets go of it.
             self._release()
-        return away_s > self._hold_s + limits.detached_s
+        ends = self._detached_at + self._hold_s + self._hub.limits.detached_s
+        return None if now >= ends else ends
 
     def judge(self, now: float, excused: float) -> None:
         if self._carrier is None:
             self.end()
+
+    @property
+    def _release_at(self) -> float:
+        """Early by the turns of the ticker, so that nothing is down for longer than was promised."""
+        limits = self._hub.limits
+        return self._detached_at + limits.release_s - 2 * limits.tick_s
 
     @property
     def kept_bytes(self) -> int:

@@ -203,8 +203,8 @@ async def running(
         shutil.rmtree(folder)
         for each in (gateway, second.gateway if second is not None else gateway):
             hub = each._hub
-            left = (hub.links, hub.sessions, hub.connections, hub.waiting, len(hub.tasks))
-            assert not any((*left, *hub.ticker._buckets)), f"a closed gateway still knows {left}"
+            left = (hub.links, hub.sessions, hub.connections, hub.waiting, len(hub.tasks), len(hub.ticker))
+            assert not any(left), f"a closed gateway still knows {left}"
         known = (shards._owners, shards._outposts, len(shards._tasks))
         assert not any(known), f"closed shards still know {known}"
 
