@@ -1,9 +1,9 @@
 """History: what a fold leaves of the entries that it removes.
 
 Head body `[to, highest fence, V fields, key ids, pins, side branches, live packs with nil tables, table,
-earlier histories, told]`; its meta chunks are `[1, [[seq, hash, kind, fence, time_ms, session, C fields or
-nil]]]`, ascending. C fields are there while a checkpoint counts and was not forgotten, with its packs
-emptied. Not a cache: entries are deleted because their hashes lie here.
+earlier histories, told, hash of config, words of pins]`; its meta chunks are `[1, [[seq, hash, kind, fence,
+time_ms, session, C fields or nil]]]`, ascending. C fields are there while a checkpoint counts and was not
+forgotten, with its packs emptied. Not a cache: entries are deleted because their hashes lie here.
 
 Source: storage.md 4.1 "History body", 4.4 rule 6.
 """
@@ -70,6 +70,10 @@ class HistoryHead(Body, frozen=True):
     earlier: list[tuple[str, bytes]] = msgspec.field(default_factory=list)
     told: list[tuple[int, int]] = msgspec.field(default_factory=list)
     """When the users of live side branches were told of them: the B's number, ms."""
+    config: bytes = b""
+    """BLAKE3 of config: entry 1, which named it, is gone. Empty in histories of older services."""
+    pin_words: list[tuple[int, int, str]] = msgspec.field(default_factory=list)
+    """By whose word pins stand: the number of what is pinned, that of its K, the K's reason."""
 
 
 class _Chunk(Body, frozen=True):

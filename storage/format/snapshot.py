@@ -56,6 +56,8 @@ class SnapshotHead(Body, frozen=True):
     told: list[tuple[int, int]] = msgspec.field(default_factory=list)
     dropped: list[str] = msgspec.field(default_factory=list)
     """Forgotten side checkpoints that no R has named yet."""
+    pin_words: list[tuple[int, int, str]] = msgspec.field(default_factory=list)
+    """As a history's."""
 
 
 class SnapshotObject(Body, frozen=True):

@@ -5,11 +5,14 @@ done. A K says who reads at that moment, all of them, because the newest K of a 
 `restore: a b`. Whoever is the last to end unpins. A pin that a person made is never touched, nor the first
 checkpoint of a close that no K has named: unpinning would release it.
 
-A reader may die. No clock tells that; two rules do. Whoever takes the workspace over lets go of the readers
-that the log names before his E, but for those of his own process: the machine that read for an earlier owner
-may be gone. And upkeep says the readers again behind a fold, which keeps of a pin only that it is one. A fold
-that dies between the two leaves a pin that looks like a person's, is listed, and can be let go by hand. A
-reader whose pin was let go too early is told at worst that his checkpoint was forgotten.
+A reader may die, by SIGKILL, with his node, in any call. Nothing has to be cleaned up on his machine: the pin
+is in the log, every worker of every node sees it, and histories and index snapshots carry by whose word it
+stands. Two rules let go of him. Whoever takes the workspace over lets go of the readers that the log names
+before his E, but for those of his own process: the machine that read for an earlier owner may be gone. And
+upkeep lets go of readers whom nobody has named again for a week, by retention's clocks and not while they
+disagree: of a workspace that nobody takes over any more. Safety needs neither: a reader whose pin was let go
+too early reads on, looks at the log again where he misses something (`repository/current.py`), and is told at
+worst that his checkpoint was forgotten.
 
 A store that takes no entry (read only, full, written by a newer service) can still be restored from: then
 nothing is pinned.
@@ -25,14 +28,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from storage.errors import NewerServiceNeeded, StorageError, StoreFull, StoreRefused
+from storage.errors import ClocksApart, NewerServiceNeeded, StorageError, StoreFull, StoreRefused
 from storage.format.entries import CheckpointFlag, EntryKind, Fields, Keep
 from storage.ops.upkeep import Upkeep
+from storage.repository.retention import DAY_MS
 from storage.repository.state import LogState, Row
 
 REASON: Final = "restore:"
 ACTOR: Final = "restore"
 READER_BYTES: Final = 8
+READER_MS_MAX: Final = 7 * DAY_MS
+"""Nobody restores or downloads one checkpoint for longer than this."""
 END_S: Final = 10.0
 """How long who is done waits to say so."""
 _NO_ENTRY: Final = (StoreRefused, StoreFull, NewerServiceNeeded)
@@ -50,9 +56,15 @@ class Lending:
     readers: set[str] = field(default_factory=set)
 
     @asynccontextmanager
-    async def pinned(self, upkeep: Upkeep, state: LogState, row: Row) -> AsyncIterator[None]:
-        """Keep a checkpoint from being forgotten while the block runs, unless it is safe already."""
-        if _is_safe(state, row):
+    async def pinned(
+        self, upkeep: Upkeep, state: LogState, row: Row, *, long: bool = False
+    ) -> AsyncIterator[None]:
+        """Keep a checkpoint from being forgotten while the block runs, unless it is safe already.
+
+        Args:
+            long: it may take so long that the newest checkpoint is not the newest any more.
+        """
+        if _is_safe(state, row, long=long):
             yield
             return
         reader = self.fresh(READER_BYTES).hex()
@@ -75,16 +87,18 @@ class Lending:
             if gone and at < newest and state.pinned.get(seq, False):
                 await _say(upkeep, partial(_without_readers, seq=seq, gone=gone))
 
-    async def say_again(self, upkeep: Upkeep, before: dict[int, str]) -> None:
-        """After a fold: name the readers of pins that are still there and have lost their words."""
-        for seq, words in before.items():
-            if _readers(words):
-                await _say(upkeep, partial(_again, seq=seq, words=words))
-
-
-def words_of(state: LogState) -> dict[int, str]:
-    """Return by whose word each pin stands, as far as the log still tells."""
-    return {seq: words for seq, (_, words) in state.pin_words.items() if state.pinned.get(seq, False)}
+    async def let_go_old(self, upkeep: Upkeep, state: LogState) -> None:
+        """Let go of readers of other processes whom the log has not named anew for `READER_MS_MAX`."""
+        try:
+            now_ms = upkeep.now_ms()
+        except ClocksApart:
+            return
+        for seq, (at, words) in sorted(state.pin_words.items()):
+            gone = _readers(words) - self.readers
+            row = state.row(at)
+            old = row is not None and now_ms - row.time_ms > READER_MS_MAX
+            if gone and old and state.pinned.get(seq, False):
+                await _say(upkeep, partial(_without_readers, seq=seq, gone=gone))
 
 
 async def _end(upkeep: Upkeep, seq: int, reader: str) -> None:
@@ -103,9 +117,9 @@ async def _say(upkeep: Upkeep, fields_for: Callable[[LogState], Fields]) -> bool
     return True
 
 
-def _is_safe(state: LogState, row: Row) -> bool:
+def _is_safe(state: LogState, row: Row, *, long: bool) -> bool:
     """Return whether nothing may forget a checkpoint now: the newest ones, and the first of an open close."""
-    newest = state.newest(complete=True), state.newest(complete=False)
+    newest = () if long else (state.newest(complete=True), state.newest(complete=False))
     if any(one is not None and one.seq == row.seq for one in newest):
         return True
     return row.has(CheckpointFlag.FIRST_OF_CLOSE) and row.seq not in state.pinned
@@ -127,12 +141,6 @@ def _without_readers(state: LogState, seq: int, gone: set[str]) -> Keep:
     if not known & gone or not state.pinned.get(seq, False):
         raise _NothingToSay
     return _keep(state, seq, known - gone)
-
-
-def _again(state: LogState, seq: int, words: str) -> Keep:
-    if seq in state.pin_words or not state.pinned.get(seq, False):
-        raise _NothingToSay
-    return _keep(state, seq, _readers(words))
 
 
 def _keep(state: LogState, seq: int, readers: set[str]) -> Keep:

@@ -15,7 +15,6 @@ from typing import Final
 
 from storage.errors import CollectRefused, ObjectDamaged
 from storage.format import names
-from storage.format.encoding import encode
 from storage.format.entries import Retire
 from storage.format.envelope import open_head
 from storage.format.header import ObjectType
@@ -29,13 +28,14 @@ from storage.format.history import (
 from storage.format.keys import EpochKeys
 from storage.format.table import Table
 from storage.repository.collect import Collector, Listing
+from storage.repository.guards import raise_guard
 from storage.repository.index import Container
 from storage.repository.log_writer import fitting_refs
 from storage.repository.mark import Marks
 from storage.repository.moving import Mover
 from storage.repository.packer import Fresh
 from storage.repository.prefixed import Prefixed
-from storage.repository.retold import history_rows, live_sides
+from storage.repository.retold import history_rows, live_sides, pin_words
 from storage.repository.settle import settle_create
 from storage.repository.state import LogState
 
@@ -76,7 +76,7 @@ class Folder:
         Raises:
             CommitContended: the log grew meanwhile; what was uploaded is orphaned, and nothing was decided.
         """
-        await self._raise_guard(len(state.histories) + 1)
+        await raise_guard(self._place, len(state.histories) + 1)
         leaving = [one for one in state.index.containers.values() if _leaves(state, one)]
         moved = await self._mover.move(state, leaving, marks)
         name = names.history(state.seq, self._fresh(8))
@@ -86,16 +86,6 @@ class Folder:
         entries = state.seq - state.folded_to
         await collector.place(listing, fields, moved.refs)
         return Folded(entries=entries, moved_bytes=moved.moved_bytes, packs=len(moved.refs))
-
-    async def _raise_guard(self, number: int) -> None:
-        """Tell everybody who does not know this fold yet to read the chain before he believes an entry.
-
-        It stands before the R and for ever. One that was left by a fold that never came costs reading only.
-        """
-        name = names.fold_guard(number)
-        await settle_create(self._place, name, encode(["CKPT", 1, number]))
-        if await self._place.head(name) is None:
-            raise CollectRefused(what="the guard of the fold is not there", object=name)
 
     async def _store_history(self, name: str, state: LogState) -> bytes:
         """Upload a history and read it back; return its hash."""
@@ -124,6 +114,8 @@ def history_of(state: LogState) -> tuple[HistoryHead, list[HistoryRow]]:
         Table(b"", b""),
         list(state.histories),
         sorted(state.told_ms.items()),
+        state.config_told or state.config_hash,
+        pin_words(state),
     )
     return head, history_rows(state)
 

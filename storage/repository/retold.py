@@ -23,6 +23,15 @@ def history_rows(state: LogState) -> list[HistoryRow]:
     ]
 
 
+def pin_words(state: LogState) -> list[tuple[int, int, str]]:
+    """Return by whose word each pin stands: its number, that of its K, the reason."""
+    return [
+        (seq, at, reason)
+        for seq, (at, reason) in sorted(state.pin_words.items())
+        if state.pinned.get(seq, False)
+    ]
+
+
 def live_sides(state: LogState) -> list[HistorySide]:
     """Return the side branches that nobody forgot, by the number of their B."""
     return [HistorySide(seq, side.name, side.hash) for seq, side in sorted(state.sides.items())]

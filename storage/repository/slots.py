@@ -171,7 +171,7 @@ class Keyring:
                 if slot != way.slot or key in found:
                     continue
                 try:
-                    found[key] = await self._open_tenant_slot(place, way, key, tenant)
+                    found[key] = await self.open_tenant_slot(place, way, key, tenant)
                 except KeyServiceFailed as exc:
                     failed = exc
         if failed is not None and len(found) < len({key for key, _ in slots}):
@@ -181,9 +181,14 @@ class Keyring:
         order = sorted(found, key=lambda key: (-found[key].number, key))
         return TenantKeys(opened={key: found[key] for key in order}, slots=tuple(slots))
 
-    async def _open_tenant_slot(
+    async def open_tenant_slot(
         self, place: Prefixed, way: Wrapper, tenant_key_id: bytes, tenant: str
     ) -> TenantSecret:
+        """Read and open one slot of a tenant key.
+
+        Raises:
+            FormatError, KeyMissing, KeyServiceFailed, ObjectNotFound: why it does not open.
+        """
         name = names.tenant_slot(tenant_key_id, way.slot)
         raw = await place.get(name)
         body = open_slot(await way.opening(name, raw), NO_REPOSITORY, name, raw)
@@ -257,7 +262,7 @@ class Keyring:
             epoch, slot = names.epoch_slot_parts(name)
             opener = ways.get(slot)
             if opener is not None:
-                secrets = await self._secrets(place, name, opener, repository_id, ref, epoch)
+                secrets = await self.epoch_secrets(place, name, opener, repository_id, ref, epoch)
                 opened.append(OpenedSlot(name=name, slot=slot, key_epoch=epoch, secrets=secrets))
         return opened
 
@@ -395,7 +400,7 @@ class Keyring:
             fresh=(self._fresh(32), self._fresh(32)),
         )
         await settle_create(place, name, raw)
-        secrets = await self._secrets(place, name, way, fresh.repository_id, ref, fresh.key_epoch)
+        secrets = await self.epoch_secrets(place, name, way, fresh.repository_id, ref, fresh.key_epoch)
         if isinstance(way, ByKey):
             present = (await self._tenant(ref.tenant)).opened
             newest = next(iter(present.values()))
@@ -418,7 +423,7 @@ class Keyring:
         if await tenant.head(names.tombstone(ref.workspace)) is not None:
             raise WorkspaceErased(tenant=ref.tenant, workspace=ref.workspace)
 
-    async def _secrets(
+    async def epoch_secrets(
         self,
         place: Prefixed,
         name: str,
@@ -427,6 +432,7 @@ class Keyring:
         ref: WorkspaceRef,
         key_epoch: int,
     ) -> EpochSecrets:
+        """Read and open one slot of a workspace; raises as `open_tenant_slot`."""
         raw = await place.get(name)
         return decode_epoch_secrets(
             open_slot(await way.opening(name, raw), repository_id, name, raw),

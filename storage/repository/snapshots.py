@@ -21,7 +21,7 @@ from storage.format.table import CHUNK_BYTES, Table, table_of
 from storage.repository.log import CommitLog
 from storage.repository.packer import Fresh
 from storage.repository.prefixed import Prefixed
-from storage.repository.retold import history_rows, live_sides
+from storage.repository.retold import history_rows, live_sides, pin_words
 from storage.repository.state import LogState
 from storage.repository.threads import Threads
 
@@ -107,6 +107,7 @@ def snapshot_of(state: LogState) -> tuple[SnapshotHead, list[HistoryRow], list[S
         state.retired_at,
         sorted(state.told_ms.items()),
         sorted(state.dropped),
+        pin_words(state),
     )
     objects = [
         object_of(one.name, table=table_of(one.segments), area_start=one.area_start, size=one.size)

@@ -146,7 +146,7 @@ class LogState:
     forgotten: set[int] = field(default_factory=set)
     pinned: dict[int, bool] = field(default_factory=dict)
     pin_words: dict[int, tuple[int, str]] = field(default_factory=dict)
-    """By whose word a pin stands: number and reason of its K, where no fold has it yet."""
+    """By whose word a pin stands: number and reason of its K."""
     sides: dict[int, Side] = field(default_factory=dict)
     """Live side branches by the number of their B."""
     dropped: set[str] = field(default_factory=set)
@@ -165,6 +165,8 @@ class LogState:
     """Every history that some R named, oldest first; none of them is ever deleted."""
     snapshot_at: int = 0
     """Entries up to this one were read from an index snapshot, not from the chain; 0 if none."""
+    config_told: bytes = b""
+    """What a history says of config. Told, and not required to read on: nothing in it is needed then."""
     key_ids: list[bytes] = field(default_factory=list)
     version: Version = NO_VERSION
     writers_stop: NewerServiceNeeded | None = None
@@ -330,7 +332,7 @@ class LogState:
                     self.told_ms.setdefault(fields.seq, entry.time_ms)
                 else:
                     self.pinned[fields.seq] = fields.pin
-                self.pin_words[fields.seq] = (entry.seq, fields.reason)
+                    self.pin_words[fields.seq] = (entry.seq, fields.reason)
         elif isinstance(fields, Retire):
             self._retire(fields, entry.seq)
         elif isinstance(fields, Version):
@@ -374,7 +376,7 @@ class LogState:
             checkpoint = row.checkpoint if self.counts(row) else None
             self.rows[at] = replace(row, checkpoint=checkpoint, containers=())
         self.forgotten = {seq for seq in self.forgotten if seq > self.folded_to}
-        self.pin_words = {seq: told for seq, told in self.pin_words.items() if told[0] > self.folded_to}
+        self.pin_words = {seq: told for seq, told in self.pin_words.items() if self.pinned.get(seq, False)}
         self.retired = {name: seq for name, seq in self.retired.items() if seq > self.folded_to}
         return gone
 
@@ -388,7 +390,9 @@ class LogState:
         if told.fence != self.fence or self.rows[-1].hash != head.hash:
             raise ChainBroken(what="history contradicts itself", seq=head.seq)
         self.pinned, self.told_ms = dict(told.pins), dict(told.told)
+        self.pin_words = {seq: (at, words) for seq, at, words in told.pin_words}
         self.key_ids, self.histories = list(told.key_ids), list(told.earlier)
+        self.config_told = told.config
         self._judge_version(told.version, head.seq)
         for ref, table in _with_tables(told.packs, head.tables, head.seq):
             self._add([pack_container(ref, table)], [ref])
@@ -430,6 +434,7 @@ class LogState:
         self.pinned, self.key_ids, self.histories = dict(told.pins), list(told.key_ids), list(told.histories)
         self._judge_version(told.version, head.seq)
         self.told_ms, self.dropped = dict(told.told), set(told.dropped)
+        self.pin_words = {seq: (at, words) for seq, at, words in told.pin_words}
         self.folded_to, self.fold_at, self.retired_at = told.folded_to, told.fold_at, told.retired_at
         self.snapshot_at = told.to
         for one in stored.objects:
