@@ -130,10 +130,15 @@ async def test_a_device_without_network_is_named_as_such_and_comes_back_at_once(
     service: RunningService, open_page: OpenPage
 ) -> None:
     page = await open_page(cookies=await signed_in(service))
-    await _start(page, service)
+    session_id = await _start(page, service)
     await page.context.set_offline(True)
     await _moment(page, "lost")
     await expect(page.locator("dialog[open] .status")).to_contain_text("This device has no network.")
+    # The browser says goodbye for the page, so the service takes it for closed; who reads this has not closed it.
+    held = await service.until_state(session_id, "held")
+    assert held["loss_cause"] == "tab_closed"
+    await expect(page.locator("dialog[open]")).to_contain_text("The connection ended")
+    await expect(page.locator("dialog[open]")).not_to_contain_text("This page was closed")
     await page.context.set_offline(False)
     await page.wait_for_selector(LIVE)
 

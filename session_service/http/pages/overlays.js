@@ -31,12 +31,7 @@ export function lost(seat) {
   return {
     head: [
       badge("held"),
-      h(
-        "span",
-        { class: "small muted" },
-        seat.heard && session.loss_cause ? causeShort(session) : t("cause.cut"),
-        `, ${times.moment(seat.lostAt)}`,
-      ),
+      h("span", { class: "small muted" }, causeHere(seat), `, ${times.moment(seat.lostAt)}`),
     ],
     title: lines(t("lost.title")),
     lede: seat.isBlank ? t("lost.lede_blank") : t("lost.lede", { time: times.clock(link.pictureFrom ?? seat.lostAt) }),
@@ -58,6 +53,12 @@ export function lost(seat) {
       h("p", { class: "stack-s" }, t("lost.elsewhere")),
     ),
   };
+}
+
+/** Why the line ended, for who reads it here: whoever reads it has not closed this page, whatever was heard. */
+function causeHere({ session, heard }) {
+  const told = heard && session.loss_cause && session.loss_cause !== "tab_closed";
+  return told ? causeShort(session) : t("cause.cut");
 }
 
 /** A pause that was announced: when the service means to be back, and what its people say. */
