@@ -1,6 +1,7 @@
 """Readers over a log that is folded and collected while they read, and the pins that keep what they read."""
 
 import io
+import itertools
 import tarfile
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,7 +12,7 @@ import pytest
 import storage
 from storage.objects.memory import MemoryBucket, MemoryStore
 from storage.ops import restore_plan
-from storage.repository import collect, fold
+from storage.repository import collect, fold, snapshots
 from tests.fakes.faulty_store import Crashed, Fault, FaultyStore
 from tests.fakes.home import picture
 from tests.fakes.storage_rig import PREFIX, REF, Node, objects, take, write
@@ -305,6 +306,134 @@ async def test_a_fold_does_not_make_a_dead_readers_pin_a_persons(bucket, home, t
     cold = Node(bucket, tmp_path / "cold").open()
     await take(cold, node="cold")
     assert not [info for info in await cold.list(REF) if info.pinned]
+
+
+WEEK = 7 * 24 * 3_600_000
+
+
+def pinned(infos: list[storage.CheckpointInfo]) -> list[int]:
+    return [info.seq for info in infos if info.pinned]
+
+
+async def test_a_dead_readers_pin_is_known_to_who_starts_with_an_index_snapshot(
+    bucket, home, tmp_path, monkeypatch
+):
+    infos = await filled(Node(bucket, tmp_path / "node").open(), home)
+    await died_while_reading(bucket, tmp_path, infos[0].seq)
+    monkeypatch.setattr(snapshots, "ENTRIES", 1)
+    write(home, a="more")
+    await save(Node(bucket, tmp_path / "saver").open(), home)
+    assert objects(bucket, "x/")
+    cold = Node(bucket, tmp_path / "cold").open()
+    await cold.list(REF)
+    assert (await cold._known.required(REF)).log.state.snapshot_at
+    await take(cold, node="cold")
+    assert pinned(await cold.list(REF)) == []
+
+
+@pytest.mark.parametrize("folded", [False, True])
+async def test_the_pin_of_a_reader_that_died_goes_after_a_week_where_nobody_takes_over(
+    bucket, home, tmp_path, folded
+):
+    """The workspace of somebody who left: only upkeep looks at it any more."""
+    node = Node(bucket, tmp_path / "node")
+    infos = await filled(node.open(), home)
+    await died_while_reading(bucket, tmp_path, infos[0].seq)
+    opened = node.open()
+    if folded:
+        await tidied(opened)
+    node.clock = itertools.count(next(node.clock) + WEEK - 60_000)
+    await tidied(opened, KEEP_ONE)
+    assert pinned(await opened.list(REF)) == [infos[0].seq]
+    node.clock = itertools.count(next(node.clock) + 120_000)
+    await tidied(opened, KEEP_ONE)
+    assert [info.seq for info in await opened.list(REF)] == [infos[-1].seq]
+
+
+async def test_a_living_readers_pin_stays_however_long_he_reads(bucket, home, tmp_path):
+    node = Node(bucket, tmp_path / "node")
+    opened = node.open()
+    infos = await filled(opened, home)
+    pieces = opened.archive(REF, seq=infos[0].seq)
+    await anext(pieces)
+    node.clock = itertools.count(next(node.clock) + 2 * WEEK)
+    await tidied(opened, KEEP_ONE)
+    assert pinned(await opened.list(REF)) == [infos[0].seq]
+    await gathered(pieces)
+
+
+async def test_clocks_that_disagree_let_no_reader_go(bucket, home, tmp_path, monkeypatch):
+    node = Node(bucket, tmp_path / "node")
+    infos = await filled(node.open(), home)
+    await died_while_reading(bucket, tmp_path, infos[0].seq)
+    then = next(node.clock)
+
+    async def right(store: object) -> int:
+        return then
+
+    monkeypatch.setattr("storage.front.opened.store_time_ms", right)
+    node.clock = itertools.count(then + 2 * WEEK)
+    opened = node.open()
+    assert (await opened.collect(REF, policy=KEEP_ONE, actor="t")).clocks_apart
+    assert pinned(await opened.list(REF)) == [infos[0].seq]
+
+
+@pytest.mark.parametrize("landed", [False, True])
+async def test_an_upkeep_that_dies_anywhere_makes_no_dead_readers_pin_a_persons(
+    bucket, home, tmp_path, landed
+):
+    """It folds, and is killed in one call of that after the other; the next owner lets go all the same."""
+    infos = await filled(Node(bucket, tmp_path / "node").open(), home)
+    await died_while_reading(bucket, tmp_path, infos[0].seq)
+    died, number = True, 0
+    while died:
+        number += 17
+        copy = MemoryBucket()
+        copy.objects.update(bucket.objects)
+        node = Node(copy, tmp_path / f"dying {number}")
+        opened = node.open()
+        await opened.list(REF)
+        node.store.crash_at(number, landed=landed)
+        died = False
+        try:
+            await tidied(opened, KEEP_ONE)
+        except Crashed:
+            died = True
+        node.store.heal()
+        after = Node(copy, tmp_path / f"after {number}").open()
+        assert pinned(await after.list(REF)) == [infos[0].seq]
+        await take(after, node="after")
+        await tidied(after, KEEP_ONE)
+        assert [info.seq for info in await after.list(REF)] == [infos[-1].seq], number
+    assert number > 20
+
+
+async def test_a_user_who_is_told_of_a_conflict_does_not_hide_its_reader(bucket, home, tmp_path):
+    stale, owner = Node(bucket, tmp_path / "stale").open(), Node(bucket, tmp_path / "owner").open()
+    await filled(stale, home)
+    await take(owner, node="owner")
+    info = await save(stale, home, conflict=True)
+    pieces = owner.archive(REF, seq=info.seq)
+    await anext(pieces)
+    await owner.told(REF, seqs=[info.seq], actor="user")
+    await gathered(pieces)
+    assert pinned(await owner.conflicts(REF)) == []
+
+
+async def test_a_large_download_of_the_newest_outlives_its_being_the_newest(
+    bucket, home, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("storage.front.reading.PINNED_FROM_BYTES", 1_000)
+    opened, other = Node(bucket, tmp_path / "node").open(), Node(bucket, tmp_path / "other").open()
+    infos = await filled(opened, home)
+    pieces = opened.archive(REF, seq=infos[-1].seq)
+    await anext(pieces)
+    write(home, a="more")
+    await save(other, home)
+    await tidied(other, KEEP_ONE)
+    assert pinned(await other.list(REF)) == [infos[-1].seq]
+    await gathered(pieces)
+    assert pinned(await other.list(REF)) == []
 
 
 async def test_a_take_over_does_not_end_what_its_own_process_is_reading(bucket, home, tmp_path):
