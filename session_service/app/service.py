@@ -137,6 +137,7 @@ class _Service:
             sockets=self.layout.gateway_sockets,
             peer_uids=self._gateway_uids(),
             origins=self.origins,
+            shards=names(self.processes),
         )
         self.figures = CollectorRegistry()
         self.runner = web.AppRunner(self._http(), access_log=None, handle_signals=False, shutdown_timeout=5.0)

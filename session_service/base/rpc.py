@@ -49,10 +49,14 @@ class _Failure(msgspec.Struct, array_like=True):
 class Call:
     """One call as its handler sees it: typed parameters in, events out."""
 
-    def __init__(self, body: msgspec.Raw, emit: Callable[[Any], Awaitable[None]], peer_uid: int) -> None:
+    def __init__(
+        self, body: msgspec.Raw, emit: Callable[[Any], Awaitable[None]], peer_uid: int, peer_pid: int = 0
+    ) -> None:
         self._body = body
         self._emit = emit
         self.peer_uid = peer_uid
+        self.peer_pid = peer_pid
+        """Of whoever connected, as the kernel saw it: no caller can say that it is another one."""
 
     def params(self, kind: type[Result]) -> Result:
         """Return the parameters as `kind`. Raises BadInput when they have another form."""
@@ -75,10 +79,10 @@ def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
     return pid, uid, gid
 
 
-async def _read(reader: asyncio.StreamReader) -> _Frame:
+async def _read(reader: asyncio.StreamReader, bytes_max: int = FRAME_BYTES_MAX) -> _Frame:
     (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-    if length > FRAME_BYTES_MAX:
-        raise errors.BadInput("message too long", limit=FRAME_BYTES_MAX)
+    if length > bytes_max:
+        raise errors.BadInput("message too long", limit=bytes_max)
     return msgspec.msgpack.decode(await reader.readexactly(length), type=_Frame)
 
 
@@ -101,7 +105,10 @@ def _forget(calls: dict[int, asyncio.Task[Any]], number: int) -> Callable[[async
 
 
 class Server:
-    """Answers calls on one socket file; only peers of the named uids are heard."""
+    """Answers calls on one socket file; only peers of the named uids are heard.
+
+    The limits are for peers that may be taken over through a network: at either one the connection ends.
+    """
 
     def __init__(
         self,
@@ -110,9 +117,14 @@ class Server:
         *,
         peer_uids: frozenset[int],
         calls_max: int = CALLS_PER_CONNECTION_MAX,
+        frame_bytes_max: int = FRAME_BYTES_MAX,
+        connections_max: int | None = None,
     ) -> None:
         self._path = path
         self._calls_max = calls_max
+        self._frame_bytes_max = frame_bytes_max
+        self._connections_max = connections_max
+        self._connections = 0
         self._handlers = handlers
         self._peer_uids = peer_uids
         self._tasks = aio.Tasks(
@@ -135,15 +147,17 @@ class Server:
         await self._tasks.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        _, uid, _ = peer_credentials(writer.get_extra_info("socket"))
-        if uid not in self._peer_uids:
-            log.get_logger().warning("part.refused", peer_uid=uid)
+        pid, uid, _ = peer_credentials(writer.get_extra_info("socket"))
+        full = self._connections_max is not None and self._connections >= self._connections_max
+        if uid not in self._peer_uids or full:
+            log.get_logger().warning("part.refused", peer_uid=uid, connections=self._connections)
             writer.close()
             return
         calls: dict[int, asyncio.Task[Any]] = {}
+        self._connections += 1
         try:
             while True:
-                frame = await _read(reader)
+                frame = await _read(reader, self._frame_bytes_max)
                 if frame.kind == "cancel":
                     if (task := calls.get(frame.call)) is not None:
                         task.cancel()
@@ -154,7 +168,9 @@ class Server:
                         _write(writer, _Frame("error", frame.call, body=_raw(busy)))
                         await writer.drain()
                         continue
-                    task = self._tasks.spawn(self._answer(frame, writer, uid), name=f"rpc-{frame.method}")
+                    task = self._tasks.spawn(
+                        self._answer(frame, writer, uid, pid), name=f"rpc-{frame.method}"
+                    )
                     calls[frame.call] = task
                     task.add_done_callback(_forget(calls, frame.call))
                 else:
@@ -162,11 +178,12 @@ class Server:
         except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError, errors.BadInput):
             pass
         finally:
+            self._connections -= 1
             for task in list(calls.values()):
                 task.cancel()
             writer.close()
 
-    async def _answer(self, frame: _Frame, writer: asyncio.StreamWriter, uid: int) -> None:
+    async def _answer(self, frame: _Frame, writer: asyncio.StreamWriter, uid: int, pid: int) -> None:
         async def emit(value: Any) -> None:
             _write(writer, _Frame("event", frame.call, body=_raw(value)))
             await writer.drain()
@@ -175,7 +192,8 @@ class Server:
             handler = self._handlers.get(frame.method)
             if handler is None:
                 raise errors.BadInput(f"no such call: {frame.method}")
-            answer = _Frame("done", frame.call, body=_raw(await handler(Call(frame.body, emit, uid))))
+            answered = await handler(Call(frame.body, emit, uid, pid))
+            answer = _Frame("done", frame.call, body=_raw(answered))
         except errors.SessionError as exc:
             answer = _Frame("error", frame.call, body=_raw(_Failure(exc.code, exc.detail, dict(exc.facts))))
         except Exception as exc:  # noqa: BLE001 - a task's edge: the caller must hear of every failure

@@ -24,6 +24,10 @@ DATAGRAM_BYTES_MAX: Final = 64 * 1024
 """A request head and what a client said behind it; nobody with manners says more before the answer."""
 WAITING_MAX: Final = 8192
 """Sockets that wait for a busy gateway process; beyond it the service serves them itself."""
+INTRODUCED_S: Final = 5.0
+"""For a gateway process to say who it is, once it has connected; it says so at once."""
+INTRODUCING_MAX: Final = 64
+"""Channels that have not said whose they are; more of them are closed."""
 PASSED_AT_ONCE: Final = 64
 """Taken in one turn of the loop, so that a storm does not stop the streams."""
 _DESCRIPTOR_BYTES: Final = array("i").itemsize
@@ -104,6 +108,8 @@ class PassingDoor:
         self._peer_uids = peer_uids
         self._arrived = arrived
         self._listening: socket.socket | None = None
+        self._silent: dict[socket.socket, asyncio.TimerHandle] = {}
+        """Channels that have not said yet whose they are."""
 
     def open(self, *, mode: int) -> None:
         """Listen; a stale socket of an earlier run is replaced."""
@@ -119,6 +125,8 @@ class PassingDoor:
             asyncio.get_running_loop().remove_reader(self._listening.fileno())
             self._listening.close()
             self._listening = None
+        for channel in tuple(self._silent):
+            self._drop(channel)
 
     def _accept(self) -> None:
         assert self._listening is not None
@@ -127,20 +135,32 @@ class PassingDoor:
         except OSError:
             return
         channel.setblocking(False)
-        if peer_credentials(channel)[1] not in self._peer_uids:
+        if peer_credentials(channel)[1] not in self._peer_uids or len(self._silent) >= INTRODUCING_MAX:
             channel.close()
             return
         # It says who it is before it connects to anything else; without a word it is nobody.
-        asyncio.get_running_loop().add_reader(channel.fileno(), self._introduced, channel)
+        loop = asyncio.get_running_loop()
+        self._silent[channel] = loop.call_later(INTRODUCED_S, self._drop, channel)
+        loop.add_reader(channel.fileno(), self._introduced, channel)
 
     def _introduced(self, channel: socket.socket) -> None:
         asyncio.get_running_loop().remove_reader(channel.fileno())
+        self._silent.pop(channel).cancel()
         try:
             serve = msgspec.msgpack.decode(channel.recv(DATAGRAM_BYTES_MAX), type=Serve)
         except (OSError, msgspec.DecodeError):
             channel.close()
             return
+        if serve.process_id != peer_credentials(channel)[0]:
+            # It would be given the connections of another one.
+            channel.close()
+            return
         self._arrived(serve, Passer(channel))
+
+    def _drop(self, channel: socket.socket) -> None:
+        self._silent.pop(channel).cancel()
+        asyncio.get_running_loop().remove_reader(channel.fileno())
+        channel.close()
 
 
 class Receiver:

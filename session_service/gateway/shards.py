@@ -32,7 +32,7 @@ from session_service.gateway.messages import (
 )
 from session_service.gateway.outpost import Outpost
 from session_service.gateway.passing import Owner, Passer, PassingDoor
-from session_service.gateway.stats import GatewayStats
+from session_service.gateway.stats import GatewayStats, believed
 from session_service.ports.streams import (
     Attachment,
     Attachments,
@@ -47,6 +47,13 @@ PLACES_MAX: Final = 65_536
 """Sessions whose gateway is remembered; a stream that is forgotten here ends by itself after its hold."""
 CALLS_AT_ONCE_MAX: Final = 16_384
 """Of one gateway process: a storm of its clients is one call each."""
+CALL_BYTES_MAX: Final = 64 * 1024
+"""One call: an offer is below 8 KiB, counters are below 4. A process that says more is cut off."""
+CONNECTIONS_MAX: Final = 256
+"""Of all gateway processes; each has one."""
+LINK_ID_CHARACTERS_MAX: Final = 64
+ARRIVED_MAX: Final = 64
+"""Channels for sockets whose process has not joined; beyond it the oldest is closed."""
 LEAVE_S: Final = 4.0
 """For the gateway processes to say goodbye to their links."""
 
@@ -72,13 +79,16 @@ class Shards:
         sockets: Path,
         peer_uids: frozenset[int],
         origins: Callable[[], Collection[str]],
+        shards: Collection[str] | None = None,
     ) -> None:
         self._desk = desk
         self._origins = origins
+        self._shards = None if shards is None else frozenset(shards)
+        """Which a gateway process may have; None: any."""
         self._inside: Inside | None = None
         self._pause: PlannedPause | None = None
         self._outposts: dict[str, Outpost] = {}
-        self._arrived: dict[tuple[str, int], Passer] = {}
+        self._arrived: OrderedDict[tuple[str, int], Passer] = OrderedDict()
         """Channels for sockets whose process has not joined yet."""
         self._owners: dict[str, Outpost] = {}
         """The gateway process of a link, from before control is asked."""
@@ -104,6 +114,8 @@ class Shards:
             },
             peer_uids=peer_uids,
             calls_max=CALLS_AT_ONCE_MAX,
+            frame_bytes_max=CALL_BYTES_MAX,
+            connections_max=CONNECTIONS_MAX,
         )
         self._door = PassingDoor(sockets, peer_uids=peer_uids, arrived=self._sockets_arrived)
 
@@ -128,6 +140,8 @@ class Shards:
         await self._server.close()
         for outpost in tuple(self._outposts.values()):
             self._gone(outpost)
+        while self._arrived:
+            self._arrived.popitem()[1].close()
         await self._tasks.wait(LEAVE_S)
         await self._tasks.close()
 
@@ -215,6 +229,12 @@ class Shards:
         """Last as long as the process does; everything it is told goes over this call."""
         serve = call.params(Serve)
         old = self._outposts.get(serve.shard)
+        unknown = self._shards is not None and serve.shard not in self._shards
+        if unknown or serve.process_id != call.peer_pid or (old and old.process_id != call.peer_pid):
+            # A process has one shard, its own: who takes another one's is given its clients. One that died
+            # has left by the end of its connection, and whoever follows it asks again.
+            self._log.warning("part.refused", name=f"gateway-{serve.shard}", peer_uid=call.peer_uid)
+            raise errors.PartUnavailable(part="service")
         if old is not None:
             self._gone(old)
         outpost = Outpost(serve)
@@ -231,53 +251,61 @@ class Shards:
 
     async def _heard(self, call: rpc.Call) -> bool:
         heard = call.params(Heard)
-        outpost = self._outposts.get(heard.shard)
-        if outpost is not None:
-            outpost.heard(heard.number)
+        self._of(heard.shard, call).heard(heard.number)
         return True
 
     async def _attach(self, call: rpc.Call) -> Answer:
         ask = call.params(Attach)
-        return await self._admit(self._of(ask.shard), ask.offer)
+        return await self._admit(self._of(ask.shard, call), ask.offer)
 
     async def _resume(self, call: rpc.Call) -> Answer:
         ask = call.params(ResumeAsk)
-        return await self._admit(self._of(ask.shard), ask.offer)
+        return await self._admit(self._of(ask.shard, call), ask.offer)
 
     async def _wait_starting(self, call: rpc.Call) -> str:
         return await self._desk.wait_starting(call.params(Attach).offer)
 
     async def _link_ended(self, call: rpc.Call) -> bool:
         end = call.params(LinkEnd)
-        outpost = self._owners.pop(end.link_id, None)
-        if outpost is not None and outpost.links.pop(end.link_id, None) is not None:
+        if (outpost := self._carrier(end.session_id, end.link_id, call)) is not None:
+            del self._owners[end.link_id], outpost.links[end.link_id]
             self._desk.ended(end)
         return True
 
     async def _link_left(self, call: rpc.Call) -> bool:
         link = call.params(LinkNamed)
-        self._desk.leave(link.session_id, link.link_id)
+        if self._carrier(link.session_id, link.link_id, call) is not None:
+            self._desk.leave(link.session_id, link.link_id)
         return True
 
     async def _leg_lost(self, call: rpc.Call) -> bool:
         link = call.params(LinkNamed)
-        self._desk.leg_lost(link.session_id, link.link_id)
+        if self._carrier(link.session_id, link.link_id, call) is not None:
+            self._desk.leg_lost(link.session_id, link.link_id)
         return True
 
     async def _counted(self, call: rpc.Call) -> bool:
         counted = call.params(Counted)
-        outpost = self._outposts.get(counted.shard)
-        if outpost is not None:
-            outpost.stats = counted.stats
+        self._of(counted.shard, call).stats = believed(counted.stats)
         return True
 
     # -- parts of the above -----------------------------------------------------------------------------
 
-    def _of(self, shard: str) -> Outpost:
+    def _of(self, shard: str, call: rpc.Call) -> Outpost:
+        """Return the process that a call is from; a shard that somebody else has is nobody's to it."""
         outpost = self._outposts.get(shard)
-        if outpost is None:
+        if outpost is None or outpost.process_id != call.peer_pid:
             raise errors.PartUnavailable(part=f"gateway-{shard}")
         return outpost
+
+    def _carrier(self, session_id: str, link_id: str, call: rpc.Call) -> Outpost | None:
+        """Return the process that carries a link, when it is the one that speaks of it; what a process says
+        of links that are not its own changes nothing.
+        """
+        outpost = self._owners.get(link_id)
+        if outpost is None or outpost.process_id != call.peer_pid:
+            return None
+        return outpost if outpost.links.get(link_id) == session_id else None
 
     async def _admit(self, outpost: Outpost, offer: LinkOffer | ResumeOffer) -> Answer:
         """Ask control in a task of its own: a process that dies meanwhile must not cancel a commit, because
@@ -288,6 +316,9 @@ class Shards:
         )
 
     async def _ask(self, outpost: Outpost, offer: LinkOffer | ResumeOffer) -> Answer:
+        if offer.link_id in self._owners or not 0 < len(offer.link_id) <= LINK_ID_CHARACTERS_MAX:
+            # Who has a link's name would be told to close it in its carrier's place.
+            raise errors.BadInput("A link has an id of its own.")
         self._owners[offer.link_id] = outpost
         answer: Attachment | LinkRefusal | None = None
         try:
@@ -329,11 +360,16 @@ class Shards:
     def _sockets_arrived(self, serve: Serve, passer: Passer) -> None:
         outpost = self._outposts.get(serve.shard)
         if outpost is not None and outpost.process_id == serve.process_id:
+            if outpost.passer is not None:
+                outpost.passer.close()
             outpost.passer = passer
             return
         key = (serve.shard, serve.process_id)
-        for old in [known for known in self._arrived if known[0] == serve.shard]:
-            self._arrived.pop(old).close()
+        older = self._arrived.pop(key, None)
+        if older is None and len(self._arrived) >= ARRIVED_MAX:
+            older = self._arrived.popitem(last=False)[1]
+        if older is not None:
+            older.close()
         self._arrived[key] = passer
 
     def _gone(self, outpost: Outpost) -> None:

@@ -5,7 +5,8 @@ Not a metrics library: whoever serves `/metrics` reads these. Nothing here is pe
 """
 
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from math import isfinite
 from typing import Final
 
 from session_service.core.close_codes import Close
@@ -101,3 +102,22 @@ class GatewayStats:
         self.loop_stall_sum_s += seconds
         self.loop_stalls[bisect_left(STALL_BOUNDS_S, seconds)] += 1
         self.loop_stall_longest_s = max(self.loop_stall_longest_s, seconds)
+
+
+def believed(told: GatewayStats) -> GatewayStats:
+    """Return what another process may have counted: no series but ours, no number that a counter cannot have.
+
+    What it says becomes labels of metrics and is added to what others counted; a process that was taken over
+    through the network must neither make series without end nor break the sum.
+    """
+    kept = GatewayStats()
+    for each in fields(GatewayStats):
+        ours, theirs = getattr(kept, each.name), getattr(told, each.name)
+        if isinstance(ours, dict):
+            setattr(kept, each.name, {key: max(0, theirs.get(key, 0)) for key in ours})
+        elif isinstance(ours, list):
+            if len(theirs) == len(ours):
+                setattr(kept, each.name, [max(0, count) for count in theirs])
+        elif isfinite(theirs):
+            setattr(kept, each.name, max(ours, theirs))
+    return kept

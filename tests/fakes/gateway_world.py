@@ -205,7 +205,7 @@ async def running(
             hub = each._hub
             left = (hub.links, hub.sessions, hub.connections, hub.waiting, len(hub.tasks), len(hub.ticker))
             assert not any(left), f"a closed gateway still knows {left}"
-        known = (shards._owners, shards._outposts, len(shards._tasks))
+        known = (shards._owners, shards._outposts, shards._arrived, len(shards._tasks))
         assert not any(known), f"closed shards still know {known}"
 
 

@@ -10,7 +10,14 @@ import uvloop
 from tests.fakes.gateway_world import SHORT, World, running
 from tests.fakes.rfb_desktop import FakeDesktop
 
-ONE_LOOP = frozenset({"test_gateway_cuts.py", "test_gateway_herd.py", "test_gateway_proxies.py"})
+ONE_LOOP = frozenset(
+    {
+        "test_gateway_cuts.py",
+        "test_gateway_herd.py",
+        "test_gateway_proxies.py",
+        "test_gateway_taken_over.py",
+    }
+)
 """There the loop is not what is tested, and each test is long."""
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 

@@ -174,7 +174,7 @@ async def test_a_client_that_talks_too_much_before_the_answer_is_not_passed_on(p
 
 async def test_sockets_wait_for_a_process_that_is_busy_and_come_in_order(tmp_path: Path) -> None:
     """A channel that nobody reads takes some; the others follow when it is read, and none is doubled."""
-    serve, passers, got = Serve(shard="1", process_id=1), list[Passer](), list[str]()
+    serve, passers, got = Serve(shard="1", process_id=os.getpid()), list[Passer](), list[str]()
     door = PassingDoor(
         tmp_path / "door", peer_uids=frozenset({os.geteuid()}),
         arrived=lambda _, passer: passers.append(passer),
