@@ -11,13 +11,12 @@ from pydantic import Field
 
 from session_service.base import errors
 from session_service.control.replication import Copy, Replication
-from session_service.http import answers, asks, audit, limits
+from session_service.http import access, answers, asks, audit, limits
 from session_service.http.instants import iso
 from session_service.http.routes import API, Access, Exchange, Reply, Route, workspace_id
 
 LONG_S: Final = 3600.0
 """For a check or a repair of one workspace. Over it: `storage_unavailable`."""
-_OPERATE: Final = Access(role="operator", scope="read")
 _ADMIN: Final = Access(role="administrator", scope="admin")
 
 
@@ -215,7 +214,7 @@ ROUTES: Final = (
         tag="upkeep",
         summary="How far the second store is: entries, bytes and seconds behind, by workspace.",
         handler=show_second_store,
-        access=_OPERATE,
+        access=access.OPERATE,
         answer=SecondStoreOut,
     ),
     Route(

@@ -209,6 +209,8 @@ async def sign_out(exchange: Exchange) -> Reply:
 async def sign_out_everywhere(exchange: Exchange) -> Reply:
     """Sign all browsers out; the desktops that they show are held."""
     caller = exchange.caller
+    if caller.sign_in is None:
+        raise errors.BadInput("Only a browser signs out; a token is revoked.")
     await _forget(exchange, ForgetSignIns(user_id=caller.user.id), everywhere=True)
     await cut_links(exchange, caller.user.id, reason="signed out everywhere")
     return Reply(body=None, cookie=(cookie_name(exchange.services.settings), "", 0))

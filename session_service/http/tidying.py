@@ -79,11 +79,13 @@ async def show_retention(exchange: Exchange) -> RetentionOut:
 
 
 async def list_conflicts(exchange: Exchange) -> answers.CheckpointsOut:
-    """List what was saved beside the main line. Its user is told of it by this, and the log notes when."""
+    """List what was saved beside the main line. Its user is told of it by this, and the log notes when; an
+    operator's look tells the user nothing, and must not start the time after which it may go.
+    """
     workspace = await owned_workspace(exchange, workspace_id(exchange))
     name, checkpoints = workspace_name(workspace), exchange.services.checkpoints
     found = await checkpoints.conflicts(name)
-    if found:
+    if found and workspace.user_id == exchange.caller.user.id:
         await checkpoints.told(name, seqs=[info.seq for info in found], actor=str(exchange.caller.actor()))
     newest_first = sorted(found, key=lambda info: info.seq, reverse=True)
     return answers.CheckpointsOut(items=[render.checkpoint(info) for info in newest_first], next_cursor=None)
@@ -92,6 +94,8 @@ async def list_conflicts(exchange: Exchange) -> answers.CheckpointsOut:
 async def drop_conflict(exchange: Exchange) -> Reply:
     """Forget one of one's own conflicts. The audit record stands before anything is written."""
     workspace = await owned_workspace(exchange, workspace_id(exchange))
+    if workspace.user_id != exchange.caller.user.id:
+        raise errors.NotAllowed("Only its own user may do this.")
     name, seq = workspace_name(workspace), int(exchange.request.match_info["seq"])
     checkpoints = exchange.services.checkpoints
     if seq not in {info.seq for info in await checkpoints.conflicts(name)}:

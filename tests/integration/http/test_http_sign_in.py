@@ -218,6 +218,15 @@ async def test_signing_out_everywhere_ends_all(world: HttpWorld) -> None:
     assert {(await browser.get("/api/v1/me")).status for browser in browsers} == {401}
 
 
+async def test_a_token_that_may_only_read_signs_nobody_out(world: HttpWorld) -> None:
+    """It cut every link of its account, too."""
+    ada = await world.signed_in("ada")
+    session = await world.session_of(ada)
+    program = await world.program("ada", scopes=("read",))
+    assert (await program.post("/api/v1/sign-out-everywhere")).code == "bad_input"
+    assert (await ada.get(f"/api/v1/sessions/{session}")).status == 200
+
+
 async def test_a_new_password_ends_the_other_sign_ins(world: HttpWorld) -> None:
     """This browser goes on with a fresh cookie; the old password is void."""
     one, other = await world.signed_in("ada"), await world.signed_in("ada")

@@ -159,3 +159,17 @@ async def test_a_user_sees_which_checkpoints_stay_and_is_told_of_conflicts(world
     assert (await ada.ask("DELETE", f"/api/v1/workspaces/{home}/conflicts/8")).status == 404
     assert (await ada.ask("DELETE", f"/api/v1/workspaces/{home}/conflicts/9")).status == 204
     assert [(act, seqs) for act, seqs, *_ in world.files.upkept] == [("told", (9,)), ("forget", (9,))]
+
+
+@pytest.mark.parametrize("role", ["operator", "administrator"])
+async def test_what_was_saved_beside_is_told_to_its_own_user_and_dropped_by_nobody_else(
+    world: HttpWorld, role: str
+) -> None:
+    """A look by an operator would start the thirty days after which it may go, and its user knows nothing."""
+    home = (await (await world.signed_in("ada")).get("/api/v1/workspaces")).body["items"][0]["id"]
+    other = await world.signed_in("olga", role)
+    assert [
+        one["seq"] for one in (await other.get(f"/api/v1/workspaces/{home}/conflicts")).body["items"]
+    ] == [9]
+    assert (await other.ask("DELETE", f"/api/v1/workspaces/{home}/conflicts/9")).code == "not_allowed"
+    assert world.files.upkept == []
