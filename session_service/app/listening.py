@@ -14,6 +14,7 @@ from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from session_service.app import descriptors
 from session_service.app.refused import ConfigurationRefused
 from session_service.base import log
 from session_service.gateway.limits import GatewayLimits
@@ -93,8 +94,11 @@ def trusted_networks(settings: "Settings") -> tuple[ipaddress.IPv4Network | ipad
 
 
 def gateway_limits(settings: "Settings") -> GatewayLimits:
-    """Return the limits of every gateway process: all as they are, but for the one that is a setting."""
-    return GatewayLimits(ring_bytes=settings.gateway.ring_mib << 20)
+    """Return the limits of every gateway process: as they are, but for the one that is a setting and those
+    that this machine is too small for.
+    """
+    chosen = GatewayLimits(ring_bytes=settings.gateway.ring_mib << 20)
+    return descriptors.fitted(chosen, descriptors.allowed())
 
 
 def queue_limit() -> int | None:

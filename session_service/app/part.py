@@ -128,10 +128,14 @@ def main() -> int:
         return 0  # the parent died before it could be told to end us
     os.umask(0o077)
     os.chdir(Path("/"))
+    carries = name == "service" or name.startswith("gateway-")
+    if carries:
+        from session_service.app import descriptors
+
+        descriptors.take_all()
     try:
         import uvloop
 
-        carries = name == "service" or name.startswith("gateway-")
         runner = asyncio.Runner(loop_factory=uvloop.new_event_loop if carries else None)
     except ImportError:
         runner = asyncio.Runner()

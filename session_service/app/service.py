@@ -41,7 +41,7 @@ from session_service.core.shards import names
 from session_service.gateway.gateway import Gateway
 from session_service.gateway.shards import Shards
 from session_service.http import setup
-from session_service.http.limits import SETUP_CODE_S
+from session_service.http.limits import KEEP_ALIVE_S, SETUP_CODE_S
 from session_service.http.server import create_app
 from session_service.http.settings import HttpSettings
 from session_service.providers.local import LocalDesktops
@@ -140,7 +140,13 @@ class _Service:
             shards=names(self.processes),
         )
         self.figures = CollectorRegistry()
-        self.runner = web.AppRunner(self._http(), access_log=None, handle_signals=False, shutdown_timeout=5.0)
+        self.runner = web.AppRunner(
+            self._http(),
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=5.0,
+            keepalive_timeout=KEEP_ALIVE_S,
+        )
 
     def _gateway_uids(self) -> frozenset[int]:
         """Who may ask control: gateway processes, and nobody else."""

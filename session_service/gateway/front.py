@@ -51,11 +51,14 @@ class Front(asyncio.Protocol):
         if self._transport.is_closing() or self._transport.get_protocol() is not self:
             return  # It was refused; whatever it still says is not answered a second time.
         self._head += data
-        end = self._head.find(_HEAD_END)
-        too_long = (end if end >= 0 else len(self._head)) > self._hub.limits.head_bytes_max
+        end, limits = self._head.find(_HEAD_END), self._hub.limits
+        ours = is_ours(self._head)
+        most = limits.head_bytes_max if ours else limits.page_head_bytes_max
+        too_long = (end if end >= 0 else len(self._head)) > most
         if end < 0 and not too_long:
             return
-        if not is_ours(self._head):
+        if not ours and not too_long:
+            # Never before its end: whoever has it then waits for the rest without a limit.
             self._hand_over()
         elif too_long:
             self._refuse(refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "This request is too long."))
@@ -86,10 +89,18 @@ class Front(asyncio.Protocol):
         self._hub.waiting.pop(self, None)
 
     def _hand_over(self) -> None:
+        hub, transport = self._hub, self._transport
+        if len(getattr(hub.http, "connections", ())) >= hub.limits.page_connections_max:
+            self._refuse(refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Not now; try again soon.", "Retry-After: 2"))
+            return
         self._forget()
-        protocol = self._hub.http()
-        self._transport.set_protocol(protocol)
-        protocol.connection_made(self._transport)
+        connection = transport.get_extra_info("socket")
+        if connection is not None and connection.family in {socket.AF_INET, socket.AF_INET6}:
+            milliseconds = int(hub.limits.page_timeout_s * 1000)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+        protocol = hub.http()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
         protocol.data_received(self._head)
 
     def _refuse(self, refusal: Refusal) -> None:

@@ -10,6 +10,10 @@ JSON_BODY_BYTES_MAX: Final = 64 << 10
 """A request's JSON body; the largest is a list of accepted paths. Over it: `too_large`."""
 BODY_READ_S: Final = 20.0
 """Time for a whole JSON body to arrive. Over it: `bad_input`, so that slow senders hold nothing."""
+KEEP_ALIVE_S: Final = 75.0
+"""A connection that asks for nothing further is closed; longer than proxies keep theirs (60 s). The library's
+own default is an hour.
+"""
 UPLOAD_BYTES_MAX: Final = 4 << 30
 """One uploaded file. Over it: `too_large`; larger files go in through the desktop."""
 UPLOAD_IDLE_S: Final = 60.0

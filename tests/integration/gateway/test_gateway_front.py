@@ -91,6 +91,48 @@ async def test_a_head_that_never_ends_is_reset(hasty: World) -> None:
     await until(lambda: hasty.gateway.stats().waiting == 0)
 
 
+async def test_a_long_head_of_a_page_is_waited_for_no_longer_than_a_short_one(hasty: World) -> None:
+    """Beyond 8 KiB it was handed on before its end, to a server that waits for the rest for ever."""
+    reader, writer = await hasty.raw(b"GET /hello HTTP/1.1\r\nHost: x\r\n" + b"A: " + b"x" * 5000 + b"\r\n")
+    writer.write(b"B: " + b"x" * 5000)
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(reader.read(), 10)
+    found = await answer(hasty, b"GET /hello HTTP/1.1\r\nHost: x\r\n" + b"A: x\r\n" * 6000)
+    assert found.startswith(b"HTTP/1.1 431")
+    whole = b"GET /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + b"C: %s\r\n" % (b"c" * 4000) * 4
+    assert b"aiohttp /hello 0" in await answer(hasty, whole + b"\r\n")
+
+
+async def test_connections_for_pages_have_a_limit_and_leave_links_alone(desktop: FakeDesktop) -> None:
+    """Each answered and kept open, as browsers do, and as a stranger can."""
+    from dataclasses import replace
+
+    async with running(replace(SHORT, page_connections_max=2, silent_s=60, ping_s=60)) as world:
+        world.control.add_session("s", str(desktop.path))
+        kept = [await world.raw(b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(2)]
+        for reader, _ in kept:
+            await reader.readuntil(b"aiohttp /hello 0")
+        found = await answer(world, b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert found.startswith(b"HTTP/1.1 503")
+        async with world.opened("s"):
+            kept[0][1].close()
+            await kept[0][1].wait_closed()
+            await until(lambda: len(world.inside._hub.http.connections) < 2)
+            ended = b"GET /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            assert b"aiohttp /hello 0" in await answer(world, ended)
+
+
+async def test_a_reader_of_pages_that_takes_nothing_is_given_up_by_the_kernel(hasty: World) -> None:
+    """aiohttp waits for it without a limit; the socket has one."""
+    from socket import IPPROTO_TCP, TCP_USER_TIMEOUT
+
+    reader, _ = await hasty.raw(b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n")
+    await reader.readuntil(b"aiohttp /hello 0")
+    (connection,) = hasty.inside._hub.http.connections
+    socket = connection.transport.get_extra_info("socket")
+    assert socket.getsockopt(IPPROTO_TCP, TCP_USER_TIMEOUT) == 90_000
+
+
 async def test_at_the_limit_of_silent_sockets_the_oldest_makes_room() -> None:
     from dataclasses import replace
 
