@@ -361,8 +361,12 @@ class Control:
         return result.info
 
     async def disconnect(self, session_id: SessionId, *, actor: Actor, reason: str = "") -> Session:
-        """End every link of a session and hold it; its user may come back after signing in."""
-        live = await self._open(session_id)
+        """End every link of a session and hold it; its user may come back after signing in.
+
+        Also while the service starts or ends: a right that was withdrawn then must not come back with the
+        next life.
+        """
+        live = await self._found(session_id)
         record = live.record
         links = sorted({*self._parts.streams.links(record.id), *live.links, *live.viewers})
         live.links.clear()
@@ -511,6 +515,9 @@ class Control:
 
     async def _open(self, session_id: SessionId) -> Live:
         self._must_be_open()
+        return await self._found(session_id)
+
+    async def _found(self, session_id: SessionId) -> Live:
         record = await self._record(session_id)
         if record.state is State.CLOSED:
             raise TransitionRefused(state=record.state.value)

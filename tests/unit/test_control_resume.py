@@ -6,7 +6,7 @@ from session_service.core.actor import Actor
 from session_service.core.records import State
 from session_service.ports.streams import Attachment, LinkRefusal
 from tests.sim.page import Page, started
-from tests.sim.world import Life, World, until
+from tests.sim.world import Life, World, ready, until
 
 
 def test_a_key_comes_back_within_the_hold_and_rotates_nothing() -> None:
@@ -106,6 +106,32 @@ def test_who_was_signed_out_comes_back_with_a_login_only_attached_or_not() -> No
             assert isinstance(await page.resume(), Attachment)
 
     world.live(play)
+
+
+def test_who_is_signed_out_while_the_service_ends_is_signed_out_in_its_next_life() -> None:
+    """The sign-in went and the key stayed: after an upgrade its page was back as if nothing had been."""
+    world = World()
+    kept: list[Page] = []
+
+    async def first(life: Life) -> None:
+        page, session_id = await started(life)
+        page.drop()
+        await until(lambda: world.row(session_id).state is State.HELD)
+        life.control._node.draining = True
+        life.control._desk.open = False
+        await life.control.disconnect(session_id, actor=Actor(kind="user", user_id=None, name="o"))
+        kept.append(page)
+
+    async def second(life: Life) -> None:
+        page = kept[0]
+        page.life = life
+        await ready(life)
+        answer = await page.resume()
+        assert isinstance(answer, LinkRefusal)
+        assert answer.why == "login"
+
+    world.live(first)
+    world.live(second)
 
 
 def test_after_the_hold_a_key_is_told_what_happened() -> None:
