@@ -52,6 +52,8 @@ class LocalPort:
         self._tell = tell
         self._viewers: asyncio.Queue[Viewer] = asyncio.Queue()
         self._busy = False
+        self._begun = 0
+        """Streams whose beginning was read, of the object that is served."""
         self.port = 0
 
     async def run(self, port: int) -> None:
@@ -74,6 +76,7 @@ class LocalPort:
     async def _serve(self, viewer: Viewer) -> None:
         """Serve the viewers of one stream and of its resyncs, until one leaves by itself."""
         async with self._stream() as stream:
+            self._begun = 0
             while True:
                 try:
                     outcome = await self._join(stream, viewer)
@@ -89,10 +92,11 @@ class LocalPort:
     async def _join(self, stream: ResumableStream, viewer: Viewer) -> Outcome:
         """Carry bytes between a viewer and the stream until they are parted."""
         reader, writer = viewer
+        number = max(1, stream.number)
         async with asyncio.TaskGroup() as group:
             tasks = {
-                group.create_task(self._up(stream, reader), name="viewer-to-desktop"),
-                group.create_task(self._down(stream, writer), name="desktop-to-viewer"),
+                group.create_task(self._up(stream, number, reader), name="viewer-to-desktop"),
+                group.create_task(self._down(stream, number, writer), name="desktop-to-viewer"),
             }
             done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in rest:
@@ -102,8 +106,7 @@ class LocalPort:
             raise found
         return found
 
-    async def _up(self, stream: ResumableStream, reader: asyncio.StreamReader) -> Outcome:
-        number = max(1, stream.number)
+    async def _up(self, stream: ResumableStream, number: int, reader: asyncio.StreamReader) -> Outcome:
         with contextlib.suppress(OSError):
             while data := await reader.read(READ_BYTES):
                 try:
@@ -113,16 +116,21 @@ class LocalPort:
         return Outcome.LEFT
 
     async def _down(
-        self, stream: ResumableStream, writer: asyncio.StreamWriter
+        self, stream: ResumableStream, number: int, writer: asyncio.StreamWriter
     ) -> Outcome | errors.SessionError:
+        """Carry the bytes of one stream. Each stream that begins after it is another viewer's: also one that
+        is no resync, as where a new ticket was needed or where one only looks on.
+        """
         try:
             while True:
                 event = await stream.next_event()
                 if isinstance(event, bytes):
                     writer.write(event)
                     await writer.drain()
-                elif isinstance(event, Began) and event.resync:
-                    return Outcome.NEW_STREAM
+                elif isinstance(event, Began):
+                    self._begun += 1
+                    if self._begun > number:
+                        return Outcome.NEW_STREAM
                 else:
                     self._say(event)
         except OSError:
@@ -146,6 +154,9 @@ class LocalPort:
 def connect(
     session: Annotated[str, typer.Argument(metavar="SESSION", help="The session's id.")],
     port: Annotated[int, typer.Option(help="Local port; 0 takes a free one.")] = 5901,
+    view_only: Annotated[
+        bool, typer.Option("--view-only", help="Look on: keys, pointer and clipboard stay here.")
+    ] = False,
     url: Annotated[str, typer.Option(help="Address of the service; default: the one of this machine.")] = "",
     token_file: Annotated[Path | None, typer.Option(help="File with an API token, for --url.")] = None,
     state_folder: StateFolder = None,
@@ -155,17 +166,19 @@ def connect(
     Example: session-service connect 01J9Z3M4N5P6Q7R8S9T0V1W2X3 --port 5901
     """
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_connect(session, port, url, token_file, state_folder))
+        asyncio.run(
+            _connect(session, port, "view" if view_only else "control", url, token_file, state_folder)
+        )
 
 
 async def _connect(
-    session: str, port: int, url: str, token_file: Path | None, state_folder: Path | None
+    session: str, port: int, mode: str, url: str, token_file: Path | None, state_folder: Path | None
 ) -> None:
     async with _api(url, token_file, state_folder) as (api, base_url):
         await api.session(session)  # An unknown one is said now, not when a viewer dials.
 
         async def ticket() -> Ticket:
-            return await api.ticket(session, device_label="VNC viewer")
+            return await api.ticket(session, mode=mode, device_label="VNC viewer")
 
         local = LocalPort(lambda: ResumableStream(base_url, ticket), tell=_tell)
         await local.run(port)

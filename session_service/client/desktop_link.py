@@ -10,6 +10,7 @@ import asyncio
 import json
 import struct
 from collections.abc import Callable
+from ssl import SSLContext
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.typing import Origin, Subprotocol
 
 from session_service.base import errors
-from session_service.client.dialling import StraightConnect
+from session_service.client.dialling import StraightConnect, trust
 from session_service.client.framebuffer import (
     COPIED,
     GREETING,
@@ -226,7 +227,7 @@ async def open_link(
     path: str,
     ticket: str,
     on_wait: Callable[[str, int | None], None] | None = None,
-    ssl: Any = None,
+    ssl: SSLContext | None = None,
 ) -> DesktopLink:
     """Open a link with a ticket and go through the RFB handshake.
 
@@ -250,7 +251,7 @@ async def open_link(
             max_queue=None,  # at most one update is asked for at a time
             ping_interval=None,
             open_timeout=OPEN_S,
-            ssl=ssl,
+            ssl=trust(address, ssl),
         )
     except (OSError, InvalidHandshake, TimeoutError) as exc:
         raise errors.PartUnavailable(f"No link at {address}.", cause=type(exc).__name__) from exc

@@ -15,6 +15,7 @@ import contextlib
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from ssl import SSLContext
 from typing import Any, Final
 
 from websockets.asyncio.client import ClientConnection
@@ -24,7 +25,7 @@ from websockets.typing import Origin, Subprotocol
 from session_service.base import errors
 from session_service.base.aio import Tasks
 from session_service.client.desktop_link import audience
-from session_service.client.dialling import StraightConnect
+from session_service.client.dialling import StraightConnect, trust
 from session_service.client.models import Ticket
 from session_service.core.close_codes import Close
 from session_service.core.continuity.client import (
@@ -80,7 +81,9 @@ class ResumableStream:
         dial_url: where to dial instead of `base_url`, e.g. through a tunnel; what is signed stays `base_url`.
     """
 
-    def __init__(self, base_url: str, tickets: Tickets, *, ssl: Any = None, dial_url: str = "") -> None:
+    def __init__(
+        self, base_url: str, tickets: Tickets, *, ssl: SSLContext | None = None, dial_url: str = ""
+    ) -> None:
         self._base_url = base_url.rstrip("/")
         self._dial = audience(dial_url or base_url)
         self._tickets = tickets
@@ -306,7 +309,7 @@ class ResumableStream:
                 ping_interval=None,
                 open_timeout=DIAL_S,
                 close_timeout=1.0,
-                ssl=self._ssl,
+                ssl=trust(self._dial, self._ssl),
             ) as socket:
                 if socket.subprotocol == SUBPROTOCOL:
                     self._socket = socket

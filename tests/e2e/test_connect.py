@@ -65,12 +65,19 @@ def _read(path: Path) -> str:
 class Seat:
     """Somebody at a program's stream: asks for pictures all the time, and types."""
 
-    def __init__(self, service: RunningService, session_id: str, proxy: CuttingProxy | None = None) -> None:
+    def __init__(
+        self,
+        service: RunningService,
+        session_id: str,
+        proxy: CuttingProxy | None = None,
+        *,
+        mode: str = "control",
+    ) -> None:
         dial = f"http://127.0.0.1:{proxy.port}" if proxy is not None else ""
 
         async def ticket() -> Ticket:
             async with Transport.over_socket(service.socket) as transport:
-                return await Api(transport).ticket(session_id)
+                return await Api(transport).ticket(session_id, mode=mode)
 
         self.stream = ResumableStream(service.address, ticket, dial_url=dial)
         self.down = 0
@@ -183,6 +190,41 @@ async def test_a_viewers_socket_stays_open_over_cuts(service: RunningService) ->
         async with RfbClient(local.port) as viewer:
             await viewer.picture()
         serving.cancel()
+
+
+async def test_who_looks_on_sees_everything_and_types_nothing_and_dials_again_after_a_cut(
+    service: RunningService,
+) -> None:
+    """A link that looks on has no key: after a cut its right is asked for anew, and its stream is new."""
+    session_id = await _start(service)
+    told: list[str] = []
+    async with CuttingProxy(service.port) as proxy, asyncio.TaskGroup() as group:
+        owner = Seat(service, session_id)
+        looking_on = LocalPort(lambda: Seat(service, session_id, proxy, mode="view").stream, tell=told.append)
+        async with owner.stream:
+            working = group.create_task(owner.look())
+            serving = group.create_task(looking_on.run(0))
+            await until(lambda: looking_on.port > 0 and owner.down > 10_000)
+            async with RfbClient(looking_on.port) as viewer:
+                before = await viewer.picture()
+                await viewer.type("touch stolen.txt\n")
+                proxy.cut_all()
+                with pytest.raises((asyncio.IncompleteReadError, OSError, TimeoutError)):
+                    while True:
+                        await viewer.picture()
+            await until(lambda: any("dial again" in words for words in told))
+            async with RfbClient(looking_on.port) as viewer:
+                home = _home(service)
+                async with asyncio.timeout(60):
+                    while not (home / "owned.txt").exists():
+                        await owner.type("touch owned.txt\n")
+                        await asyncio.sleep(0.3)
+                assert before.differing(await viewer.picture()) > 0
+            assert not (home / "stolen.txt").exists()
+            assert owner.stream.is_attached
+            assert owner.stream.number == 1, "who looks on never takes over"
+            working.cancel()
+            serving.cancel()
 
 
 async def test_the_command_gives_a_viewer_a_port(service: RunningService) -> None:

@@ -1,4 +1,4 @@
-"""A certificate for 127.0.0.1 that signed itself, for tests of TLS."""
+"""A certificate for 127.0.0.1 (or another address) that signed itself, for tests of TLS."""
 
 import datetime as dt
 from ipaddress import ip_address
@@ -10,10 +10,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """Write cert.pem and key.pem into a folder; return both."""
+def make_certificate(folder: Path, address: str = "127.0.0.1") -> tuple[Path, Path]:
+    """Write cert.pem and key.pem into a folder; return both. The first is its own authority, too."""
     private = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, address)])
+    key_id = x509.SubjectKeyIdentifier.from_public_key(private.public_key())
     now = dt.datetime.now(dt.UTC)
     made = (
         x509.CertificateBuilder()
@@ -23,7 +24,9 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(hours=1))
         .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(key_id, critical=False)
         .sign(private, hashes.SHA256())
     )
     (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))

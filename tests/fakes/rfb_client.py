@@ -7,12 +7,16 @@ Not a viewer: Raw and CopyRect only, one reader at a time, no resize. It is a re
 import asyncio
 import hashlib
 import struct
+import sys
 from pathlib import Path
 from types import TracebackType
 
 RAW, COPY = 0, 1
+CLIPBOARD = -1063131698
+"""The extended clipboard: who looks on must know it, or would be sent texts."""
 RETURN, CONTROL_LEFT = 0xFF0D, 0xFFE3
 _KEYS = {"\n": RETURN, "\t": 0xFF09}
+_COLOUR = int.from_bytes(b"\xff\xff\xff\0", sys.byteorder)
 
 
 class Picture:
@@ -22,10 +26,17 @@ class Picture:
         self.width, self.height, self.data = width, height, data
 
     def differing(self, other: "Picture") -> int:
-        """Count the pixels that differ."""
+        """Count the pixels that differ; the fourth byte of each means nothing."""
         assert (self.width, self.height) == (other.width, other.height)
         mine, theirs = memoryview(self.data).cast("I"), memoryview(other.data).cast("I")
-        return sum(a != b for a, b in zip(mine, theirs, strict=True)) if mine != theirs else 0
+        return sum((a ^ b) & _COLOUR != 0 for a, b in zip(mine, theirs, strict=True)) if mine != theirs else 0
+
+    def part(self, x: int, y: int, width: int, height: int) -> "Picture":
+        """Return a rectangle of it."""
+        assert 0 <= x <= self.width - width
+        assert 0 <= y <= self.height - height
+        starts = [((y + line) * self.width + x) * 4 for line in range(height)]
+        return Picture(width, height, b"".join(self.data[at : at + width * 4] for at in starts))
 
     def pixel(self, x: int, y: int) -> tuple[int, int, int]:
         """Return (red, green, blue)."""
@@ -64,7 +75,7 @@ class RfbClient:
             self.width, self.height, _, length = struct.unpack(">HH16sI", await self._reader.readexactly(24))
             self.name = (await self._reader.readexactly(length)).decode()
         form = struct.pack(">BxxxBBBBHHHBBBxxx", 0, 32, 24, 0, 1, 255, 255, 255, 0, 8, 16)
-        self._writer.write(form + struct.pack(">BxHii", 2, 2, RAW, COPY))
+        self._writer.write(form + struct.pack(">BxHiii", 2, 3, RAW, COPY, CLIPBOARD))
         self._pixels = bytearray(self.width * self.height * 4)
         return self
 
@@ -110,6 +121,12 @@ class RfbClient:
                 area += await self._message()
         return Picture(self.width, self.height, bytes(self._pixels))
 
+    async def update(self) -> None:
+        """Ask for what changed and take the next message, however long it is away."""
+        self._writer.write(struct.pack(">BBHHHH", 3, 1, 0, 0, self.width, self.height))
+        await self._writer.drain()
+        await self._message()
+
     async def _message(self) -> int:
         """Read one message; returns how many pixels it brought."""
         (kind,) = await self._reader.readexactly(1)
@@ -120,8 +137,8 @@ class RfbClient:
             (count,) = struct.unpack(">xxxH", await self._reader.readexactly(5))
             await self._reader.readexactly(6 * count)
         elif kind == 3:
-            (length,) = struct.unpack(">xxxI", await self._reader.readexactly(7))
-            await self._reader.readexactly(length)
+            (length,) = struct.unpack(">xxxi", await self._reader.readexactly(7))
+            await self._reader.readexactly(abs(length))
         else:
             assert kind == 2, f"unknown message {kind}"
         return 0

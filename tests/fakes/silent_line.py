@@ -37,6 +37,10 @@ class Line(Protocol):
 
     address: str
     browser: str
+    inside: list[str]
+    """What stands before a command that is to run at the silent end."""
+    certificate: Path | None
+    """The authority that its programs must trust; None where the line is not encrypted."""
 
     async def silence(self) -> None:
         """From now on nothing gets through."""
@@ -92,25 +96,26 @@ def _inside(pid: int) -> list[str]:
 
 class _NamespaceLine:
     def __init__(self, pid: int, service: RunningService, folder: Path, keys: Path) -> None:
-        self._inside = _inside(pid)
+        self.inside = _inside(pid)
         net = f"10.{secrets.randbelow(56) + 200}.{secrets.randbelow(256)}"
         near, far = (f"line{pid}{end}" for end in "ab")
         _run("ip", "link", "add", near, "type", "veth", "peer", "name", far, "netns", str(pid))
         _run("ip", "address", "add", f"{net}.1/30", "dev", near)
         _run("ip", "link", "set", near, "up")
-        _run(*self._inside, "ip", "address", "add", f"{net}.2/30", "dev", far)
-        _run(*self._inside, "ip", "link", "set", far, "up")
-        _run(*self._inside, "ip", "link", "set", "lo", "up")
+        _run(*self.inside, "ip", "address", "add", f"{net}.2/30", "dev", far)
+        _run(*self.inside, "ip", "link", "set", far, "up")
+        _run(*self.inside, "ip", "link", "set", "lo", "up")
         self.address = f"https://{net}.1:{service.port}"
-        certificate, key = make_certificate(keys)
+        certificate, key = make_certificate(keys, f"{net}.1")
+        self.certificate: Path | None = certificate
         for path, mode in ((keys, 0o711), (certificate, 0o644), (key, 0o644)):
             path.chmod(mode)
         service.set("listen.host", f"{net}.1")
         service.set("listen.tls_certificate", str(certificate))
         service.set("listen.tls_key", str(key))
-        _known_as(service, self.address)
+        known_as(service, self.address)
         script = folder / "browser"
-        script.write_text(f'#!/bin/sh\nexec {" ".join(self._inside)} {CHROMIUM} "$@"\n')
+        script.write_text(f'#!/bin/sh\nexec {" ".join(self.inside)} {CHROMIUM} "$@"\n')
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
         self.browser = str(script)
 
@@ -122,7 +127,7 @@ class _NamespaceLine:
 
     async def _rule(self, policy: str) -> None:
         text = "flush ruleset\n" + _RULES.format(policy=policy)
-        await asyncio.to_thread(_run, *self._inside, "nft", "-f", "-", text=text)
+        await asyncio.to_thread(_run, *self.inside, "nft", "-f", "-", text=text)
 
 
 class _ProxyLine:
@@ -134,11 +139,13 @@ class _ProxyLine:
         self._pumps = Tasks(lambda name, error: self.errors.append(error))
         self.errors: list[BaseException] = []
         self.browser = CHROMIUM
+        self.inside: list[str] = []
+        self.certificate: Path | None = None
 
     async def __aenter__(self) -> "_ProxyLine":
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.address = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        _known_as(self._service, self.address)
+        known_as(self._service, self.address)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -180,7 +187,8 @@ class _ProxyLine:
             sink.transport.abort()
 
 
-def _known_as(service: RunningService, address: str) -> None:
+def known_as(service: RunningService, address: str) -> None:
+    """Let a service that is not started yet know the address under which it is dialled."""
     service._environment["SESSION_SERVICE_LISTEN__PUBLIC_ORIGINS"] = json.dumps([address])
     service.address = address
 

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from session_service.app.certificate import Certificate
+from session_service.client.models import Ticket
+from session_service.client.resumable_stream import ResumableStream
+from session_service.core.continuity.client import Began, Lost
 from tests.fakes.certificates import make_certificate
 from tests.fakes.gateway_world import World, greet, read_bytes, running
 from tests.fakes.rfb_desktop import FakeDesktop, Viewer
@@ -44,6 +47,31 @@ async def open_secure(
     reader, writer = await asyncio.open_connection("127.0.0.1", world.port, ssl=client_side(certificate))
     world.writers.append(writer)
     return reader, writer
+
+
+async def test_our_own_client_trusts_the_machines_authorities_and_those_of_a_context_and_no_others(
+    certificate: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a context it asks the machine, which `SSL_CERT_FILE` may send elsewhere."""
+    async with FakeDesktop(tmp_path / "rfb.sock") as desktop, running(tls=server_side(certificate)) as world:
+        world.control.add_session("s", str(desktop.path))
+
+        async def ticket() -> Ticket:
+            return Ticket(
+                ticket=world.control.ticket("s"),
+                expires_at="",
+                mode="control",
+                path=f"/s/{world.shard}/ws",
+                stock_path="",
+            )
+
+        async with ResumableStream(world.origin, ticket) as stranger:
+            assert isinstance(await stranger.next_event(), Lost)
+        async with ResumableStream(world.origin, ticket, ssl=client_side(certificate)) as given:
+            assert isinstance(await given.next_event(), Began)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+        async with ResumableStream(world.origin, ticket) as told:
+            assert isinstance(await told.next_event(), Began)
 
 
 async def test_a_page_and_a_link_share_the_secure_port(
