@@ -74,6 +74,8 @@ class LinkDesk:
         self._marks = marks
         self._login = ReturnLogin(parts=parts, node=node)
         self._failures = Failures()
+        self._late = Failures()
+        """Proved attempts that may not attach, by session: of one that asks without end some are audited."""
         self._look_now = look_now
         self._node = node
         self._sessions = sessions
@@ -320,6 +322,8 @@ class LinkDesk:
 
     async def _audit_refused(self, record: Session, refusal: Refusal) -> None:
         """A proved attempt that may not attach is a late one, or a copy: somebody may want to know."""
+        if self._late.failed(record.id, self._parts.clock.monotonic_ms()):
+            return
         entry = AuditEntry(
             kind="link.resume_refused",
             actor=f"user:{record.user_id}",

@@ -3,6 +3,7 @@
 import asyncio
 
 from session_service.core.actor import Actor
+from session_service.core.continuity.failures import FAILURES_MAX
 from session_service.core.records import State
 from session_service.ports.streams import Attachment, LinkRefusal
 from tests.sim.page import Page, started
@@ -104,6 +105,23 @@ def test_who_was_signed_out_comes_back_with_a_login_only_attached_or_not() -> No
             assert (answer.why, answer.code) == ("login", 4401)
             await page.open_stream(session_id)
             assert isinstance(await page.resume(), Attachment)
+
+    world.live(play)
+
+
+def test_a_page_that_asks_with_an_old_key_without_end_fills_no_log() -> None:
+    """Each of its attempts was a record in a chain that nobody may shorten."""
+    world = World()
+
+    async def play(life: Life) -> None:
+        page, _ = await started(life)
+        assert isinstance(await page.resume(page.offer(number=5)), Attachment)
+        before = len(await world.registry.audit(limit=1000))
+        for _ in range(100):
+            answer = await page.resume(page.offer(number=5))
+            assert isinstance(answer, LinkRefusal)
+            assert answer.why == "proof_used"
+        assert len(await world.registry.audit(limit=1000)) - before == FAILURES_MAX
 
     world.live(play)
 
