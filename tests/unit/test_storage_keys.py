@@ -378,7 +378,7 @@ async def test_a_writer_that_waits_for_its_turn_writes_nothing_after_the_keys_ar
         await until(lambda: node.store.waiting)
         second = group.create_task(_refused(opened, home, fence))
         erased = group.create_task(opened.erase(REF, actor="root", reason="asked"))
-        await until(lambda: f"{TENANT}e/{REF.workspace}" in bucket.objects)
+        await until(lambda: f"{TENANT}e/{REF.workspace}" in bucket.objects and not objects(bucket, "k/"))
         node.store.gate.set()
     assert erased.result().slots == 1
     assert second.result() != "saved"
