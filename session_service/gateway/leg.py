@@ -35,12 +35,19 @@ class LegOwner(Protocol):
 
 
 class DesktopLeg(asyncio.Protocol):
-    """One connection to a desktop. Closing lets what was written still arrive, for a limited time."""
+    """One connection to a desktop. Closing lets what was written still arrive, for a limited time.
 
-    __slots__ = ("_limits", "_owner", "_paused", "_ticker", "_transport", "closing_at")
+    It has no owner until `begin`. Who may have ended since is looked at there, and not while the loop still
+    takes the socket over: uvloop forgets to let go of one that is closed in that moment, so that later the
+    number of its descriptor is closed, whoever has it by then.
+    """
 
-    def __init__(self, owner: LegOwner, limits: GatewayLimits, ticker: Ticker) -> None:
-        self._owner: LegOwner | None = owner
+    __slots__ = ("_early", "_limits", "_owner", "_paused", "_ticker", "_transport", "closing_at")
+
+    def __init__(self, limits: GatewayLimits, ticker: Ticker) -> None:
+        self._owner: LegOwner | None = None
+        self._early: bytes | None = b""
+        """What the desktop said before `begin`; None from there on."""
         self._limits = limits
         self._ticker = ticker
         self._transport: asyncio.Transport | None = None
@@ -51,12 +58,25 @@ class DesktopLeg(asyncio.Protocol):
         # By a cast: the transports of uvloop are no subclasses of asyncio's.
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=self._limits.up_bytes_max)
-        if self._owner is not None:
-            self._owner.leg_opened(self)
+
+    def begin(self, owner: LegOwner) -> bool:
+        """Belong to `owner` from now on, and tell it what was said already; False when the desktop has gone
+        since it was connected.
+        """
+        if self._transport is None or self._transport.is_closing():
+            return False
+        early, self._early = self._early, None
+        self._owner = owner
+        owner.leg_opened(self)
+        if early and self._owner is not None:
+            owner.leg_said(early)
+        return True
 
     def data_received(self, data: bytes) -> None:
         if self._owner is not None:
             self._owner.leg_said(data)
+        elif self._early is not None:
+            self._early += data  # for the one turn of the loop until `begin`
 
     def pause_writing(self) -> None:
         if self._owner is not None:

@@ -6,6 +6,7 @@ commits, because a commit whose answer nobody takes would leave a session with a
 """
 
 import asyncio
+import contextlib
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -84,25 +85,35 @@ async def _open_leg(hub: Hub, link: "Link", attachment: Attachment) -> None:
     if stream is None:
         return
     try:
-        connected = await open_desktop_socket(attachment.socket, attachment.uid, hub.limits)
-    except (DesktopSocketRefused, OSError) as error:
+        leg = await _connected_leg(hub, attachment)
+        if link.is_over():
+            leg.abort()
+        elif not leg.begin(stream):
+            raise DesktopSocketRefused("closed at once")
+    except Exception as error:
+        # The edge of this task: without its desktop a link would stay attached to nothing.
         refused = isinstance(error, DesktopSocketRefused)
         hub.log.error(
             "desktop.refused",
             session_id=attachment.session_id,
             link_id=link.link_id,
             reason=str(error) if refused else type(error).__name__,
+            exc_info=not isinstance(error, DesktopSocketRefused | OSError),
         )
         hub.attachments.leg_lost(attachment.session_id, link.link_id)
         link.refuse(_retry(link.retry_step))
-        return
-    if link.is_over():
-        connected.close()
-        return
-    leg = DesktopLeg(stream, hub.limits, hub.ticker)
-    await asyncio.get_running_loop().create_unix_connection(lambda: leg, sock=connected)
-    if link.is_over():
-        leg.abort()
+
+
+async def _connected_leg(hub: Hub, attachment: Attachment) -> DesktopLeg:
+    connected = await open_desktop_socket(attachment.socket, attachment.uid, hub.limits)
+    leg = DesktopLeg(hub.limits, hub.ticker)
+    try:
+        await asyncio.get_running_loop().create_unix_connection(lambda: leg, sock=connected)
+    except BaseException:
+        with contextlib.suppress(OSError):  # uvloop has closed it where it had taken it over
+            connected.close()
+        raise
+    return leg
 
 
 def _retry(step: Next) -> LinkRefusal:

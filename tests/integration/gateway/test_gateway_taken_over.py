@@ -14,9 +14,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
 from session_service.base.errors import BadInput, PartUnavailable
 from session_service.base.rpc import Client
+from session_service.core.close_codes import Close
+from session_service.gateway import opening
+from session_service.gateway.leg import DesktopLeg
+from session_service.gateway.link import Phase
 from session_service.gateway.messages import (
     Answer,
     Attach,
@@ -170,6 +176,62 @@ async def test_a_call_is_short_and_connections_are_few(pair: World) -> None:
         writer.close()
     await until(lambda: pair.shards._server._connections == 1)
     await client.close()
+
+
+@pytest.mark.parametrize("subprotocol", ["binary", "continuity.v1"])
+async def test_a_link_that_is_taken_over_while_its_desktop_is_opened_stays_down(
+    pair: World, desktop: FakeDesktop, monkeypatch: pytest.MonkeyPatch, subprotocol: str
+) -> None:
+    """Between the connection to the desktop and the word of it the link was open again, beside its
+    successor.
+    """
+    pair.control.add_session("s", str(desktop.path))
+    made, phases = DesktopLeg.connection_made, list[Phase]()
+
+    def too_late(leg: DesktopLeg, transport: asyncio.BaseTransport) -> None:
+        pair.gateway.close_link("s", pair.control.sessions["s"].link_id, code=Close.TAKEN, why="taken")
+        made(leg, transport)
+        phases.extend(link.phase for link in pair.gateway._hub.connections)
+
+    monkeypatch.setattr(DesktopLeg, "connection_made", too_late)
+    async with pair.connect(subprotocols=[subprotocol]) as client:
+        await client.send(pair.first(pair.control.ticket("s")))
+        assert await closed_without_opening(client) == Close.TAKEN
+    assert phases == [Phase.ENDING]
+    assert (await pair.control.end_of()).cause == "taken_over"
+    await until(lambda: pair.shards.links("s") == ())
+    (viewer,) = desktop.viewers
+    await until(lambda: viewer.transport is None or viewer.transport.is_closing())
+
+
+@pytest.mark.parametrize("subprotocol", ["binary", "continuity.v1"])
+async def test_a_link_whose_desktop_cannot_be_connected_for_any_reason_ends(
+    pair: World, desktop: FakeDesktop, monkeypatch: pytest.MonkeyPatch, subprotocol: str
+) -> None:
+    """It stayed attached with nothing behind it, for as long as its client answered pings."""
+    pair.control.add_session("s", str(desktop.path))
+
+    async def closed_already(*_: object) -> socket.socket:
+        one = socket.socket()
+        one.close()
+        return one
+
+    monkeypatch.setattr(opening, "open_desktop_socket", closed_already)
+    async with pair.connect(subprotocols=[subprotocol]) as client:
+        await client.send(pair.first(pair.control.ticket("s")))
+        assert await closed_without_opening(client) == Close.RETRY
+    await pair.control.end_of()
+    await until(lambda: pair.shards.links("s") == ())
+
+
+async def closed_without_opening(client: ClientConnection) -> int:
+    """The code of the close frame; nothing before it says that a desktop is there."""
+    with pytest.raises(ConnectionClosed) as closed:
+        while True:
+            async with asyncio.timeout(5):
+                assert '"opened"' not in str(await client.recv())
+    assert closed.value.rcvd is not None
+    return int(closed.value.rcvd.code)
 
 
 def test_counters_of_another_process_make_no_series_and_break_no_sum() -> None:
