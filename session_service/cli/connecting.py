@@ -62,8 +62,13 @@ class LocalPort:
         async with server:
             self.port = server.sockets[0].getsockname()[1]
             self._tell(f"Point a VNC viewer at {LOCAL}:{self.port}. Ctrl-C leaves; the desktop is held.")
-            while True:
-                await self._serve(await self._viewers.get())
+            try:
+                while True:
+                    await self._serve(await self._viewers.get())
+            finally:
+                # A server waits for the end of every line that it took.
+                while not self._viewers.empty():
+                    self._viewers.get_nowait()[1].close()
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take one viewer: a second one beside it would get half of each message."""

@@ -14,6 +14,7 @@ from session_service.cli.console import AsJson, StateFolder
 
 
 def doctor(
+    context: typer.Context,
     state_folder: StateFolder = None,
     json: AsJson = False,
     config: Annotated[
@@ -25,6 +26,8 @@ def doctor(
 
     Example: session-service doctor --json
     """
+    if context.invoked_subcommand is not None:
+        return
     flags = {"state_folder": state_folder} if state_folder is not None else {}
     found = asyncio.run(looks.look(configuration.load(config, flags)))
     good = all(one.ok for one in found)

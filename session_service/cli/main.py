@@ -42,6 +42,7 @@ def _add_others(application: typer.Typer) -> None:
         connecting,
         demo,
         doctor,
+        doctor_client,
         keys,
         people,
         price,
@@ -55,7 +56,10 @@ def _add_others(application: typer.Typer) -> None:
     application.command("stop")(stopping.stop)
     application.command("restart")(stopping.restart)
     application.command("connect")(connecting.connect)
-    application.command("doctor")(doctor.doctor)
+    doctors = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+    doctors.callback()(doctor.doctor)
+    doctors.command("client")(doctor_client.client)
+    application.add_typer(doctors, name="doctor")
     application.command("price")(price.price)
     application.add_typer(sessions.application, name="sessions")
     application.add_typer(upkeep.application, name="checkpoints")

@@ -53,7 +53,7 @@ class Place:
 
 class Driver(Protocol):
     """Starts and stops one client under test, an ordinary viewer on top of it: it shows what comes and asks
-    for the next update. `start` returns at once or when it runs.
+    for the next update. `start` may return at once, when it runs, or raise ClientEnded when it has ended.
     """
 
     async def start(self, place: Place) -> None:
@@ -77,6 +77,13 @@ class Jumps(Protocol):
 
     async def jump(self, seconds: float) -> None:
         """Do it."""
+
+
+class ClientEnded(Exception):
+    """The client's program ended by itself; raised by a `start` that waits for that."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the client's program ended with the exit status {status}")
 
 
 class Untried(Exception):

@@ -6,6 +6,7 @@ next case begins because of it, and whatever an older client still says is told 
 
 import asyncio
 
+from session_service.conformance.casework import Place
 from session_service.conformance.desk import Desk
 
 
@@ -19,21 +20,27 @@ class Lobby:
         self.shard, self.session_id = shard, session_id
         self.nobody = Desk(shard=shard, session_id=session_id, aud=aud)
         self.nobody.refuses_all = True
+        self._guests = 0
         self._guest = asyncio.Event()
         self._ready = asyncio.Event()
         self._now: Desk | None = None
 
     async def desk(self) -> Desk:
         """Return the desk of the case that runs, or that begins because of this guest."""
+        self._guests += 1
         self._guest.set()
-        await self._ready.wait()
+        try:
+            await self._ready.wait()
+        finally:
+            self._guests -= 1
         assert self._now is not None
         return self._now
 
     async def guest(self) -> None:
-        """Wait until a client asks for a ticket while no case runs."""
-        self._guest.clear()
-        await self._guest.wait()
+        """Wait until a client asks for a ticket while no case runs; one that waits already will do."""
+        while not self._guests:
+            self._guest.clear()
+            await self._guest.wait()
 
     def seat(self, desk: Desk) -> None:
         """A case begins."""
@@ -44,3 +51,13 @@ class Lobby:
         """It is over."""
         self._now = None
         self._ready.clear()
+
+
+class ByHand:
+    """The driver of a client that somebody starts: it waits in the lobby, and nothing here touches it."""
+
+    async def start(self, place: Place) -> None:
+        """Do nothing: the client that waits in the lobby is the one."""
+
+    async def stop(self) -> None:
+        """Do nothing: it is told that the session was ended."""

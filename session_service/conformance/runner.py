@@ -15,7 +15,15 @@ from typing import Final
 
 from session_service.base.ids import RANDOM_BYTES, new_ulid
 from session_service.conformance import cases_lines, cases_tickets, cases_words
-from session_service.conformance.casework import Case, Driver, Patience, Place, Scene, Untried
+from session_service.conformance.casework import (
+    Case,
+    ClientEnded,
+    Driver,
+    Patience,
+    Place,
+    Scene,
+    Untried,
+)
 from session_service.conformance.desk import Desk, Red
 from session_service.conformance.doors import ENDED
 from session_service.conformance.rules import Rule
@@ -82,7 +90,7 @@ async def run_case(
         await lobby.guest()
     session_id = lobby.session_id if lobby is not None else fresh_id()
     desk = server.desk(lobby.shard if lobby is not None else "c" + secrets.token_hex(6), session_id)
-    place = Place(url=server.url, session_id=session_id, token=TOKEN, shard=desk.shard, case=case.name)
+    place = place_of(server, desk, case.name)
     scene = Scene(desk=desk, driver=driver, patience=patience)
     if lobby is not None:
         # Whoever waits for a ticket gets it once the script has laid out what comes first.
@@ -129,10 +137,19 @@ async def _play(case: Case, scene: Scene, place: Place) -> Red | Untried | None:
             found.append(exc)
             starting.cancel()
 
+    async def start() -> None:
+        try:
+            await scene.driver.start(place)
+        except ClientEnded as exc:
+            # Many cases end with a client that ends; one that never asked for anything was never there.
+            scene.desk.note(f"client: {exc}")
+            if not scene.desk.ticket_asks and not scene.desk.dials:
+                scene.desk.fault(f"{exc} before it asked for a ticket or dialled")
+
     async with asyncio.TaskGroup() as group:
         # In this order: what the first dial meets is laid out before there can be one.
         playing = group.create_task(script(), name=case.name)
-        starting = group.create_task(scene.driver.start(place), name="start")
+        starting = group.create_task(start(), name="start")
         await playing
         starting.cancel()
     return found[0] if found else None
@@ -149,6 +166,11 @@ async def _part(server: Server, desk: Desk) -> None:
                 link.refuse(json.dumps(dict(said)), int(said["code"]))
         await asyncio.sleep(GOODBYE_S)
     server.forget(desk)
+
+
+def place_of(server: Server, desk: Desk, case: str) -> Place:
+    """Return what the client of a desk is told."""
+    return Place(url=server.url, session_id=desk.session_id, token=TOKEN, shard=desk.shard, case=case)
 
 
 def fresh_id() -> str:

@@ -89,14 +89,18 @@ class Elsewhere:
     async def _ticket(self, request: web.Request) -> web.Response:
         place = self._places[request.query["case"]]
         assert self._http is not None
-        async with self._http.post(
-            f"{place.url}/api/v1/sessions/{place.session_id}/tickets",
-            json={"mode": "control", "device_label": "Elsewhere"},
-            headers={"Authorization": f"Bearer {place.token}"},
-            allow_redirects=False,
-        ) as answer:
-            kind = answer.content_type
-            return web.Response(status=answer.status, body=await answer.read(), content_type=kind)
+        try:
+            async with self._http.post(
+                f"{place.url}/api/v1/sessions/{place.session_id}/tickets",
+                json={"mode": "control", "device_label": "Elsewhere"},
+                headers={"Authorization": f"Bearer {place.token}"},
+                allow_redirects=False,
+            ) as answer:
+                if not answer.content_type.endswith("json"):
+                    return web.Response(status=502)
+                return web.json_response(await answer.json(content_type=None), status=answer.status)
+        except aiohttp.ClientError:
+            return web.Response(status=502)
 
 
 class PageDriver:

@@ -63,6 +63,14 @@ class RfbClient:
         else:
             opened = await asyncio.open_unix_connection(self._path, limit=1 << 22)
         self._reader, self._writer = opened
+        try:
+            await self._greet()
+        except BaseException:
+            self._writer.close()
+            raise
+        return self
+
+    async def _greet(self) -> None:
         async with asyncio.timeout(20):
             version = await self._reader.readexactly(12)
             assert version == b"RFB 003.008\n", version
@@ -77,7 +85,6 @@ class RfbClient:
         form = struct.pack(">BxxxBBBBHHHBBBxxx", 0, 32, 24, 0, 1, 255, 255, 255, 0, 8, 16)
         self._writer.write(form + struct.pack(">BxHiii", 2, 3, RAW, COPY, CLIPBOARD))
         self._pixels = bytearray(self.width * self.height * 4)
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
