@@ -170,11 +170,17 @@ class Workspaces:
         """Forget an opened repository; the next call opens it anew."""
         self._known.pop(ref, None)
 
+    def refuse_writers(self, ref: WorkspaceRef) -> None:
+        """Refuse whoever holds a repository and waits for his turn to write: its tombstone stands."""
+        known = self._known.get(ref)
+        if known is not None:
+            known.log.keys_changed = True
+
     async def erase(self, ref: WorkspaceRef) -> None:
         """Forget an erased repository, its local files included, opened or not: they hold names of files."""
+        self.refuse_writers(ref)
         known = self._known.pop(ref, None)
         if known is not None:
-            known.log.keys_changed = True  # who holds it and waits for its turn to write is refused
             async with known.lock:
                 known.log.forget()
         self._segments.forget(names.repository_prefix(ref.tenant, ref.workspace))

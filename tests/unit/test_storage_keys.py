@@ -376,6 +376,7 @@ async def test_a_writer_that_waits_for_its_turn_writes_nothing_after_the_keys_ar
     async with asyncio.TaskGroup() as group:
         first = group.create_task(_refused(opened, home, fence))
         await until(lambda: node.store.waiting)
+        write(home, a="three")
         second = group.create_task(_refused(opened, home, fence))
         erased = group.create_task(opened.erase(REF, actor="root", reason="asked"))
         await until(lambda: f"{TENANT}e/{REF.workspace}" in bucket.objects and not objects(bucket, "k/"))
