@@ -69,7 +69,7 @@ async def test_another_fence_of_the_same_session_is_refused(world: DesktopWorld)
 async def test_a_desktop_outlives_a_killed_host_with_its_shell_and_pixels(world: DesktopWorld) -> None:
     """The next host finds it by pidfd, start time and boot id."""
     handle = (await world.launch()).handle
-    await run_in_terminal(handle, "mark=$$; echo $mark > ~/first; tput civis; clear")
+    await run_in_terminal(handle, "mark=$$; tput civis; clear; echo $mark > ~/first")
     first = await appears(home_file(handle, "first"))
     await until_still(handle)
     async with RfbClient(handle.socket) as client:
