@@ -387,7 +387,7 @@ class LogState:
             raise ChainBroken(what="a history inside of the log", seq=head.seq)
         told = stored.head
         self._take_rows(stored.rows)
-        if told.fence != self.fence or self.rows[-1].hash != head.hash:
+        if not self.rows or told.fence != self.fence or self.rows[-1].hash != head.hash:
             raise ChainBroken(what="history contradicts itself", seq=head.seq)
         self.pinned, self.told_ms = dict(told.pins), dict(told.told)
         self.pin_words = {seq: (at, words) for seq, at, words in told.pin_words}
@@ -397,7 +397,7 @@ class LogState:
         for ref, table in _with_tables(told.packs, head.tables, head.seq):
             self._add([pack_container(ref, table)], [ref])
         for side in told.sides:
-            row = self.rows[side.seq - 1]
+            row = self._named_row(side.seq)
             self.add_side(side.seq, row.hash, side.name, side.hash, head.sides, live=set(self.packs))
         return self.rows[-1]
 
@@ -429,7 +429,7 @@ class LogState:
         if self.rows or (told.to, told.hash) != (head.seq, head.hash):
             raise ChainBroken(what="a snapshot inside of the log", seq=head.seq)
         self._take_rows(stored.rows)
-        if told.fence != self.fence:
+        if not self.rows or told.fence != self.fence:
             raise ChainBroken(what="snapshot contradicts itself", seq=head.seq)
         self.pinned, self.key_ids, self.histories = dict(told.pins), list(told.key_ids), list(told.histories)
         self._judge_version(told.version, head.seq)
@@ -441,9 +441,16 @@ class LogState:
             self.index.add(snapshot_container(one))
         self.packs = {names.pack(ref.fence, ref.pack_id): ref for ref in told.packs}
         for side in told.sides:
-            row = self.rows[side.seq - 1]
+            row = self._named_row(side.seq)
             self.add_side(side.seq, row.hash, side.name, side.hash, head.sides, live=set(self.packs))
         return self.rows[-1]
+
+    def _named_row(self, seq: int) -> Row:
+        """Return the row that a history or a snapshot speaks of."""
+        row = self.row(seq)
+        if row is None:
+            raise ChainBroken(what="a side branch of no entry", seq=seq)
+        return row
 
     def _judge_version(self, fields: Version, seq: int) -> None:
         if fields.min_reader > OUR_VERSION or fields.must_features:
