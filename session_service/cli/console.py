@@ -6,6 +6,7 @@ People get tables, `--json` gives one document on standard output. Nothing else 
 import asyncio
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,10 +16,12 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from session_service.app.settings import default_state_folder
 from session_service.base import errors
 from session_service.base.layout import Layout
+from session_service.cli.harmless import harmless, in_a_cell
 from session_service.client.api import Api
 from session_service.client.transport import Transport
 
@@ -47,7 +50,14 @@ class NoService(errors.SessionError):
     )
 
 
-out = Console(highlight=False, soft_wrap=True)
+class _Terminal(Console):
+    """What is printed may hold names that others chose."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(harmless(one) if isinstance(one, str) else one for one in objects), **options)
+
+
+out = _Terminal(highlight=False, soft_wrap=True)
 
 
 def layout_of(state_folder: Path | None) -> Layout:
@@ -82,7 +92,9 @@ def plain(value: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """Print one JSON document."""
-    print(json.dumps(plain(value), indent=2, ensure_ascii=False))
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False)
+    # JSON writes the others as \\u001b by itself; these are commands to some terminals, too.
+    print(re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:
@@ -92,7 +104,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) 
         return
     shown = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*(Text(in_a_cell(cell)) for cell in row))
     out.print(shown)
 
 
@@ -101,7 +113,7 @@ def facts(pairs: Sequence[tuple[str, str]]) -> None:
     width = max((len(name) for name, value in pairs if value), default=0)
     for name, value in pairs:
         if value:
-            out.print(f"{name:<{width}}  {value}", markup=False)
+            out.print(f"{name:<{width}}  {in_a_cell(value)}", markup=False)
 
 
 def size(count: int | None) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from session_service.base import errors
+from session_service.cli.harmless import harmless
 
 
 def application_for(words: list[str]) -> typer.Typer:
@@ -97,5 +98,5 @@ def main() -> None:
             words = with_bare_s3(words)
         application_for(words)(words)
     except errors.SessionError as exc:
-        print(f"{exc.detail}\n{exc.action}  [{exc.code}]", file=sys.stderr)
+        print(harmless(f"{exc.detail}\n{exc.action}  [{exc.code}]"), file=sys.stderr)
         sys.exit(1)
