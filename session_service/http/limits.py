@@ -25,6 +25,12 @@ UPLOADS_PER_USER_MAX: Final = 3
 UPLOAD_FREE_BYTES_MIN: Final = 512 << 20
 """Disk that an upload must leave free in the state folder. Under it: `no_room`."""
 UPLOAD_CHUNK_BYTES: Final = 256 << 10
+DOWNLOADS_AT_ONCE_MAX: Final = 64
+"""Downloads under way in the process; each has a worker read, open and unpack for it. Over it:
+`too_many_attempts`.
+"""
+DOWNLOADS_PER_USER_MAX: Final = 8
+"""... and of one account: a browser asks for six at once. Over it: `too_many_attempts`."""
 DOWNLOAD_IDLE_S: Final = 60.0
 """Time in which a reader of a download takes nothing. Over it the link is cut; half a file never looks
 whole.

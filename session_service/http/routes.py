@@ -21,7 +21,7 @@ from session_service.http.passwords import Passwords
 from session_service.http.settings import HttpSettings
 from session_service.http.store_look import StoreLook
 from session_service.http.throttle import Throttle
-from session_service.http.turns import StreamTurns, UploadTurns
+from session_service.http.turns import DownloadTurns, StreamTurns, UploadTurns
 from session_service.ports.checkpoints import Checkpoints
 from session_service.ports.clock import Clock, Ids
 from session_service.ports.registry import Registry
@@ -52,6 +52,7 @@ class Services:
     address_tries: Throttle
     setup_tries: Throttle
     upload_turns: UploadTurns
+    download_turns: DownloadTurns
     origins: Callable[[], frozenset[str]]
     owner_of: OwnerOf
     store_look: StoreLook

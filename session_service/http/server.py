@@ -29,7 +29,7 @@ from session_service.http.settings import HttpSettings
 from session_service.http.store_look import StoreLook
 from session_service.http.table import ROUTES
 from session_service.http.throttle import Throttle
-from session_service.http.turns import StreamTurns, UploadTurns
+from session_service.http.turns import DownloadTurns, StreamTurns, UploadTurns
 from session_service.ports.checkpoints import Checkpoints
 from session_service.ports.clock import Clock, Ids
 from session_service.ports.registry import Registry
@@ -88,6 +88,7 @@ def create_app(
         address_tries=Throttle(tries=limits.ADDRESS_TRIES),
         setup_tries=Throttle(tries=limits.SETUP_TRIES),
         upload_turns=UploadTurns(),
+        download_turns=DownloadTurns(),
         origins=origins or (lambda: settings.public_origins),
         owner_of=owner_of,
         store_look=StoreLook(checkpoints=checkpoints, clock=clock),

@@ -96,7 +96,7 @@ _FILE_ROUTES: Final = (
         access=access.FILES,
         query=asks.PathQuery,
         media="application/octet-stream",
-        may_fail_with=_STORE_ERRORS,
+        may_fail_with=(*_STORE_ERRORS, errors.TooManyAttempts),
     ),
     Route(
         method="GET",
@@ -108,7 +108,7 @@ _FILE_ROUTES: Final = (
         access=access.FILES,
         query=asks.ArchiveQuery,
         media="application/zip",
-        may_fail_with=_STORE_ERRORS,
+        may_fail_with=(*_STORE_ERRORS, errors.TooManyAttempts),
     ),
 )
 

@@ -186,7 +186,8 @@ async def _stream(
     """Send a stream. The first part is awaited before the status, so that a missing file is a problem
     document; a failure later cuts the link, so that half a file never looks whole.
     """
-    async with contextlib.aclosing(_closable(source)) as parts:
+    turn = exchange.services.download_turns.turn(exchange.caller.user.id)
+    async with turn, contextlib.aclosing(_closable(source)) as parts:
         try:
             async with asyncio.timeout(limits.STORE_S):
                 first = await anext(parts, b"")
@@ -199,7 +200,8 @@ async def _stream(
         response.headers["Cache-Control"] = "private, no-store"
         await begin_stream(exchange, response)
         try:
-            await response.write(first)
+            async with asyncio.timeout(limits.DOWNLOAD_IDLE_S):
+                await response.write(first)
             async for part in parts:
                 async with asyncio.timeout(limits.DOWNLOAD_IDLE_S):
                     await response.write(part)

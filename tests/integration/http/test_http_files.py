@@ -259,6 +259,26 @@ async def test_an_upload_whose_sender_vanishes_leaves_nothing_behind(world: Http
     assert world.files.uploaded == []
 
 
+async def test_slow_downloads_of_one_account_leave_turns_to_the_others(world: HttpWorld) -> None:
+    """Each has a worker read and unpack for it, as long as its reader likes; they had no number."""
+    ada, bob = await world.signed_in("ada"), await world.signed_in("bob")
+    mine, his = await home_of(ada), await home_of(bob)
+    path = "/checkpoints/5/content?path=" + next(iter(world.files.files)).decode()
+    world.files.hangs = True
+    async with asyncio.TaskGroup() as group:
+        slow = [group.create_task(ada.get(mine + path)) for _ in range(limits.DOWNLOADS_PER_USER_MAX)]
+        await until(lambda: world.files.reading == len(slow))
+        assert (await ada.get(mine + path)).code == "too_many_attempts"
+        assert (await ada.get(mine + "/checkpoints/5/archive")).code == "too_many_attempts"
+        slow.append(group.create_task(bob.get(his + path)))
+        await until(lambda: world.files.reading == len(slow))
+        for each in slow:
+            each.cancel()
+    await until(lambda: world.files.reading == 0)
+    world.files.hangs = False
+    assert (await ada.get(mine + path)).status == 200
+
+
 async def test_slow_uploads_of_one_account_leave_turns_to_the_others(world: HttpWorld) -> None:
     """A byte now and then holds a turn for hours; so each account has its own few."""
     ada, bob = await world.signed_in("ada"), await world.signed_in("bob")
