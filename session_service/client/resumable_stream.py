@@ -113,6 +113,11 @@ class ResumableStream:
         await self.leave()
 
     @property
+    def mode(self) -> str:
+        """`control`, or `view` where it only looks on; as the service said it last."""
+        return self._client.mode
+
+    @property
     def is_attached(self) -> bool:
         """True while a link carries it."""
         return self._client.phase is Phase.OPEN

@@ -258,7 +258,7 @@ class Control:
         device_label: str,
         mode: str = "control",
     ) -> IssuedTicket:
-        """Make a one-use ticket for a link; older unused ones of the same device are void.
+        """Make a one-use ticket for a link; older unused ones to control, of the same device, are void.
 
         Raises:
             NotFound: not this user's. HoldExpired: closing or closed.

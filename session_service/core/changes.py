@@ -179,7 +179,9 @@ class PutMark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddTicket:
-    """Store a ticket; every older unused ticket of the same session and device is used up with it."""
+    """Store a ticket. One to control uses up every older unused one to control of its session and device,
+    because a late `open` would displace its own page; those to look on displace nobody and stay.
+    """
 
     ticket: Ticket
 

@@ -287,7 +287,7 @@ class MemoryTables:
             raise refused("AddTicket", Reason.EXISTS)
         for old in list(tickets.values()):
             same = old.session_id == new.session_id and old.device_id == new.device_id
-            if same and old.used_at_ms is None:
+            if same and old.mode == new.mode == "control" and old.used_at_ms is None:
                 self._put("ticket", old.hash, replace(old, used_at_ms=new.created_at_ms))
         self._put("ticket", new.hash, new)
 

@@ -278,10 +278,11 @@ class Transaction:
             raise refused("UseTicket", Reason.USED if found["used_at_ms"] is not None else Reason.EXPIRED)
         new = write.ticket
         self._change("forget_old_tickets", {"before_ms": new.created_at_ms - TICKET_KEPT_MS})
-        self._change(
-            "use_older_tickets",
-            {"session_id": new.session_id, "device_id": new.device_id, "now_ms": new.created_at_ms},
-        )
+        if new.mode == "control":
+            self._change(
+                "use_older_tickets",
+                {"session_id": new.session_id, "device_id": new.device_id, "now_ms": new.created_at_ms},
+            )
         if not self._change("add_ticket", codec.flat_row(new)):
             raise refused("AddTicket", Reason.EXISTS)
 

@@ -105,6 +105,16 @@ async def test_a_new_ticket_uses_up_the_older_ones_of_its_device(registry: Regis
     assert await refusal(registry, AddTicket(ticket=a_ticket(b"new"))) == "exists"
 
 
+async def test_tickets_to_look_on_use_up_none_and_are_used_up_by_none(registry: Registry) -> None:
+    """One program may work in a desktop and look on twice, all opened in the same moment."""
+    for hash_, mode in ((b"work", "control"), (b"one", "view"), (b"two", "view")):
+        await write(registry, AddTicket(ticket=a_ticket(hash_, mode=mode)))
+    for hash_ in (b"work", b"one"):
+        await write(registry, UseTicket(hash=hash_, now_ms=3000))
+    await write(registry, AddTicket(ticket=a_ticket(b"again")))
+    await write(registry, UseTicket(hash=b"two", now_ms=3000))
+
+
 async def test_tickets_long_expired_are_forgotten(registry: Registry) -> None:
     await write(registry, AddTicket(ticket=a_ticket(b"old")))
     await write(

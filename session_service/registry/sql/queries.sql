@@ -150,7 +150,7 @@ DELETE FROM ticket WHERE expires_at_ms < :before_ms
 
 -- name: use_older_tickets
 UPDATE ticket SET used_at_ms = :now_ms
-WHERE session_id = :session_id AND device_id = :device_id AND used_at_ms IS NULL
+WHERE session_id = :session_id AND device_id = :device_id AND mode = 'control' AND used_at_ms IS NULL
 
 -- name: forget_tickets_of_user
 DELETE FROM ticket WHERE user_id = :user_id AND used_at_ms IS NULL
