@@ -85,6 +85,16 @@ class StoreRefused(StoreError):
     code = "store_refused"
 
 
+class ObjectLocked(StoreRefused):
+    """The bucket keeps this version against everybody (object lock), until a time or until a hold is lifted.
+
+    `until_ms` is nil for a hold. What the service may do about it: wait. Whoever runs the bucket may lift a
+    hold, or shorten a governance lock.
+    """
+
+    code = "object_locked"
+
+
 class StoreUnsafe(StoreError):
     """The probe found that this store does not keep the promises that checkpoints need (create-only)."""
 
@@ -318,7 +328,7 @@ class TargetFailed(RestoreError):
     code = "target_failed"
 
 
-class DescriptorsExhausted(RestoreError):
+class DescriptorsExhausted(RestoreError, ScanError):
     """No open file is to be had any more, here (EMFILE) or on the whole machine (ENFILE)."""
 
     code = "descriptors_exhausted"

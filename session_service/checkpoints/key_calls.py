@@ -168,7 +168,6 @@ class KeyCalls:
         done = await store.erase(
             _ref(ask.workspace), actor=ask.actor, reason=ask.reason, processes=ask.processes
         )
-        await self._follow(store, _ref(ask.workspace))
         return ErasedLook(
             actor=done.actor,
             at_ms=done.at_ms,
@@ -178,6 +177,10 @@ class KeyCalls:
             receipt=done.receipt,
             versions=done.versions,
             processes=ask.processes,
+            second=done.second,
+            locked=len(done.locked),
+            locked_keys=done.locked_slots,
+            locked_until_ms=done.locked_until_ms,
         )
 
     async def tombstone(self, call: rpc.Call) -> TombstoneLook | None:

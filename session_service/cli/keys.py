@@ -379,7 +379,7 @@ def _show_erasure(found: models.Erasure, json: bool) -> None:
     if json:
         console.print_json(found)
         return
-    state = "Erased" if found.finished else "Begun and cut off; run it again"
+    state = "Erased" if found.finished else "Not finished; run it again"
     console.out.print(
         f"{state}: account {found.user_id}, by {found.actor}, {console.moment(found.at)}.", markup=False
     )
@@ -390,7 +390,31 @@ def _show_erasure(found: models.Erasure, json: bool) -> None:
             f"{console.size(one.bytes)}; older versions: {versions}; forgotten by {one.processes} workers.",
             markup=False,
         )
+        for left in what_is_left(one):
+            console.out.print(left, markup=False)
         console.out.print(f"Receipt: {one.receipt}", markup=False)
+
+
+def what_is_left(one: models.Erased) -> list[str]:
+    """Return what an erasure could not do, with what to do about it."""
+    found: list[str] = []
+    if one.second == "waits":
+        found.append(
+            "Left: the second store did not answer. It is erased there as soon as it does ('replica status' "
+            "says so); run this again for a receipt that says it."
+        )
+    if one.locked:
+        until = "a hold on them is lifted" if one.locked_until is None else console.moment(one.locked_until)
+        found.append(
+            f"Left: the bucket locks {one.locked} versions, {one.locked_keys} of them keys, until {until}. "
+            "Nobody reads them through this service; run this again then."
+        )
+    if one.locked_keys:
+        found.append(
+            "Until then who has the bucket and the master key can read these files. To end that sooner, "
+            "destroy the workspace's key in the KMS, if it has one, or have the lock of its k/ lifted."
+        )
+    return found
 
 
 async def _named(api: Api, name: str) -> models.User:

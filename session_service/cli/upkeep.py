@@ -11,6 +11,7 @@ from session_service.base import errors
 from session_service.cli import checkpoints, console, moving
 from session_service.cli.checkpoints import Seq, WorkspaceId
 from session_service.cli.console import AsJson, StateFolder
+from session_service.cli.keys import what_is_left
 
 application: Final = checkpoints.application
 """The same group of commands, with those of this module added to it."""
@@ -202,7 +203,10 @@ def erase(
     if json:
         console.print_json(done)
         return
-    console.out.print(f"Erased: {done.slots} keys, {done.objects} objects, {console.size(done.bytes)}.")
+    state = "Erased" if done.finished else "Not finished"
+    console.out.print(f"{state}: {done.slots} keys, {done.objects} objects, {console.size(done.bytes)}.")
+    for left in what_is_left(done):
+        console.out.print(left, markup=False)
     console.out.print(f"Receipt: {done.receipt}", markup=False)
 
 

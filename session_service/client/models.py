@@ -259,6 +259,11 @@ class Erased(_Answer, frozen=True, kw_only=True):
     versions: int | None
     processes: int
     receipt: str
+    finished: bool = True
+    second: str = ""
+    locked: int = 0
+    locked_keys: int = 0
+    locked_until: str | None = None
 
 
 class ErasedWorkspace(Erased, frozen=True, kw_only=True):

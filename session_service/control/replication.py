@@ -185,6 +185,9 @@ class Replication:
         else:
             copy.changed = True
             copy.unsaved_since_ms = noted_ms if noted_ms is not None else copy.unsaved_since_ms
+            if copy.whole_mono_ms is None and copy.unsaved_since_ms is None and look.oldest_ms is None:
+                # Nothing was compared since the start or an erasure: nobody knows that it lacks nothing.
+                copy.unsaved_since_ms = copy.looked_at_ms
             pause_ms = STOPPED_RETRY_MS if look.state in ALARMED else RETRY_MS
             copy.not_before_mono_ms = now_ms + pause_ms
             self._log.warning(
@@ -204,7 +207,7 @@ class Replication:
             return
         lag_ms = self.lag_ms()
         if lag_ms > LAG_ALARM_MS:
-            self._alarms.raise_("second_store", "Checkpoints wait for the second store; it does not answer.")
+            self._alarms.raise_("second_store", "Copies wait for the second store; it does not answer.")
         else:
             self._alarms.clear("second_store")
 

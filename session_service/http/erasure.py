@@ -78,6 +78,25 @@ class ErasedOut(answers.Answer):
         Field(description="Older versions that went with them; null: the store cannot say if it keeps any."),
     ]
     processes: Annotated[int, Field(description="Workers that confirmed that they forgot the keys.")]
+    finished: Annotated[
+        bool, Field(description="False: something is left, as the next fields say; ask again later.")
+    ] = True
+    second: Annotated[
+        str,
+        Field(
+            description="Of the second store: empty (there is none), erased, or waits: it did not answer, "
+            "and is erased as soon as it does."
+        ),
+    ] = ""
+    locked: Annotated[int, Field(description="Versions that a bucket with object lock keeps.")] = 0
+    locked_keys: Annotated[
+        int,
+        Field(description="Of these, key slots: until they go, bucket and master key open what lies there."),
+    ] = 0
+    locked_until: Annotated[
+        answers.Instant | None,
+        Field(description="When the last lock ends; null: there is none, or one is a hold without an end."),
+    ] = None
     receipt: Annotated[str, Field(description="msgpack of body, signer's key id and signature, in base64")]
 
 
@@ -91,7 +110,9 @@ class ErasureOut(answers.Answer):
     """The erasure of a person."""
 
     user_id: str
-    finished: Annotated[bool, Field(description="False: it was begun and cut off; ask again.")]
+    finished: Annotated[
+        bool, Field(description="False: it was cut off, or a workspace says what is left; ask again.")
+    ]
     at: str
     actor: str
     reason: str
@@ -124,6 +145,7 @@ async def erase_workspace(exchange: Exchange) -> ErasedOut:
             exchange, "workspace.erasure_proved", workspace_id=workspace.id, receipt=_digest(done.receipt)
         ),
     )
+    _look_again(exchange, workspace)
     return ErasedOut(**_facts(done))
 
 
@@ -160,8 +182,10 @@ async def erase_person(exchange: Exchange) -> ErasureOut:
         done = await services.checkpoints.erase(
             workspace_name(workspace), actor=begun["actor"], reason=begun["reason"]
         )
-        erased.append({"workspace_id": workspace.id, **_facts(done)})
-    return await _finish(exchange, user, workspaces, begun | {"finished": True, "workspaces": erased})
+        _look_again(exchange, workspace)
+        erased.append(_joined({"workspace_id": workspace.id, **_facts(done)}, begun["workspaces"]))
+    finished = all(one["finished"] for one in erased)
+    return await _finish(exchange, user, workspaces, begun | {"finished": finished, "workspaces": erased})
 
 
 async def show_erasure(exchange: Exchange) -> ErasureOut:
@@ -171,6 +195,24 @@ async def show_erasure(exchange: Exchange) -> ErasureOut:
     if stored is None:
         raise errors.NotFound("This account was not erased.")
     return _out(user.id, stored)
+
+
+def _look_again(exchange: Exchange, workspace: Workspace) -> None:
+    """Let the second store be looked at soon: until it says "erased", it is told as what it is."""
+    second = exchange.services.control.second()
+    if second is not None:
+        second.compare_soon(workspace.id)
+
+
+def _joined(now: dict[str, Any], before: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what an erasure that was asked for again says: the first receipt has the counts, the last one
+    says what is left.
+    """
+    first = next((one for one in before if one["workspace_id"] == now["workspace_id"]), None)
+    if first is None:
+        return now
+    counts = {name: max(first[name], now[name]) for name in ("slots", "objects", "bytes")}
+    return now | counts
 
 
 async def _user(exchange: Exchange) -> User:
@@ -297,6 +339,11 @@ def _facts(done: ErasedLook) -> dict[str, Any]:
         "versions": done.versions,
         "processes": done.processes,
         "receipt": base64.b64encode(done.receipt).decode("ascii"),
+        "finished": done.finished,
+        "second": done.second,
+        "locked": done.locked,
+        "locked_keys": done.locked_keys,
+        "locked_until": None if done.locked_until_ms is None else iso(done.locked_until_ms),
     }
 
 

@@ -74,6 +74,19 @@ class ErasedLook(msgspec.Struct, frozen=True, kw_only=True):
     """Noncurrent versions that went with them; None: the store cannot say whether it keeps any."""
     processes: int = 0
     """Workers that confirmed that they forgot the keys."""
+    second: str = ""
+    """Of the second store: empty (there is none), erased, or waits (it did not answer)."""
+    locked: int = 0
+    """Versions that a bucket with object lock keeps, here or in the second store."""
+    locked_keys: int = 0
+    """Of these, key slots: until they go, who has the bucket and the master key reads what lies there."""
+    locked_until_ms: int | None = None
+    """When the last lock ends; None: there is none, or one is a hold."""
+
+    @property
+    def finished(self) -> bool:
+        """Return whether nothing is left that the service knows of."""
+        return self.second != "waits" and not self.locked
 
 
 class TombstoneLook(msgspec.Struct, frozen=True, kw_only=True):

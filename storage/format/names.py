@@ -21,6 +21,8 @@ SIDE_PREFIX: Final = "b/"
 GUARD_PREFIX: Final = "g/"
 INDEX_PREFIX: Final = "x/"
 RECEIPT_PREFIX: Final = "r/"
+TOMBSTONE_PREFIX: Final = "e/"
+"""Below the tenant."""
 
 _LOG_ENTRY: Final = re.compile(r"c/([0-9]{16})\Z")
 _PACK: Final = re.compile(r"p/(0|[1-9][0-9]{0,15})-([0-9a-f]{32})\Z")
@@ -210,4 +212,4 @@ def receipt(session: str) -> str:
 
 def tombstone(workspace: str) -> str:
     """Return the name, below `t/<tenant>/`, of the tombstone of an erased workspace."""
-    return f"e/{workspace}"
+    return f"{TOMBSTONE_PREFIX}{workspace}"

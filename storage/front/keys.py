@@ -3,7 +3,9 @@
 The ways in themselves (master key, recovery code, KMS) are given from outside and never leave this process.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 from storage.errors import (
@@ -15,9 +17,12 @@ from storage.format import names
 from storage.front.opened import Opened
 from storage.ids import WorkspaceRef
 from storage.objects.store import ObjectStore
-from storage.ops.erasure import Erasure, ErasureReport, Tombstone
+from storage.ops.erasure import Erasure, ErasureReport, Second, Tombstone
 from storage.ops.values import KeyReport, Progress, TenantLook
+from storage.replica.second import SecondStore
+from storage.replica.tenants import erase_copy
 from storage.repository.key_use import EpochUse, epochs_in_use
+from storage.repository.removal import LockedVersion
 from storage.repository.rewrap import Rewrapped, Rewrapper
 from storage.repository.ways import METHOD_RECOVERY, ByKey, ByRecovery
 
@@ -91,14 +96,38 @@ class Keys(Opened):
 
         Args:
             processes: how many others have confirmed `drop`, for the receipt.
+
+        Returns:
+            What was done, and what is left: a second store that does not answer now (`second`), versions that
+            a bucket keeps locked (`locked`). Nothing is promised of these.
         """
-        report = await self._erasure().run(ref, actor=actor, reason=reason, processes=processes)
+        elsewhere = None if self._second is None else partial(self._erased_on_second, self._second, ref)
+        # First the keys, and writers of this process are waited for: what they place falls with the rest.
+        await self.destroy_keys(ref, actor=actor, reason=reason)
+        report = await self._erasure().run(
+            ref, actor=actor, reason=reason, processes=processes, elsewhere=elsewhere
+        )
         await self._known.erase(ref)
         return report
 
+    async def _erased_on_second(
+        self, second: SecondStore, ref: WorkspaceRef
+    ) -> tuple[Second, tuple[LockedVersion, ...]]:
+        """Erase the copy; one that cannot be erased now is erased by the next run of the replication."""
+        async with self._replicating.setdefault(ref, asyncio.Lock()):
+            self._copiers.pop(ref, None)
+            try:
+                gone = await erase_copy(self._store, await second.for_writing(), ref)
+            except StorageError:
+                return "waits", ()
+        return "erased", gone.locked
+
     async def destroy_keys(self, ref: WorkspaceRef, *, actor: str, reason: str) -> None:
         """Do the first half of an erasure: tombstone and keys. Other processes `drop` it next."""
-        await self._erasure().destroy_keys(ref, actor=actor, reason=reason)
+        erasure = self._erasure()
+        await erasure.bury(ref, actor=actor, reason=reason)
+        self._known.refuse_writers(ref)
+        await erasure.destroy_keys(ref, actor=actor, reason=reason)
         await self._known.erase(ref)
 
     async def drop(self, ref: WorkspaceRef) -> None:

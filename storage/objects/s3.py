@@ -21,7 +21,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from storage.errors import ObjectNotFound, StoreRefused, StoreUnavailable
+from storage.errors import ObjectLocked, ObjectNotFound, StoreError, StoreRefused, StoreUnavailable
 from storage.objects import s3_answers
 from storage.objects.clock import of_date
 from storage.objects.names import OBJECT_BYTES_MAX, check_name, check_prefix, is_name
@@ -218,13 +218,15 @@ class S3Store:
                 if exc.facts.get("code") in CANNOT_TELL:
                     return None
                 raise
-            for row in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
-                key = row["Key"]
+            rows = [(row["Key"], row["VersionId"], False) for row in page.get("Versions", ())]
+            rows += [(row["Key"], row["VersionId"], True) for row in page.get("DeleteMarkers", ())]
+            for key, version, is_mark in rows:
                 if not key.startswith(self._prefix + prefix):
                     raise StoreUnavailable(
                         prefix=prefix, reason="the listing holds names that were not asked for"
                     )
-                found.append(ObjectVersion(name=key.removeprefix(self._prefix), version=row["VersionId"]))
+                name = key.removeprefix(self._prefix)
+                found.append(ObjectVersion(name=name, version=version, is_mark=is_mark))
             if not page.get("IsTruncated"):
                 return tuple(found)
             after = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
@@ -235,11 +237,28 @@ class S3Store:
     async def delete_version(self, name: str, version: str) -> None:
         self._check_open()
         check_name(name)
-        with contextlib.suppress(ObjectNotFound), s3_answers.of_read(name):
-            async with asyncio.timeout(REQUEST_S):
-                await self._client.delete_object(
-                    Bucket=self._place.bucket, Key=self._prefix + name, VersionId=version
-                )
+        try:
+            with contextlib.suppress(ObjectNotFound), s3_answers.of_read(name):
+                async with asyncio.timeout(REQUEST_S):
+                    await self._client.delete_object(
+                        Bucket=self._place.bucket, Key=self._prefix + name, VersionId=version
+                    )
+        except StoreRefused as refused:
+            locked = await self._lock_of(name, version)
+            if locked is None:
+                raise
+            raise locked from refused
+
+    async def _lock_of(self, name: str, version: str) -> ObjectLocked | None:
+        """Return the lock of a version as an error; None if it has none, or nobody may ask."""
+        with contextlib.suppress(StoreError, s3_answers.client_error()):
+            with s3_answers.of_read(name):
+                async with asyncio.timeout(REQUEST_S):
+                    answer = await self._client.head_object(
+                        Bucket=self._place.bucket, Key=self._prefix + name, VersionId=version
+                    )
+            return s3_answers.lock_of(name, dict(answer))
+        return None
 
     async def close(self) -> None:
         self._closed = True

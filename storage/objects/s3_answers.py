@@ -6,13 +6,14 @@ give up.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from storage.errors import (
     AmbiguousWrite,
     CreateConflict,
     ObjectExists,
+    ObjectLocked,
     ObjectNotFound,
     StoreError,
     StoreRefused,
@@ -29,6 +30,7 @@ _ADVICE = {
     "InvalidAccessKeyId": "check the access key",
     "SignatureDoesNotMatch": "check the secret key and the region",
     "AccessDenied": "check the keys and what they may do in this bucket",
+    "ObjectLocked": "ask again when the lock has ended; who runs the bucket may lift a hold",
     "NotImplemented": "this server lacks conditional writes and cannot be used",
 }
 
@@ -100,6 +102,21 @@ def of_bucket(bucket: str, endpoint: str | None) -> Iterator[None]:
         raise _plain(bucket, exc) from exc
     except _lost() as exc:
         raise StoreUnavailable(bucket=bucket, endpoint=told, reason=_words(exc)) from exc
+
+
+def lock_of(name: str, answer: Mapping[str, Any]) -> ObjectLocked | None:
+    """Return what keeps a version from being removed, from the answer to a HEAD of it."""
+    until = answer.get("ObjectLockRetainUntilDate")
+    held = answer.get("ObjectLockLegalHoldStatus") == "ON"
+    if not held and until is None:
+        return None
+    until_ms = None if held or until is None else int(until.timestamp() * 1000)
+    return ObjectLocked(
+        name=name,
+        until_ms=until_ms,
+        mode="legal hold" if held else str(answer.get("ObjectLockMode", "")).lower(),
+        advice=_ADVICE["ObjectLocked"],
+    )
 
 
 def _refused_write(name: str, exc: Any) -> StoreError:

@@ -19,6 +19,8 @@ class ObjectVersion:
 
     name: str
     version: str
+    is_mark: bool = False
+    """The mark of a deletion: with it gone, the newest version that is left counts again."""
 
 
 @runtime_checkable
@@ -29,7 +31,7 @@ class Versioned(Protocol):
         """Return every version and mark below a prefix, complete, or None if the store cannot say."""
 
     async def delete_version(self, name: str, version: str) -> None:
-        """Remove one of them for ever; "already gone" is done."""
+        """Remove one of them for ever; "already gone" is done. Raises ObjectLocked: the store keeps it."""
 
 
 async def versions_below(store: ObjectStore, prefix: str) -> tuple[ObjectVersion, ...] | None:

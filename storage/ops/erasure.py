@@ -10,9 +10,9 @@ kept elsewhere) are not reached from here: a KMS key per workspace reaches them.
 Source: storage.md 4.5 "Erasure"; docs/design/0009-keys-and-erasure.md.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -25,9 +25,10 @@ from storage.format.keys import NO_REPOSITORY, EpochKeys
 from storage.format.secrets import ReceiptSigner
 from storage.ids import WorkspaceRef
 from storage.objects.store import ObjectStore
+from storage.objects.versions import versions_below
 from storage.repository.packer import Fresh
 from storage.repository.prefixed import Prefixed
-from storage.repository.removal import remove_erased, remove_erased_slots
+from storage.repository.removal import LockedVersion, remove_erased, remove_erased_slots
 from storage.repository.settle import settle_create
 from storage.repository.slots import Keyring
 
@@ -51,9 +52,17 @@ class _ErasureBody(Body, frozen=True):
     bytes: int
     versions: int | None = None
     processes: int = 0
+    second: str = ""
+    locked: list[tuple[str, int | None]] = msgspec.field(default_factory=list)
+    locked_count: int = 0
 
 
 _decoder: Final = msgspec.msgpack.Decoder(Tombstone)
+LOCKED_TOLD_MAX: Final = 1_000
+"""Names of kept versions in one receipt; more are counted."""
+Second = Literal["", "erased", "waits"]
+"""Of the second store: there is none; nothing is left there; it will be erased there when it answers."""
+Elsewhere = Callable[[], Awaitable[tuple[Second, tuple[LockedVersion, ...]]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +78,27 @@ class ErasureReport:
     versions: int | None
     """Noncurrent versions that went with them; None: the store cannot say whether it keeps any."""
     receipt: bytes
+    second: Second = ""
+    locked: tuple[LockedVersion, ...] = ()
+    """Versions that a bucket with object lock keeps, here or in the second store, until their time."""
+
+    @property
+    def finished(self) -> bool:
+        """Return whether nothing is left that this service knows of."""
+        return self.second != "waits" and not self.locked
+
+    @property
+    def locked_slots(self) -> int:
+        """Return how many of the kept versions are key slots: until they go, who has the bucket and the key
+        above them reads what lies there.
+        """
+        return sum(f"/{names.KEY_PREFIX}" in one.name for one in self.locked)
+
+    @property
+    def locked_until_ms(self) -> int | None:
+        """Return when the last lock ends; None if there is none, or one of them is a hold."""
+        times = [one.until_ms for one in self.locked]
+        return max((one for one in times if one is not None), default=None) if None not in times else None
 
 
 class Erasure:
@@ -91,21 +121,44 @@ class Erasure:
 
     async def destroy_keys(self, ref: WorkspaceRef, *, actor: str, reason: str) -> None:
         """Place the tombstone and delete every key slot: from now on nobody who does not know K reads it."""
-        await self._bury(ref, actor=actor, reason=reason)
+        await self.bury(ref, actor=actor, reason=reason)
         await remove_erased_slots(self._store, tenant=ref.tenant, workspace=ref.workspace)
 
-    async def run(self, ref: WorkspaceRef, *, actor: str, reason: str, processes: int = 0) -> ErasureReport:
+    async def run(
+        self,
+        ref: WorkspaceRef,
+        *,
+        actor: str,
+        reason: str,
+        processes: int = 0,
+        elsewhere: Elsewhere | None = None,
+    ) -> ErasureReport:
         """Erase a workspace, or finish an erasure that was begun: then who, when and why are those of its
-        tombstone.
+        tombstone. The receipt says what is true when it is signed: what is left, and where, is in it.
 
         Args:
             processes: how many have confirmed that they forgot the keys; for the receipt.
+            elsewhere: erases the copy on the second store, once the tombstone stands; None: there is none.
         """
-        stone = await self._bury(ref, actor=actor, reason=reason)
+        stone = await self.bury(ref, actor=actor, reason=reason)
+        second, there = ("", ()) if elsewhere is None else await elsewhere()
         gone = await remove_erased(self._store, tenant=ref.tenant, workspace=ref.workspace)
         slots = max(gone.slots, len(stone.slots))
+        locked = (*gone.locked, *there)
+        told = [(one.name, one.until_ms) for one in locked[:LOCKED_TOLD_MAX]]
         body = encode(
-            _ErasureBody(ref.tenant, stone, slots, gone.objects, gone.bytes, gone.versions, processes)
+            _ErasureBody(
+                ref.tenant,
+                stone,
+                slots,
+                gone.objects,
+                gone.bytes,
+                gone.versions,
+                processes,
+                second,
+                told,
+                len(locked),
+            )
         )
         return ErasureReport(
             actor=stone.actor,
@@ -115,10 +168,14 @@ class Erasure:
             size=gone.bytes,
             versions=gone.versions,
             receipt=self._signer.sign(body),
+            second=second,
+            locked=locked,
         )
 
     async def sweep(self) -> list[WorkspaceRef]:
-        """Delete what came back of erased workspaces, keys first; return whose it was."""
+        """Delete what came back of erased workspaces, keys first, and return whose it was. What was locked
+        when they were erased goes as well.
+        """
         erased: set[WorkspaceRef] = set()
         there: set[WorkspaceRef] = set()
         async for info in self._store.list("t/"):
@@ -130,6 +187,10 @@ class Erasure:
                     there.add(WorkspaceRef(tenant=parts[1], workspace=parts[3]))
             except IdRefused:
                 continue  # not a name that we can have made
+        for ref in erased - there:
+            if await versions_below(self._store, names.repository_prefix(ref.tenant, ref.workspace)):
+                # What a lock kept: it may have ended.
+                await remove_erased(self._store, tenant=ref.tenant, workspace=ref.workspace)
         back = sorted(erased & there, key=lambda ref: (ref.tenant, ref.workspace))
         for ref in back:
             await remove_erased(self._store, tenant=ref.tenant, workspace=ref.workspace)
@@ -142,7 +203,7 @@ class Erasure:
             return None
         return await self._read(ref, tenant)
 
-    async def _bury(self, ref: WorkspaceRef, *, actor: str, reason: str) -> Tombstone:
+    async def bury(self, ref: WorkspaceRef, *, actor: str, reason: str) -> Tombstone:
         """Place the tombstone and read it back."""
         tenant = Prefixed(self._store, names.tenant_prefix(ref.tenant))
         place = Prefixed(self._store, names.repository_prefix(ref.tenant, ref.workspace))

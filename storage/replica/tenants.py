@@ -7,6 +7,8 @@ workspaces are not touched.
 Source: storage.md 4.5 "Erasure"; docs/design/0011-second-target.md.
 """
 
+import contextlib
+
 from storage.errors import CollectRefused, ObjectNotFound, ReplicaDiverged
 from storage.format import names
 from storage.format.header import ObjectType
@@ -41,13 +43,15 @@ async def _follow_removal(
     """Remove a slot that the main store has no more, as far as the rules allow it on the second one now."""
     key_id, _ = names.tenant_slot_parts(name)
     ids = [names.tenant_slot_parts(one)[0] for one in wanted]
-    try:
-        if key_id in ids:
+    if key_id in ids:
+        with contextlib.suppress(CollectRefused):  # what is left would open by the recovery code alone
             await remove_slot(second, there.prefix, name, instead=wanted[ids.index(key_id)])
-        elif ids:
-            await remove_tenant_key(second, tenant, key_id, instead=ids[0])
-    except CollectRefused:
-        return  # a workspace on the second store still needs it; the next comparison asks again
+        return
+    for other in sorted(set(ids)):
+        # Refused while a workspace or a tombstone there needs it: the next comparison asks again.
+        with contextlib.suppress(CollectRefused):
+            await remove_tenant_key(second, tenant, key_id, instead=other)
+            return
 
 
 async def is_erased(store: ObjectStore, ref: WorkspaceRef) -> bool:

@@ -13,10 +13,12 @@ Source: storage.md 4.4 rules 3, 5 and 6, 4.5 "Erasure".
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
-from storage.errors import CollectRefused, StorageError
+from storage.errors import CollectRefused, ObjectLocked, ObjectNotFound, StorageError
 from storage.format import names
+from storage.format.header import header_key_id
+from storage.format.limits import HEADER_BYTES
 from storage.objects.store import ObjectStore
-from storage.objects.versions import delete_version, versions_below
+from storage.objects.versions import ObjectVersion, delete_version, versions_below
 from storage.repository.state import LogState
 from storage.repository.ways import METHOD_RECOVERY
 
@@ -65,6 +67,15 @@ def _names(state: LogState, name: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LockedVersion:
+    """A version that the bucket keeps, whatever the service asks."""
+
+    name: str
+    until_ms: int | None
+    """None: until a hold is lifted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Erased:
     """How much an erasure deleted."""
 
@@ -73,6 +84,8 @@ class Erased:
     bytes: int
     versions: int | None
     """Noncurrent versions and marks of deletion that went with them; None: the store cannot say."""
+    locked: tuple[LockedVersion, ...] = ()
+    """What a bucket with object lock still holds; nothing of it is shown to who does not ask for versions."""
 
 
 async def remove_erased_slots(store: ObjectStore, *, tenant: str, workspace: str) -> Erased:
@@ -94,7 +107,13 @@ async def remove_erased(store: ObjectStore, *, tenant: str, workspace: str) -> E
     slots = await remove_erased_slots(store, tenant=tenant, workspace=workspace)
     rest = await _remove_below(store, names.repository_prefix(tenant, workspace))
     told = None if slots.versions is None or rest.versions is None else slots.versions + rest.versions
-    return Erased(slots=slots.objects, objects=rest.objects, bytes=slots.bytes + rest.bytes, versions=told)
+    return Erased(
+        slots=slots.objects,
+        objects=rest.objects,
+        bytes=slots.bytes + rest.bytes,
+        versions=told,
+        locked=rest.locked,  # it looked below the slots, too
+    )
 
 
 async def _require_tombstone(store: ObjectStore, tenant: str, workspace: str) -> None:
@@ -108,14 +127,40 @@ async def _remove_below(store: ObjectStore, prefix: str) -> Erased:
     for info in found:
         await store.delete(info.name)
     versions = await versions_below(store, prefix)
-    for one in versions or ():
-        await delete_version(store, one)
+    locked = await _remove_each(store, versions or ())
     async for info in store.list(prefix):
         raise CollectRefused(what="still there after its delete", object=info.name)
-    if versions and await versions_below(store, prefix):
+    kept = {one.name for one in locked}
+    left = await versions_below(store, prefix) if versions else ()
+    if any(one.name not in kept for one in left or ()):
         raise CollectRefused(what="older versions are still there after their delete", object=prefix)
-    count = None if versions is None else len(versions)
-    return Erased(slots=0, objects=len(found), bytes=sum(info.size for info in found), versions=count)
+    count = None if versions is None else len(versions) - len(left or ())
+    return Erased(
+        slots=0,
+        objects=len(found),
+        bytes=sum(info.size for info in found),
+        versions=count,
+        locked=tuple(locked),
+    )
+
+
+async def _remove_each(store: ObjectStore, versions: Sequence[ObjectVersion]) -> list[LockedVersion]:
+    """Remove versions, then the marks of deletion of what has none left; return what the store keeps.
+
+    A mark goes last, and stays above a version that is kept: without it that version would count again.
+    """
+    locked: list[LockedVersion] = []
+    for one in (one for one in versions if not one.is_mark):
+        try:
+            await delete_version(store, one)
+        except ObjectLocked as exc:
+            until_ms = exc.facts.get("until_ms")
+            assert until_ms is None or isinstance(until_ms, int), "as the adapter says it"
+            locked.append(LockedVersion(name=one.name, until_ms=until_ms))
+    kept = {one.name for one in locked}
+    for one in (one for one in versions if one.is_mark and one.name not in kept):
+        await delete_version(store, one)
+    return locked
 
 
 async def remove_slot(store: ObjectStore, prefix: str, name: str, *, instead: str) -> None:
@@ -149,6 +194,9 @@ async def remove_tenant_key(store: ObjectStore, tenant: str, tenant_key_id: byte
         info async for info in store.list(f"{prefix}{names.KEY_PREFIX}{instead.hex()}-")
     ]:
         raise CollectRefused(what="no other tenant key", tenant=tenant)
+    stones = await tombstones_under(store, tenant, tenant_key_id)
+    if stones:
+        raise CollectRefused(what="tombstones need this tenant key", tenant=tenant, tombstones=stones)
     there = {info.name async for info in store.list(f"{prefix}w/")}
     for name in there:
         if "/k/" in name and name.endswith(old) and name.removesuffix(old) + new not in there:
@@ -157,6 +205,18 @@ async def remove_tenant_key(store: ObjectStore, tenant: str, tenant_key_id: byte
     for name in gone:
         await _remove_versions(store, name)
     return len(gone)
+
+
+async def tombstones_under(store: ObjectStore, tenant: str, tenant_key_id: bytes) -> int:
+    """Count tombstones that only this key opens: they say who erased what, and stay readable."""
+    count = 0
+    async for info in store.list(f"{names.tenant_prefix(tenant)}{names.TOMBSTONE_PREFIX}"):
+        try:
+            raw = await store.get(info.name, length=HEADER_BYTES)
+        except ObjectNotFound as exc:
+            raise CollectRefused(what="a tombstone is gone", object=info.name) from exc
+        count += header_key_id(raw, info.name) == tenant_key_id
+    return count
 
 
 async def remove_damaged(
@@ -181,14 +241,22 @@ async def remove_damaged(
     raise CollectRefused(what="nothing is wrong with it", object=name)
 
 
-async def _remove_versions(store: ObjectStore, name: str) -> int:
-    """Delete an object with every noncurrent version of it; return how many of those there were."""
+async def _remove_versions(store: ObjectStore, name: str) -> None:
+    """Delete an object with every noncurrent version of it.
+
+    Raises:
+        ObjectLocked: it is gone for whoever reads the bucket, and a version of it is kept.
+    """
     await store.delete(name)
     found = await versions_below(store, name)
-    mine = [one for one in found or () if one.name == name]
-    for one in mine:
-        await delete_version(store, one)
-    return len(mine)
+    locked = await _remove_each(store, [one for one in found or () if one.name == name])
+    if locked:
+        raise ObjectLocked(
+            name=name,
+            until_ms=max(one.until_ms or 0 for one in locked) or None,
+            what="it is gone for every reader, and the bucket keeps a version of it",
+            advice="ask again when the lock has ended",
+        )
 
 
 class Remover:

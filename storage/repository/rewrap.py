@@ -12,14 +12,12 @@ Source: storage.md 4.5; docs/design/0009-keys-and-erasure.md.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from storage.errors import CollectRefused, KeyMissing, ObjectNotFound, StorageError, StoreUnavailable
+from storage.errors import KeyMissing, StorageError, StoreUnavailable
 from storage.format import names
-from storage.format.header import header_key_id
-from storage.format.limits import HEADER_BYTES
 from storage.ids import WorkspaceRef
 from storage.objects.store import ObjectStore
 from storage.repository.prefixed import Prefixed
-from storage.repository.removal import remove_slot, remove_tenant_key
+from storage.repository.removal import remove_slot, remove_tenant_key, tombstones_under
 from storage.repository.slots import Keyring, OpenedSlot
 from storage.repository.ways import (
     METHOD_ABOVE,
@@ -104,7 +102,7 @@ class Rewrapper:
         # A workspace that was born meanwhile has a slot for the new key too, or is met by this second look.
         done = done.plus(await self._once_more(tenant))
         for tenant_key_id in sorted(before - {newest}):
-            stones = await self._tombstones_under(tenant, tenant_key_id)
+            stones = await tombstones_under(self._store, tenant, tenant_key_id)
             if stones:
                 kept = f"tenant {tenant}: key {tenant_key_id.hex()} stays for {stones} tombstones"
                 done = done.plus(Rewrapped(left=(kept,)))
@@ -171,15 +169,3 @@ class Rewrapper:
     async def _is_erased(self, ref: WorkspaceRef) -> bool:
         place = Prefixed(self._store, names.tenant_prefix(ref.tenant))
         return await place.head(names.tombstone(ref.workspace)) is not None
-
-    async def _tombstones_under(self, tenant: str, tenant_key_id: bytes) -> int:
-        """Count tombstones that only this key opens: they say who erased what, and stay readable."""
-        place = Prefixed(self._store, names.tenant_prefix(tenant))
-        count = 0
-        async for info in place.list("e/"):
-            try:
-                raw = await place.get(info.name, length=HEADER_BYTES)
-            except ObjectNotFound as exc:
-                raise CollectRefused(what="a tombstone is gone", object=info.name) from exc
-            count += header_key_id(raw, info.name) == tenant_key_id
-        return count

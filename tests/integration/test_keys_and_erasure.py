@@ -95,10 +95,80 @@ async def _client(server: S3Server) -> AsyncIterator:
         yield client
 
 
-async def _versions(server: S3Server, prefix: str) -> list[str]:
+async def _versions(server: S3Server, prefix: str, bucket: str = "versioned") -> list[str]:
     async with _client(server) as client:
-        page = await client.list_object_versions(Bucket="versioned", Prefix=prefix)
+        page = await client.list_object_versions(Bucket=bucket, Prefix=prefix)
     return [row["Key"] for row in (*page.get("Versions", ()), *page.get("DeleteMarkers", ()))]
+
+
+async def _locked_bucket(server: S3Server, bucket: str, mode: str) -> None:
+    """Make a bucket that keeps every version for a day."""
+    rule = {"DefaultRetention": {"Mode": mode, "Days": 1}}
+    async with _client(server) as client:
+        await client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
+        await client.put_object_lock_configuration(
+            Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
+        )
+
+
+async def _lift_governance(server: S3Server, bucket: str, prefix: str) -> None:
+    """Do what only whoever runs the bucket may do."""
+    async with _client(server) as client:
+        page = await client.list_object_versions(Bucket=bucket, Prefix=prefix)
+        for row in page["Versions"]:
+            await client.delete_object(
+                Bucket=bucket, Key=row["Key"], VersionId=row["VersionId"], BypassGovernanceRetention=True
+            )
+
+
+@pytest.mark.parametrize("mode", ["GOVERNANCE", "COMPLIANCE"])
+async def test_an_erasure_in_a_locked_bucket_says_what_stays_until_when(minio_server, tmp_path, mode):
+    """Nobody sees anything through the service from the tombstone on; what the bucket keeps is counted, dated
+    and signed, and goes when the lock has ended.
+    """
+    bucket = f"locked-{mode.lower()}"
+    await _locked_bucket(minio_server, bucket, mode)
+    spec = spec_of(minio_server, tmp_path, bucket)
+    below = f"homes/t/{REF.tenant}/w/{REF.workspace}/"
+    home = tmp_path / "home"
+    write(home, a="one")
+    async with await opened_at(spec, tmp_path / "cache", MASTER_KEY) as opened:
+        fence = await take(opened)
+        await opened.checkpoint(REF, home=home, fence=fence, session="s", reason="test")
+        for again in range(2):
+            report = await opened.erase(REF, actor="root", reason="asked")
+            assert (report.finished, report.slots) == (False, 1)
+            assert again or report.objects + report.slots == len(report.locked)
+            assert report.locked_slots == 1
+            ends_in_ms = report.locked_until_ms - clock_ms()
+            assert 23 * 3_600_000 < ends_in_ms <= 24 * 3_600_000
+            body = read_receipt(report.receipt, opened.signers)
+            assert all(one.name.encode() in body for one in report.locked)
+        with pytest.raises(storage.WorkspaceErased):
+            await opened.head(REF)
+        assert await opened.sweep_erased() == [], "nothing counts again because its mark was removed"
+        kept = await _versions(minio_server, below, bucket)
+        assert len(kept) == 2 * len(report.locked), "each version below the mark of its deletion"
+        if mode == "COMPLIANCE":
+            return
+        await _lift_governance(minio_server, bucket, below)
+        await opened.sweep_erased()
+        assert await _versions(minio_server, below, bucket) == []
+        assert (await opened.erase(REF, actor="root", reason="asked")).finished
+
+
+async def test_a_rewrap_in_a_locked_bucket_says_which_slot_stays_and_why(minio_server, tmp_path):
+    await _locked_bucket(minio_server, "locked-rewrap", "COMPLIANCE")
+    spec = spec_of(minio_server, tmp_path, "locked-rewrap")
+    async with await opened_at(spec, tmp_path / "cache", MASTER_KEY) as opened:
+        await take(opened)
+    ways = storage.KeyWays(master=bytes(range(100, 132)), previous=(MASTER_KEY,))
+    async with await opened_at(spec, tmp_path / "moving", ways) as moving:
+        [left] = (await moving.rewrap()).left
+        assert "object_locked" in left
+        assert "ask again when the lock has ended" in left
+    async with await opened_at(spec, tmp_path / "after", ways.master) as after:
+        assert (await after.head(REF)).fence == 1
 
 
 class KeptStore(FaultyStore):

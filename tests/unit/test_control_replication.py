@@ -104,6 +104,39 @@ async def test_a_store_that_is_away_is_tried_again_and_becomes_an_alarm_when_it_
     assert (world.raised, world.replication.lag_ms()) == ({}, 0)
 
 
+async def test_a_second_store_that_is_away_at_a_restart_is_an_alarm_though_nothing_new_is_saved():
+    """How far it was behind before is forgotten, and it cannot be asked: that is not "in step"."""
+    world = World("a")
+    world.look = ReplicaLook(state="away", error="down")
+    await world.turn()
+    assert (world.raised, world.replication.lag_ms()) == ({}, 0)
+    for _ in range(2):
+        world.now_ms += LAG_ALARM_MS
+        await world.turn()
+    assert list(world.raised) == ["second_store"]
+    assert world.replication.lag_ms() == 2 * LAG_ALARM_MS
+    world.look = ReplicaLook(state="in_step", main_seq=7, replica_seq=7)
+    world.now_ms += RETRY_MS
+    await world.turn()
+    assert (world.raised, world.replication.lag_ms()) == ({}, 0)
+
+
+async def test_an_erasure_that_the_second_store_has_not_seen_is_an_alarm_until_it_has():
+    world = World("a")
+    await world.turn()
+    world.look = ReplicaLook(state="away", error="down")
+    world.replication.compare_soon("a")
+    for _ in range(3):
+        await world.turn()
+        world.now_ms += LAG_ALARM_MS
+    await world.turn()
+    assert list(world.raised) == ["second_store"]
+    world.look = ReplicaLook(state="erased", removed_objects=4)
+    world.now_ms += RETRY_MS
+    await world.turn()
+    assert (world.raised, world.replication.lag_ms()) == ({}, 0)
+
+
 async def test_a_worker_that_died_costs_a_pause_and_no_receipt():
     world = World("a")
     await world.turn()
