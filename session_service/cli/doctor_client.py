@@ -57,47 +57,54 @@ class Trial:
     verdicts: list[Verdict] = field(default_factory=list)
 
 
+Address = Annotated[
+    str,
+    typer.Argument(
+        metavar="[URL]",
+        help="The address under which the client finds the kit, which plays the service there. Port 0 takes "
+        "a free one.",
+    ),
+]
+Command = Annotated[
+    str,
+    typer.Option(
+        "--run",
+        metavar="COMMAND",
+        help="Starts the client, anew for each case; {url}, {session}, {token}, {path} and {case} are filled "
+        "in. Without it you start the client by hand.",
+    ),
+]
+Only = Annotated[
+    list[str] | None, typer.Option(metavar="REGEX", help="Cases whose name matches; may be repeated.")
+]
+Quick = Annotated[bool, typer.Option("--quick", help="Leave out the cases that wait for limits.")]
+IdleS = Annotated[float, typer.Option(help="Idle time-out of the proxy that is played, in seconds.")]
+Waits = Annotated[
+    float, typer.Option(help="Multiplies how long the kit waits for the client, for slow machines.")
+]
+Listen = Annotated[
+    str, typer.Option(metavar="HOST:PORT", help="Where to listen, if URL is that of a proxy in front.")
+]
+Certificate = Annotated[Path | None, typer.Option(help="PEM file, for an https URL without a proxy.")]
+JsonFile = Annotated[
+    str, typer.Option("--json", metavar="FILE", help="Write the report for programs; - is standard output.")
+]
+JunitFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as JUnit for a build.")]
+
+
 def client(
-    url: Annotated[
-        str,
-        typer.Argument(
-            metavar="[URL]",
-            help="The address under which the client finds the kit, which plays the service there. "
-            "Port 0 takes a free one.",
-        ),
-    ] = "http://127.0.0.1:0",
-    command: Annotated[
-        str,
-        typer.Option(
-            "--run",
-            metavar="COMMAND",
-            help="Starts the client, anew for each case; {url}, {session}, {token}, {path} and {case} are "
-            "filled in. Without it you start the client by hand.",
-        ),
-    ] = "",
-    only: Annotated[
-        list[str] | None, typer.Option(metavar="REGEX", help="Cases whose name matches; may be repeated.")
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Leave out the cases that wait for limits.")] = False,
-    idle_s: Annotated[
-        float, typer.Option(help="Idle time-out of the proxy that is played, in seconds.")
-    ] = 60.0,
-    patience: Annotated[
-        float, typer.Option(help="Multiplies how long the kit waits for the client, for slow machines.")
-    ] = 1.0,
+    url: Address = "http://127.0.0.1:0",
+    command: Command = "",
+    only: Only = None,
+    quick: Quick = False,
+    idle_s: IdleS = 60.0,
+    patience: Waits = 1.0,
     jobs: Annotated[int, typer.Option(min=1, help="Clients at a time, with --run.")] = JOBS,
-    listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where to listen, if URL is that of a proxy in front.")
-    ] = "",
-    certificate: Annotated[
-        Path | None, typer.Option(help="PEM file, for an https URL without a proxy.")
-    ] = None,
+    listen: Listen = "",
+    certificate: Certificate = None,
     certificate_key: Annotated[Path | None, typer.Option(help="PEM file with its key.")] = None,
-    json: Annotated[
-        str,
-        typer.Option("--json", metavar="FILE", help="Write the report for programs; - is standard output."),
-    ] = "",
-    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as JUnit for a build.")] = None,
+    json: JsonFile = "",
+    junit: JunitFile = None,
     show_list: Annotated[bool, typer.Option("--list", help="List the cases and end.")] = False,
 ) -> None:
     """Put any client of the resumable wire through drops, half-open peers, idle proxies, portals, slow lines,
@@ -118,23 +125,26 @@ def client(
     tls = _tls(url, certificate, certificate_key, is_behind=at is not None)
     show = Console(stderr=True, highlight=False, soft_wrap=True) if json == "-" else console.out
     trial = Trial(cases=cases, patience=_patience(patience, idle_s), show=show)
-    interrupted = False
+    is_whole = True
     try:
         asyncio.run(_try(trial, Server(url, listen=at, tls=tls), command, jobs))
     except KeyboardInterrupt:
-        interrupted = True
+        is_whole = False
     except OSError as exc:
         raise typer.BadParameter(
             f"Nothing can listen there: {exc.strerror or exc}.", param_hint="URL"
         ) from exc
     _report(trial, json, junit)
+    sys.exit(_status(trial, is_whole=is_whole))
+
+
+def _status(trial: Trial, *, is_whole: bool) -> int:
     count = report.counts(trial.verdicts)
     if count[Colour.RED]:
-        sys.exit(RED_STATUS)
-    if interrupted:
-        sys.exit(INTERRUPTED_STATUS)
-    if not count[Colour.GREEN]:
-        sys.exit(WRONG_USE_STATUS)
+        return RED_STATUS
+    if not is_whole:
+        return INTERRUPTED_STATUS
+    return 0 if count[Colour.GREEN] else WRONG_USE_STATUS
 
 
 # -- what was asked for -------------------------------------------------------------------------------

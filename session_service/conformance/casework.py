@@ -90,13 +90,15 @@ class Untried(Exception):
     """The driver cannot do what the case needs; says what."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Scene:
     """One case's run: its desk, the client under test and how long to wait."""
 
     desk: Desk
     driver: Driver
     patience: Patience
+    is_started: bool = False
+    """False while the client was not started, as in a case that its driver cannot try."""
 
     # -- steps ----------------------------------------------------------------------------------------
 

@@ -105,7 +105,8 @@ async def run_case(
     finally:
         try:
             async with asyncio.timeout(STOP_S):
-                await driver.stop()
+                if scene.is_started:
+                    await driver.stop()
         except TimeoutError:
             ending = ending or Red(f"the client did not stop within {STOP_S:g} s")
         await _part(server, desk)
@@ -138,6 +139,7 @@ async def _play(case: Case, scene: Scene, place: Place) -> Red | Untried | None:
             starting.cancel()
 
     async def start() -> None:
+        scene.is_started = True
         try:
             await scene.driver.start(place)
         except ClientEnded as exc:

@@ -22,6 +22,8 @@ from session_service.conformance.casework import Place
 from session_service.core.continuity.client import Client
 from tests.fakes.rfb_client import RfbClient
 
+GREET_S = 120.0
+"""Viewers wait for a desktop that starts slowly; only their user gives up."""
 Make = Callable[..., ResumableStream]
 
 
@@ -129,7 +131,7 @@ class ConnectDriver(WallClock):
         """Take pictures all the time; when the socket is closed, dial again, as people do."""
         while not self.ended:
             with contextlib.suppress(OSError, EOFError, TimeoutError):
-                async with RfbClient(local.port) as viewer:
+                async with RfbClient(local.port, greet_s=GREET_S) as viewer:
                     while True:
                         await viewer.update()
             await asyncio.sleep(0.05)

@@ -51,7 +51,8 @@ class Picture:
 class RfbClient:
     """`async with RfbClient(path) as client: ...`; a number is a port of this machine."""
 
-    def __init__(self, path: Path | str | int) -> None:
+    def __init__(self, path: Path | str | int, *, greet_s: float = 20.0) -> None:
+        self._greet_s = greet_s
         self._port = path if isinstance(path, int) else 0
         self._path = str(path)
         self.width = self.height = 0
@@ -71,7 +72,7 @@ class RfbClient:
         return self
 
     async def _greet(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(self._greet_s):
             version = await self._reader.readexactly(12)
             assert version == b"RFB 003.008\n", version
             self._writer.write(version)
