@@ -4,6 +4,7 @@ Not authentication: an address is for logs and for throttling. Without `trusted`
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 Networks = Sequence[IPv4Network | IPv6Network]
@@ -29,6 +30,7 @@ def client_address(peer: str, forwarded: Sequence[str], trusted: Networks) -> st
     return address
 
 
+@lru_cache(maxsize=1024)
 def address_class(address: str) -> str:
     """Return what kind of address it is: for a log line that shows patterns and no person."""
     try:

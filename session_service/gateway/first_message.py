@@ -8,6 +8,7 @@ Source: gateway.md 9.1, 9.2 and 9.8.
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -51,9 +52,20 @@ def read_open(text: str, origins: Collection[str]) -> str:
         message = _DECODER.decode(text)
     except msgspec.MsgspecError as exc:
         raise FrameError(Close.BAD_MESSAGE, "first message that is not `open`") from exc
-    if message.aud not in {audience(origin) for origin in origins}:
+    if message.aud not in audiences(origins):
         raise FrameError(Close.BAD_MESSAGE, "aud is not one of public_origins")
     return message.auth if _TICKET.fullmatch(message.auth) else ""
+
+
+def audiences(origins: Collection[str]) -> frozenset[str]:
+    """Return the addresses of all public origins as they are dialled."""
+    return _audiences(frozenset(origins))
+
+
+@lru_cache(maxsize=16)
+def _audiences(origins: frozenset[str]) -> frozenset[str]:
+    """Worked out once: origins change when the port becomes known, and never again."""
+    return frozenset(map(audience, origins))
 
 
 def audience(origin: str) -> str:

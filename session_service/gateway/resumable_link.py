@@ -19,7 +19,7 @@ from session_service.core.continuity.serving import ServerLink
 from session_service.core.records import LossCause
 from session_service.core.websocket import FrameError, frame_head
 from session_service.gateway import answers
-from session_service.gateway.first_message import audience
+from session_service.gateway.first_message import audiences
 from session_service.gateway.handshake import Upgrade
 from session_service.gateway.hub import Hub
 from session_service.gateway.link import Link, Phase
@@ -83,7 +83,7 @@ class ResumableLink(Link):
             self._broke(error.code, error.detail)
 
     def _take_first(self, message: Open | Resume) -> None:
-        if message.aud not in {audience(origin) for origin in self._hub.origins()}:
+        if message.aud not in audiences(self._hub.origins()):
             raise FrameError(Close.BAD_MESSAGE, "aud is not one of public_origins")
         self.phase = Phase.OPENING
         if isinstance(message, Open):

@@ -30,6 +30,7 @@ _AUDIENCE: Final = re.compile(r"wss?://[a-z0-9_.:\[\]-]{1,255}:\d{1,5}")
 _SESSION: Final = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 _TICKET: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
 _PATH: Final = re.compile(r"/s/[a-z0-9]{1,16}/ws")
+_ENCODER: Final = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +209,7 @@ def read_first(text: str) -> Open | Resume:
         received=_number(message, "rx"),
         have=have,
         end=end,
-        mac=decode(_bytes_text(message, "mac", 32)),
+        mac=_bytes(message, "mac", 32),
         ticket=ticket if _TICKET.fullmatch(ticket) else "",
     )
 
@@ -241,8 +242,8 @@ def read_server(text: str) -> FromServer:
 
 
 def say(**fields: object) -> str:
-    """Return a message; a key that is a word of Python is written with a line below (`from_`)."""
-    text = msgspec.json.encode({name.rstrip("_"): value for name, value in fields.items()}).decode()
+    """Return a message with these keys, in this order."""
+    text = _ENCODER.encode(fields).decode()
     assert len(text) <= TEXT_BYTES_MAX
     return text
 
@@ -350,11 +351,8 @@ _READERS: Final[Mapping[str, Callable[[Mapping[str, Any]], FromServer]]] = {
 
 def _object(text: str) -> dict[str, Any]:
     """Return the object of a message. Its depth is looked at first: a parser that recurses is no limit."""
-    depth = deepest = 0
-    for character in _OUTSIDE_OF_STRINGS.sub("", text):
-        depth += 1 if character in "[{" else -1
-        deepest = max(deepest, depth)
-    if deepest > DEPTH_MAX:
+    # Nearly every message opens so few brackets that it cannot be too deep, whatever stands in its strings.
+    if text.count("{") + text.count("[") > DEPTH_MAX and _depth(text) > DEPTH_MAX:
         raise bad("message that is too deep")
     try:
         found = msgspec.json.decode(text)
@@ -363,6 +361,15 @@ def _object(text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise bad("message that is not an object")
     return found
+
+
+def _depth(text: str) -> int:
+    """Return how deep its brackets go, those in strings left out."""
+    depth = deepest = 0
+    for character in _OUTSIDE_OF_STRINGS.sub("", text):
+        depth += 1 if character in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _number(message: Mapping[str, Any], name: str) -> int:
@@ -389,12 +396,16 @@ def _text(message: Mapping[str, Any], name: str) -> str:
 
 
 def _bytes_text(message: Mapping[str, Any], name: str, length: int) -> str:
-    value = _text(message, name)
+    _bytes(message, name, length)
+    return _text(message, name)
+
+
+def _bytes(message: Mapping[str, Any], name: str, length: int) -> bytes:
     try:
-        right = len(decode(value)) == length
+        value = decode(_text(message, name))
     except ValueError as exc:
         raise bad(f"{name} is not base64url") from exc
-    if not right:
+    if len(value) != length:
         raise bad(f"{name} has another length")
     return value
 

@@ -6,9 +6,9 @@ challenge is another one. Keys are derived, never stored; older ones answer ("ta
 Source: docs/protocol.md, "The proof"; vectors in tests/vectors/wire-v1-vectors.json.
 """
 
-import base64
+import binascii
 import hashlib
-import hmac
+from hmac import compare_digest
 from typing import Final
 
 SECRET_BYTES: Final = 32
@@ -17,16 +17,22 @@ LEG_BYTES: Final = 8
 MAC_BYTES: Final = 32
 NO_LEG: Final = "AAAAAAAAAAA"
 """Names no stream: a client that has none, or that gave one up, resumes with it and gets a resync."""
+_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
+_FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
+_BLOCK_BYTES: Final = 64
+_INNER: Final = bytes(value ^ 0x36 for value in range(256))
+_OUTER: Final = bytes(value ^ 0x5C for value in range(256))
 
 
 def encode(data: bytes) -> str:
     """Return base64url without padding."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    return binascii.b2a_base64(data, newline=False).translate(_TO_URL).rstrip(b"=").decode("ascii")
 
 
 def decode(text: str) -> bytes:
     """Return the bytes of base64url without padding. Raises ValueError for any other spelling of them."""
-    data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    # The reader skips what it does not know; the comparison finds that, as it does every other spelling.
+    data = binascii.a2b_base64((text.encode("ascii") + b"===").translate(_FROM_URL))
     if encode(data) != text:
         raise ValueError("another spelling of base64url")
     return data
@@ -67,8 +73,14 @@ def sign(key: bytes, text: str) -> bytes:
 
 def is_signed(key: bytes, text: str, mac: bytes) -> bool:
     """Say whether the MAC is right, in a time that tells nothing about it."""
-    return hmac.compare_digest(_hmac(key, text), mac)
+    return compare_digest(_hmac(key, text), mac)
 
 
 def _hmac(key: bytes, text: str) -> bytes:
-    return hmac.new(key, text.encode(), hashlib.sha256).digest()
+    """Return HMAC-SHA256 as RFC 2104 defines it: three of them are most of what a proof costs, and the
+    library's object for each is twice the work of the two hashes.
+    """
+    assert len(key) <= _BLOCK_BYTES, len(key)
+    block = key.ljust(_BLOCK_BYTES, b"\0")
+    inner = hashlib.sha256(block.translate(_INNER) + text.encode()).digest()
+    return hashlib.sha256(block.translate(_OUTER) + inner).digest()
