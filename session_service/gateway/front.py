@@ -16,7 +16,7 @@ from session_service.gateway.address import client_address
 from session_service.gateway.handshake import RESUMABLE, Refusal, is_ours, read_upgrade, refuse, shard_in
 from session_service.gateway.hub import Hub
 from session_service.gateway.inner_relay import relay
-from session_service.gateway.link import Link, set_options
+from session_service.gateway.link import Link
 from session_service.gateway.messages import Passed
 from session_service.gateway.passing import Owner
 from session_service.gateway.resumable_link import ResumableLink
@@ -112,8 +112,10 @@ class Front(asyncio.Protocol):
 
     def _owner(self) -> Owner | None:
         """Return who owns the shard of this request, when that is another process which is there."""
+        if self._passed is not None or self._head.startswith(self._hub.own):
+            return None
         shard = shard_in(self._head)
-        return None if self._passed is not None or shard == self._hub.shard else self._hub.elsewhere(shard)
+        return None if shard == self._hub.shard else self._hub.elsewhere(shard)
 
     def _pass_on(self, owner: Owner) -> bool:
         """Hand the connection to its owner; False when it cannot take it, and nothing happened."""
@@ -122,7 +124,7 @@ class Front(asyncio.Protocol):
         transport.pause_reading()
         if transport.get_extra_info("sslcontext") is not None:
             self._forget()
-            set_options(transport, self._hub.limits)
+            self._hub.options.ensure(transport)
             self._hub.tasks.spawn(relay(transport, passed, owner, self._hub.limits), name="inner-relay")
             return True
         if not owner.take(passed, transport.get_extra_info("socket").fileno()):

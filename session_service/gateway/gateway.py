@@ -25,6 +25,7 @@ from session_service.gateway.liveness import Ticker
 from session_service.gateway.messages import Passed
 from session_service.gateway.passing import Owner
 from session_service.gateway.rings import Rings, share_of_memory
+from session_service.gateway.socket_options import SocketOptions
 from session_service.gateway.stats import GatewayStats
 from session_service.ports.clock import Ids
 from session_service.ports.streams import Attachments, PlannedPause
@@ -72,6 +73,7 @@ class Gateway:
             http=http,
             origins=origins,
             shard=shard,
+            own=f"GET /s/{shard}/".encode(),
             shards=frozenset((shard, *shards)),
             elsewhere=elsewhere,
             trusted=trusted,
@@ -79,7 +81,8 @@ class Gateway:
             stats=stats,
             ticker=Ticker(tick_s=limits.tick_s, stall_s=limits.stall_s, stats=stats),
             tasks=Tasks(self._task_failed),
-            log=structlog.get_logger(),
+            log=structlog.get_logger().bind(),  # once, and not again for each line
+            options=SocketOptions(limits),
             rings=Rings(
                 bytes_max=limits.rings_bytes_max or share_of_memory(limits.rings_share),
                 quiet_s=limits.ack_quiet_s,
@@ -103,7 +106,11 @@ class Gateway:
             backlog=self._hub.limits.backlog,
             reuse_address=True,
             ssl_handshake_timeout=self._hub.limits.head_s if tls else None,
+            start_serving=False,
         )
+        for listening in server.sockets:
+            self._hub.options.prepare(listening)
+        await server.start_serving()
         self._servers.append(server)
         return tuple(tuple(listening.getsockname()[:2]) for listening in server.sockets)
 
@@ -112,6 +119,7 @@ class Gateway:
     ) -> None:
         """Take connections of sockets that somebody else opened and listens on."""
         for each in listening:
+            self._hub.options.prepare(each)
             self._servers.append(
                 await asyncio.get_running_loop().create_server(
                     self.front,

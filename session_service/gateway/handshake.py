@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
+import msgspec
 from websockets.datastructures import MultipleValuesError
 from websockets.exceptions import NegotiationError
 from websockets.http11 import Request
@@ -27,6 +28,7 @@ TARGET: Final = re.compile(r"/s/([a-z0-9]{1,16})/(?:ws|t/([A-Za-z0-9_-]{16,128})
 """The page's address, and the one with a ticket for stock clients; nothing else below `/s/` exists."""
 _ALONE: Final = frozenset({BINARY, RESUMABLE})
 """Subprotocols of which one is offered alone by our clients and by noVNC."""
+_USUAL: Final = b"GET /s/"
 _SHARD: Final = re.compile(rb"[A-Z]{1,16} /s/([a-z0-9]{1,16})/")
 USER_AGENT_CHARACTERS_MAX: Final = 256
 
@@ -34,8 +36,7 @@ _SILENT: Final = logging.Logger("session_service.gateway.handshake", logging.CRI
 """websockets logs request lines when debugging, and a ticket may stand in one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upgrade:
+class Upgrade(msgspec.Struct, frozen=True, kw_only=True):
     """A valid request for a websocket. `accepted` is the whole 101 answer, not yet sent."""
 
     shard: str
@@ -58,6 +59,8 @@ class Refusal:
 
 def is_ours(head: bytes) -> bool:
     """Say whether a request head (or its beginning) is for a path below `/s/`, whatever its method."""
+    if head.startswith(_USUAL):
+        return True
     parts = head.split(b"\r\n", 1)[0].split(b" ", 2)
     return len(parts) > 1 and parts[1].startswith(b"/s/")
 

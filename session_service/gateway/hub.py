@@ -15,6 +15,7 @@ from session_service.gateway.limits import GatewayLimits
 from session_service.gateway.liveness import Ticker
 from session_service.gateway.regular_ends import RegularEnds
 from session_service.gateway.rings import Rings
+from session_service.gateway.socket_options import SocketOptions
 from session_service.gateway.soon import Soon
 from session_service.gateway.stats import GatewayStats
 from session_service.ports.clock import Ids
@@ -55,6 +56,8 @@ class Hub:
     origins: Callable[[], Collection[str]]
     """The public origins now, e.g. {"https://desk.example"}."""
     shard: str
+    own: bytes
+    """How the usual request for `shard` begins."""
     shards: frozenset[str]
     """All that are valid in a path; those of others are served here while their process is away."""
     elsewhere: "Callable[[str], Owner | None]"
@@ -66,6 +69,7 @@ class Hub:
     tasks: Tasks
     log: Any
     rings: Rings
+    options: SocketOptions
     soon: Soon = field(default_factory=Soon)
     streams: "dict[str, ResumableStream]" = field(default_factory=dict)
     """The resumable stream of a session, attached or not."""

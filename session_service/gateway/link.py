@@ -25,7 +25,6 @@ from session_service.gateway.address import address_class
 from session_service.gateway.first_message import read_open
 from session_service.gateway.handshake import Upgrade, refuse
 from session_service.gateway.hub import Hub
-from session_service.gateway.limits import GatewayLimits
 from session_service.gateway.stream import BinaryStream, CarriedStream
 from session_service.ports.streams import Attachment, LinkEnd, LinkOffer, LinkRefusal
 
@@ -133,9 +132,12 @@ class Link(asyncio.Protocol):
         # neither.
         self._joins = isinstance(transport, asyncio.Transport)
         transport.set_write_buffer_limits(high=self._hub.limits.down_bytes_max)
-        set_options(transport, self._hub.limits)
+        self._hub.options.ensure(transport)
         self._hub.enter(self)
-        self._hub.ticker.add(self, self._began_at)
+        limits = self._hub.limits
+        self._hub.ticker.add(
+            self, self._began_at + min(limits.ping_s, limits.first_message_s, limits.frame_s, limits.silent_s)
+        )
         if self.phase is Phase.FIRST:
             transport.write(self._greeting())
             self._hub.wait_for_first(self)
@@ -513,7 +515,8 @@ class Link(asyncio.Protocol):
         """From here nothing is carried any more: release what is down, close the leg, report."""
         self.phase = Phase.ENDING
         self._ended_at = self._time()
-        self._hub.ticker.add(self, self._ended_at + self._hub.limits.close_s)
+        if not self._transport.is_closing():  # else it is gone, or goes by itself
+            self._hub.ticker.add(self, self._ended_at + self._hub.limits.close_s)
         self.cause, self.close_code = cause, code
         self._hub.waiting.pop(self, None)
         if self._read_paused:
@@ -560,19 +563,3 @@ class Link(asyncio.Protocol):
     def _complete(self, end: LinkEnd) -> LinkEnd:
         """Add what only a kind of link knows."""
         return end
-
-
-def set_options(transport: asyncio.Transport, limits: GatewayLimits) -> None:
-    """Make the kernel find dead peers, send at once, and keep little unsent."""
-    connection = transport.get_extra_info("socket")
-    if connection is None or connection.family not in {socket.AF_INET, socket.AF_INET6}:
-        return
-    tcp = socket.IPPROTO_TCP
-    idle_s, interval_s, probes = limits.keepalive_s
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(tcp, socket.TCP_NODELAY, 1)
-    connection.setsockopt(tcp, socket.TCP_KEEPIDLE, idle_s)
-    connection.setsockopt(tcp, socket.TCP_KEEPINTVL, interval_s)
-    connection.setsockopt(tcp, socket.TCP_KEEPCNT, probes)
-    connection.setsockopt(tcp, socket.TCP_USER_TIMEOUT, int(limits.user_timeout_s * 1000))
-    connection.setsockopt(tcp, socket.TCP_NOTSENT_LOWAT, limits.unsent_bytes_max)

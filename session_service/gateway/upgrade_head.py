@@ -11,8 +11,9 @@ import base64
 import hashlib
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 BYTES_MAX: Final = 4096
 """Larger heads are no usual ones; also the limit of what the expressions below are tried on."""
@@ -28,8 +29,7 @@ _CONNECTION: Final = frozenset({"upgrade", "keep-alive, upgrade"})
 _UNUSUAL: Final = frozenset({"transfer-encoding", "content-length"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpgradeHead:
+class UpgradeHead(msgspec.Struct, frozen=True, kw_only=True):
     """A GET below `/s/` that asks for a websocket of version 13, and nothing else."""
 
     path: str
