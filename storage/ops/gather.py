@@ -51,6 +51,7 @@ from storage.repository.packer import ChunkTaker
 from storage.repository.threads import Stop, Threads
 from storage.repository.tree_writer import write_content
 from storage.scan.attributes import attributes, attributes_at
+from storage.scan.descriptors import require_descriptors
 from storage.scan.entry import NO_ATTRIBUTES, Attributes, Found, Grade, Kind, StatFacts
 from storage.scan.read import read_stable
 from storage.scan.settled import settled_after_ns
@@ -592,6 +593,7 @@ def open_home(path: str | os.PathLike[str]) -> int:
     try:
         return os.open(path, _FOLDER_FLAGS)
     except OSError as exc:
+        require_descriptors(exc)
         raise HomeMissing(path=os.fspath(path), errno=exc.errno) from exc
 
 

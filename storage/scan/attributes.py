@@ -10,6 +10,7 @@ import os
 import struct
 from collections.abc import Callable
 
+from storage.scan.descriptors import require_descriptors
 from storage.scan.entry import NO_ATTRIBUTES, Attributes
 from storage.scan.rights import HANDLE
 
@@ -44,6 +45,7 @@ def attributes_at(folder_fd: int, name: bytes) -> Attributes:
     try:
         handle = os.open(name, HANDLE, dir_fd=folder_fd)
     except OSError as exc:
+        require_descriptors(exc)
         return Attributes(xattr_errors=((b"", exc.errno or errno.EIO),))
     path = f"/proc/self/fd/{handle}"
     try:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from storage.errors import Cancelled
 from storage.scan.attributes import attributes
+from storage.scan.descriptors import require_descriptors
 from storage.scan.entry import PIECE_BYTES, Attributes, Grade, ReadOutcome, Sink, StatFacts
 from storage.scan.rights import READ_QUIETLY, open_file
 from storage.scan.walk import facts_of
@@ -136,6 +137,7 @@ def _read_once(
     try:
         fd, mode_before = open_file(name, folder_fd, repair=repair)
     except OSError as exc:
+        require_descriptors(exc)
         if exc.errno in _NOT_A_FILE:
             return ReadOutcome(facts=expected, extents=None, gone=True)
         return ReadOutcome(facts=expected, extents=None, grade=Grade.UNREADABLE, error=exc.errno)

@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from storage.errors import Cancelled, HomeMoved, RouteLost
+from storage.errors import Cancelled, DescriptorsExhausted, HomeMissing, HomeMoved, RouteLost
+from storage.scan.descriptors import require_descriptors
 from storage.scan.entry import Before, Found, Kind, StatFacts
 from storage.scan.rights import READ_FOLDER, open_folder
 
@@ -223,7 +224,11 @@ class _Walk:
         self._device = os.fstat(root_fd).st_dev
 
     def run(self) -> "Iterator[FolderFound | Found]":
-        fd, mode_before = open_folder(b".", self._root_fd, repair=self._repair_rights)
+        try:
+            fd, mode_before = open_folder(b".", self._root_fd, repair=self._repair_rights)
+        except OSError as exc:
+            require_descriptors(exc)
+            raise HomeMissing(errno=exc.errno) from exc
         root = self._stand_in(b"", b"", fd, mode_before)
         yield FolderFound(self, root, folder_fd=fd)
         while self._levels:
@@ -238,7 +243,7 @@ class _Walk:
         while self._levels:
             try:
                 self._leave()
-            except (HomeMoved, OSError):
+            except (HomeMoved, DescriptorsExhausted, OSError):
                 continue  # the way up is lost; levels still open are handled, the others hold nothing
 
     def others(self, level: _Level, before: Mapping[bytes, Before], settled_ns: int) -> Iterator[Found]:
@@ -302,6 +307,7 @@ class _Walk:
         try:
             fd, mode_before = open_folder(name, parent.fd, repair=self._repair_rights)
         except OSError as exc:
+            require_descriptors(exc)
             if not parent.listed:
                 raise RouteLost(path=_join(parent.path, name), errno=exc.errno) from exc
             yield from self._not_entered(parent, name, exc)
@@ -392,7 +398,8 @@ class _Walk:
         for way in (self._through_parent, self._through_names):
             try:
                 fd = way(below_fd, upper)
-            except OSError:
+            except OSError as exc:
+                require_descriptors(exc)
                 continue
             seen = os.fstat(fd)
             if (seen.st_dev, seen.st_ino) == upper.identity:
@@ -427,6 +434,7 @@ def _list_names(level: _Level, fd: int) -> None:
                     is_folder = False  # its lstat will say what is wrong
                 (folders if is_folder else others).append(name)
     except OSError as exc:
+        require_descriptors(exc)
         level.error = exc.errno
         return
     others.sort()
