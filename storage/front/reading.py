@@ -110,6 +110,7 @@ class Reading(Opened):
         becomes_home: bool = False,
         resumable: bool = False,
         path: bytes = b"",
+        seed: Path | None = None,
         progress: Tell | None = None,
     ) -> RestoreReport:
         """Restore a checkpoint into a folder that does not exist or is empty.
@@ -120,6 +121,9 @@ class Reading(Opened):
             path: a file or folder of the checkpoint, which comes under its own name; else all.
             resumable: take up what an earlier call with the same arguments left in the folder. A note lies
                 beside it meanwhile. Raises TargetNotEmpty where that cannot be: drop both and call again.
+            seed: a folder that may hold some of it, under the paths of the checkpoint: a previous home, an
+                earlier restore, the home that runs. It may be anything, and may change meanwhile: what it has
+                is compared with the ids of the checkpoint, and only what is the same is not fetched.
             becomes_home: the next checkpoints of this workspace will be taken of this folder, which nobody
                 else has touched when this returns; it may be renamed. Then they need not read it first.
         """
@@ -136,6 +140,7 @@ class Reading(Opened):
             becomes_home=becomes_home,
             resumable=resumable,
             path=path,
+            seed=seed,
         )
         async with self._lending.pinned(await self._upkeep(ref), state, row):
             report = await restore.run(into)

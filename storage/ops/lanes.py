@@ -16,6 +16,7 @@ import asyncio
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -24,6 +25,7 @@ from storage.format.frame import Buffer
 from storage.format.keys import BoxKind
 from storage.format.limits import MIB, SEALED_EXTRA_BYTES_MAX, SEGMENT_RAW_BYTES_MAX
 from storage.format.table import Segment
+from storage.ops.seeding import BATCH_BYTES, Seeding
 from storage.repository.index import Container, Places
 from storage.repository.reader import CACHE_BYTES, Reader, SealedRun
 from storage.repository.threads import Stop, Threads
@@ -40,11 +42,12 @@ WRITERS_OPEN_MAX: Final = 64
 
 RESTORE_BYTES_MAX: Final = (
     LANES * (2 * (LOAD_BYTES + SEGMENT_RAW_BYTES_MAX + SEALED_EXTRA_BYTES_MAX) + 2 * SEGMENT_RAW_BYTES_MAX)
+    + LANES * BATCH_BYTES
     + CACHE_BYTES
 )
 """What a restore holds at once besides its plan: for each lane a load being written and one fetched (each may
-overlap one segment), a segment's plain frame and what it expands to; and the reader's cache of metadata. A
-test holds it to this."""
+overlap one segment), a segment's plain frame and what it expands to, and what it reads of a seed; and the
+reader's cache of metadata. A test holds it to this."""
 
 
 @dataclass(slots=True)
@@ -142,7 +145,9 @@ class Lanes:
         stop: Stop,
         *,
         written: Callable[[int], None],
+        seed: Callable[[], Seeding] | None = None,
     ) -> None:
+        """Take what writes and what is read from; `seed` is asked for one hand of a seed per lane."""
         self._reader = reader
         self._places = places
         self._threads = threads
@@ -150,11 +155,17 @@ class Lanes:
         self._written = written
         self._writers = _Writers(extractor)
         self._hands = [Lane(extractor) for _ in range(LANES)]
+        self._seeds = [] if seed is None else [seed() for _ in self._hands]
+        self.fetched_bytes = 0
+        self.seeded_bytes = 0
 
     async def write(self, files: Iterable[File]) -> None:
         """Write files to their ends."""
-        work = deque(await self._placed([_whole(file) for file in files]))
         try:
+            pieces = [_whole(file) for file in files]
+            if self._seeds:
+                pieces = await self._seeded(pieces)
+            work = deque(await self._placed(pieces))
             async with asyncio.TaskGroup() as group:
                 for number, hand in enumerate(self._hands):
                     group.create_task(self._lane(work, hand), name=f"restore-lane-{number}")
@@ -165,6 +176,50 @@ class Lanes:
         """Give back the folders that the lanes hold open."""
         for hand in self._hands:
             hand.close()
+        for seed in self._seeds:
+            seed.close()
+
+    async def _seeded(self, pieces: Iterable[_Piece]) -> list[_Piece]:
+        """Write what the seed has; return what is left to be fetched."""
+        work, left = deque(pieces), list[_Piece]()
+
+        async def lane(hand: Lane, seed: Seeding) -> None:
+            had = await self._threads.run(self._stop, self._seed, work, left, hand, seed)
+            self.seeded_bytes += had
+
+        async with asyncio.TaskGroup() as group:
+            for number, (hand, seed) in enumerate(zip(self._hands, self._seeds, strict=True)):
+                group.create_task(lane(hand, seed), name=f"restore-seed-{number}")
+        return left
+
+    def _seed(self, work: deque[_Piece], left: list[_Piece], hand: Lane, seed: Seeding) -> int:
+        """Take one file after the other; return how many bytes the seed had. In a thread, as another one."""
+        total = 0
+        while True:
+            try:
+                whole = work.popleft()
+            except IndexError:
+                return total
+            missing: list[_Piece] = []
+            had = self._seed_file(whole.file, missing, hand, seed)
+            left += missing if had else [whole]
+            total += had
+
+    def _seed_file(self, file: File, missing: list[_Piece], hand: Lane, seed: Seeding) -> int:
+        had = 0
+        with closing(seed.runs(file.path, file.refs, file.facts.extents)) as runs:
+            for run in runs:
+                self._stop.check()
+                piece = _Piece(file, run.first, run.chunks, run.data_start, 0, 0)
+                if run.data is not None:
+                    self._write_piece(piece, run.data, hand)
+                    had += len(run.data)
+                    self._written(len(run.data))
+                elif missing and missing[-1].first + missing[-1].chunks == run.first:
+                    missing[-1] = missing[-1]._replace(chunks=missing[-1].chunks + run.chunks)
+                else:
+                    missing.append(piece)
+        return had
 
     async def _placed(self, pieces: Sequence[_Piece]) -> list[_Load]:
         while True:
@@ -229,6 +284,7 @@ class Lanes:
             load.sealed = await self._reader.fetch(
                 (load.container, segment) for segment, _ in load.wanted.values()
             )
+            self.fetched_bytes += sum(len(sealed.raw) for sealed in load.sealed)
         except ObjectMissing:
             if not await self._places.look_again(load.looks):
                 raise
@@ -244,13 +300,12 @@ class Lanes:
                 served = load.wanted[segment.index][1]
                 for piece in served:
                     self._stop.check()
-                    self._write_piece(piece, view, hand)
+                    self._write_piece(piece, view[piece.start : piece.start + piece.length], hand)
                 self._written(sum(piece.length for piece in served))
         load.sealed = []
 
-    def _write_piece(self, piece: _Piece, raw: memoryview, hand: Lane) -> None:
-        file, data = piece.file, raw[piece.start : piece.start + piece.length]
-        extents = file.facts.extents
+    def _write_piece(self, piece: _Piece, data: memoryview, hand: Lane) -> None:
+        file, extents = piece.file, piece.file.facts.extents
         if piece.chunks == len(file.refs) and extents is None:
             hand.file(file.path, file.facts, data)
             return

@@ -13,8 +13,9 @@ Source: storage.md 4.6.
 import asyncio
 import os
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ from storage.errors import RestoreError, TargetNotEmpty
 from storage.ops.draft import Draft, empty_draft, resumable_draft, write_out
 from storage.ops.lanes import File, Lanes
 from storage.ops.restore_plan import Plan, Planner, tiers
+from storage.ops.seeding import Seeding
 from storage.ops.stat_cache import VOUCHED_NS, Remembered, StatCache, facts_of
 from storage.ops.values import BadPath, Progress, RestoreReport
 from storage.repository.index import Places
@@ -30,6 +32,7 @@ from storage.repository.state import Row
 from storage.repository.threads import Stop, Threads
 from storage.scan.entry import ExtractReport, Kind, RestorePolicy, StatFacts
 from storage.scan.extract import Extractor, require_space
+from storage.scan.seed import open_seed
 from storage.scan.settled import keeps_fine_times
 
 TICK_WAIT_S: Final = 0.002
@@ -55,6 +58,7 @@ class Restore:
         becomes_home: bool = False,
         resumable: bool = False,
         path: bytes = b"",
+        seed: Path | None = None,
     ) -> None:
         assert not (path and (becomes_home or resumable)), "a part of a home is not made into one"
         assert row.checkpoint is not None
@@ -71,6 +75,8 @@ class Restore:
         self._becomes_home = becomes_home
         self._resumable = resumable
         self._path = path
+        self._seed = seed
+        self._lanes: Lanes | None = None
         self.cache: StatCache | None = None
         """What the first checkpoint of this home need not read; made by `run` where it is certain."""
 
@@ -92,6 +98,7 @@ class Restore:
                     raise
                 raise TargetNotEmpty(path=os.fspath(into), what="it could not be taken up") from exc
         plan.differences += [BadPath(path=path, grade=what) for path, what in report.differences]
+        assert self._lanes is not None, "it has written"
         return RestoreReport(
             seq=self._row.seq,
             entries=report.entries,
@@ -99,6 +106,8 @@ class Restore:
             not_made=tuple(plan.not_made[:NAMED_MAX]),
             differences=tuple(plan.differences[:NAMED_MAX]),
             resumed=draft.resumed,
+            seeded_bytes=self._lanes.seeded_bytes,
+            fetched_bytes=self._lanes.fetched_bytes,
         )
 
     def _draft(self, into: Path) -> AbstractContextManager[Draft]:
@@ -160,18 +169,39 @@ class Restore:
 
     async def _write_files(self, extractor: Extractor, plan: Plan) -> None:
         """Write tier by tier, and say when a desktop could start."""
-        lanes = Lanes(
-            extractor, self._reader, self._places, self._threads, self._stop, written=self._count_written
-        )
         first, *others = tiers(plan.files)
         plan.files = []
-        try:
+        with self._open_lanes(extractor) as lanes:
             await lanes.write(first)
             self._progress(Progress(stage="usable", done=self._written, total=None, unit="bytes"))
             for tier in others:
                 await lanes.write(tier)
+            if lanes.seeded_bytes:
+                self._progress(Progress(stage="seeded", done=lanes.seeded_bytes, unit="bytes"))
+
+    @contextmanager
+    def _open_lanes(self, extractor: Extractor) -> Iterator[Lanes]:
+        """Open the seed, if there is one, and what writes."""
+        seed_fd = None if self._seed is None else open_seed(self._seed)
+        beneath = self._path.rpartition(b"/")[0]
+        try:
+            seed = None
+            if seed_fd is not None:
+                seed = partial(Seeding, seed_fd, beneath, self._reader.is_data_chunk)
+            self._lanes = Lanes(
+                extractor,
+                self._reader,
+                self._places,
+                self._threads,
+                self._stop,
+                written=self._count_written,
+                seed=seed,
+            )
+            with closing(self._lanes):
+                yield self._lanes
         finally:
-            lanes.close()
+            if seed_fd is not None:
+                os.close(seed_fd)
 
     def _count_written(self, count: int) -> None:
         self._written += count  # a count that two threads lose between them only makes a bar shorter

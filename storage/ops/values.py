@@ -21,7 +21,7 @@ class StoreSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a call is; `total` is None while unknown. stage: scan, upload, restore; verify,
+    """How far a call is; `total` is None while unknown. stage: scan, upload, restore, usable, seeded; verify,
     trees; mark, delete, move.
     """
 
@@ -174,6 +174,10 @@ class RestoreReport:
     differences: tuple[BadPath, ...] = ()
     resumed: bool = False
     """A restore that was cut off before was taken up: what it had finished was not written again."""
+    seeded_bytes: int = 0
+    """Of contents that were in the seed, and not fetched."""
+    fetched_bytes: int = 0
+    """Of sealed segments with contents that were fetched from the store."""
 
     @property
     def whole(self) -> bool:

@@ -210,6 +210,10 @@ class Reader:
             raise ObjectDamaged(object=container.name, what="cut short")
         return SealedRun(keys=keys, header=header, container=container, run=run, raw=raw)
 
+    def is_data_chunk(self, chunk_id: bytes, content: Buffer) -> bool:
+        """Return whether these bytes are the chunk of that id. Ids are the same in every key epoch."""
+        return self._keys.newest.chunk_id(BoxKind.DATA, content) == chunk_id
+
     async def key_id(self, container: Container) -> bytes:
         """Return which key a container's header names."""
         return (await self._header(self._place, container))[0].key_id
