@@ -48,7 +48,11 @@ AUDIT_SCAN_MAX: Final = 5000
 AUDIT_BATCH: Final = 500
 
 SIGN_IN_TRIES: Final = 5
-"""Wrong passwords for one account before the first pause."""
+"""Wrong passwords for one account from one address before the first pause of that pair: a stranger who keeps
+guessing pauses himself, and not the account's own user at another address.
+"""
+ACCOUNT_TRIES: Final = 50
+"""Wrong passwords for one account from everywhere before the first pause of the account."""
 ADDRESS_TRIES: Final = 20
 """Wrong passwords from one client address (IPv6: its /64) before the first pause: an office shares one."""
 SETUP_TRIES: Final = 5

@@ -48,6 +48,8 @@ class Services:
     settings: HttpSettings
     identification: Identification
     passwords: Passwords
+    pair_tries: Throttle
+    """By account and address."""
     account_tries: Throttle
     address_tries: Throttle
     setup_tries: Throttle

@@ -63,12 +63,14 @@ async def sign_in(exchange: Exchange) -> Reply:
     name = ask.name.strip()
     account, address_key = account_key(name), addresses.throttle_key(_address(exchange))
     _begin(exchange, services.address_tries, address_key)
-    verdict = _begin(exchange, services.account_tries, account)
+    verdict = _begin(exchange, services.pair_tries, _pair(exchange, name))
+    _begin(exchange, services.account_tries, account)  # last: who is paused himself pauses nobody else
     user = await services.registry.user_by_name(name)
     right = await services.passwords.check(user.password_hash if user else None, ask.password)
     if user is None or not right or user.disabled:
         await _refuse(exchange, user, verdict)
-    services.account_tries.forgive(account)
+    services.pair_tries.forgive(_pair(exchange, name))
+    services.account_tries.give_back(account)
     services.address_tries.give_back(address_key)
     secret, fresh = _new_sign_in(exchange, user)
     writes: list[Write] = [PutSignIn(sign_in=fresh), *await _oldest_to_forget(exchange, user)]
@@ -105,6 +107,11 @@ def _begin(exchange: Exchange, throttle: Throttle, key: str) -> Verdict:
     if not verdict.allowed:
         raise errors.TooManyAttempts(retry_after_s=round(verdict.pause_s, 1))
     return verdict
+
+
+def _pair(exchange: Exchange, name: str) -> str:
+    """Return what is counted of an account at an address; no address has a space."""
+    return f"{addresses.throttle_key(_address(exchange))} {account_key(name)}"
 
 
 def _address(exchange: Exchange) -> str:
@@ -242,10 +249,10 @@ async def change_password(exchange: Exchange) -> Reply:
     if caller.sign_in is None:
         raise errors.NotAllowed("A password is changed in a signed-in browser, not with a token.")
     user = caller.user
-    verdict = _begin(exchange, services.account_tries, account_key(user.name))
+    verdict = _begin(exchange, services.pair_tries, _pair(exchange, user.name))
     if not await services.passwords.check(user.password_hash, ask.current):
         await _refuse(exchange, user, verdict)
-    services.account_tries.forgive(account_key(user.name))
+    services.pair_tries.forgive(_pair(exchange, user.name))
     check_form(ask.new, name=user.name)
     changed = replace(
         user, password_hash=await services.passwords.hash(ask.new), generation=user.generation + 1

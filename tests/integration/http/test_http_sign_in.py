@@ -1,6 +1,8 @@
 """Setup, signing in and out, and what holds strangers off."""
 
 from dataclasses import replace
+from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
 
@@ -125,6 +127,27 @@ async def test_an_account_is_paused_after_five_tries_and_longer_each_time(world:
     world.clock.now_ms += 60_000
     assert (await browser.post(SIGN_IN, right)).status == 200
     assert (await browser.post(SIGN_IN, {"name": "ada", "password": "wrong"})).status == 401
+
+
+async def test_a_stranger_who_guesses_pauses_himself_and_not_the_accounts_user(tmp_path: Path) -> None:
+    """One try a pause kept anybody out whose name was known. From fifty places together it is the account."""
+    trusted = (ip_network("127.0.0.0/8"),)
+    async with http_world(tmp_path, trusted_proxies=trusted) as world:
+        await world.account("ada")
+
+        async def sign_in(address: str, password: str) -> str:
+            browser = await world.browser(**{"X-Forwarded-For": address})
+            seen = await browser.post(SIGN_IN, {"name": "ada", "password": password})
+            return "in" if seen.status == 200 else seen.code
+
+        for _ in range(limits.SIGN_IN_TRIES):
+            assert await sign_in("198.51.100.7", "wrong") == "wrong_password"
+        for _ in range(limits.ACCOUNT_TRIES):
+            assert await sign_in("198.51.100.7", "wrong") == "too_many_attempts"
+        assert await sign_in("203.0.113.9", PASSWORD) == "in"
+        for number in range(limits.ACCOUNT_TRIES - limits.SIGN_IN_TRIES):
+            assert await sign_in(f"198.51.100.{number + 10}", "wrong") == "wrong_password"
+        assert await sign_in("203.0.113.9", PASSWORD) == "too_many_attempts"
 
 
 async def test_another_spelling_of_a_name_gives_no_further_tries(world: HttpWorld) -> None:
