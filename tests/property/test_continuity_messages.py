@@ -3,16 +3,19 @@
 import json
 import random
 from collections.abc import Callable
+from time import process_time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from session_service.core.continuity.client import Client
+from session_service.core.continuity.limits import TEXT_BYTES_MAX
 from session_service.core.continuity.messages import read_client, read_first, read_server, say
 from session_service.core.continuity.ring import Ring
 from session_service.core.continuity.serving import opened
 from session_service.core.websocket import FrameError
+from session_service.gateway.first_message import read_open
 
 SID = "01JD0000000000000000000000"
 READERS: list[Callable[[str], object]] = [read_first, read_client, read_server]
@@ -156,3 +159,18 @@ def test_a_ring_is_a_window_of_the_whole_stream(acts: list[tuple[str, bytes, int
             if ring.holds(at):
                 assert b"".join(ring.since(at)) == whole[at:]
     assert say(a=ring.acked) == f'{{"a":{ring.acked}}}'
+
+
+@pytest.mark.parametrize("begin", ['"', "", '{"t":"'])
+@pytest.mark.parametrize("part", ['\\"', '"a\\', '"\\\n', "\\", '"'])
+def test_a_message_that_is_no_json_costs_no_more_than_another(begin: str, part: str) -> None:
+    """A string that never ended took a third of a second, from anybody, before a ticket was looked at."""
+    text = (begin + part * TEXT_BYTES_MAX)[:TEXT_BYTES_MAX]
+    began = process_time()
+    for _ in range(10):
+        for read in (read_first, read_client):
+            with pytest.raises(FrameError):
+                read(text)
+        with pytest.raises(FrameError):
+            read_open(text, ())
+    assert process_time() - began < 1.0, "thirty messages; it was ten seconds"

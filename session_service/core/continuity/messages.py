@@ -25,7 +25,10 @@ from session_service.core.continuity.limits import (
 from session_service.core.continuity.proof import decode
 from session_service.core.websocket import FrameError
 
-_OUTSIDE_OF_STRINGS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[^\[\]{}"]+')
+_OUTSIDE_OF_STRINGS: Final = re.compile(r'"(?:[^"\\]|\\.)*\\?(?:"|\Z)|[^\[\]{}"]+', re.DOTALL)
+"""A string that never ends is one to the end of the text: else each quote in it was looked at anew, and one
+message of 4 KiB held the process for a third of a second.
+"""
 _AUDIENCE: Final = re.compile(r"wss?://[a-z0-9_.:\[\]-]{1,255}:\d{1,5}")
 _SESSION: Final = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 _TICKET: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
