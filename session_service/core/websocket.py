@@ -34,6 +34,7 @@ class Opcode(IntEnum):
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = (int(opcode) for opcode in Opcode)
 CONTROL_BYTES_MAX: Final = 125
 _FIN, _RESERVED, _OPCODE, _MASKED, _LENGTH = 0x80, 0x70, 0x0F, 0x80, 0x7F
+_WHOLE: Final = frozenset(_FIN | opcode for opcode in (TEXT, BINARY, CLOSE, PING, PONG))
 
 
 class FrameError(Exception):
@@ -129,6 +130,7 @@ class Decoder:
         "_need",
         "_opcode",
         "_received",
+        "_small_bytes_max",
         "_text",
         "_text_bytes_max",
         "_unmask",
@@ -138,6 +140,7 @@ class Decoder:
         self._unmask = unmask
         self._message_bytes_max = message_bytes_max
         self._text_bytes_max = text_bytes_max
+        self._small_bytes_max = min(message_bytes_max, text_bytes_max, CONTROL_BYTES_MAX)
         self._buffer: bytearray | None = None
         self._need = 0
         self._opcode = 0
@@ -159,15 +162,16 @@ class Decoder:
         """
         buffer: bytes | bytearray = data
         if self._buffer is None:
-            # Nearly every read is one whole, small, binary message: a key, a pointer, a request for an
-            # update.
+            # Nearly every read is one whole, small frame: a key, a pointer, a request for an update, an
+            # acknowledgement, a pong.
             if (
                 not self._opcode
-                and len(data) > 6
-                and data[0] == _FIN | BINARY
-                and len(data) - 6 == data[1] - _MASKED < 126
+                and len(data) >= 6
+                and data[0] in _WHOLE
+                and len(data) - 6 == data[1] - _MASKED <= self._small_bytes_max
             ):
-                return [(BINARY, self._unmask(data[6:], data[2:6]))]
+                payload = self._unmask(data[6:], data[2:6]) if len(data) > 6 else b""
+                return [(data[0] & _OPCODE, payload)]
         else:
             self._buffer += data
             if len(self._buffer) < self._need:

@@ -42,11 +42,17 @@ class Wheel(Generic[Key]):
     def set(self, key: Key, deadline_ms: int) -> None:
         """Put a key at its deadline, rounded up to a slot; an earlier entry of the key is replaced."""
         slot = -(-deadline_ms // self._slot_ms)
-        if self._slot_of.get(key) == slot:
+        before = self._slot_of.get(key)
+        if before == slot:
             return
-        self.remove(key)
+        if before is not None:
+            self.remove(key)
         self._slot_of[key] = slot
-        self._slots.setdefault(slot, {})[key] = None
+        keys = self._slots.get(slot)
+        if keys is not None:
+            keys[key] = None
+            return
+        self._slots[slot] = {key: None}
         if slot not in self._ordered:
             self._ordered.add(slot)
             heappush(self._order, slot)
@@ -79,9 +85,13 @@ class Wheel(Generic[Key]):
         last = reading_ms // self._slot_ms
         while self._first is not None and self._first <= last and len(taken) < SLICE_KEYS_MAX:
             keys = self._slots[self._first]
-            for key in tuple(islice(keys, SLICE_KEYS_MAX - len(taken))):
-                taken.append(key)
-                self.remove(key)
+            some = tuple(islice(keys, SLICE_KEYS_MAX - len(taken)))
+            for key in some:
+                del keys[key], self._slot_of[key]
+            taken += some
+            if not keys:
+                del self._slots[self._first]
+                self._find_first()
         return tuple(taken)
 
     def _find_first(self) -> None:

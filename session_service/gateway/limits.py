@@ -6,7 +6,7 @@ can shorten a minute to a moment.
 Source: gateway.md sections 7, 8, 9.1 and 9.4; docs/design/0002-wire.md.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from session_service.core.continuity.limits import DOWN_RING_BYTES
 
@@ -93,14 +93,16 @@ class GatewayLimits:
     backlog: int = 4096
     """Connections that the kernel keeps for us; 128 lost clients for 90 s in a storm of 5,000."""
 
-    @property
-    def look_s(self) -> float:
-        """Between two looks at a link for which something is due that cannot be done yet."""
-        return self.ping_s / 10
+    look_s: float = field(init=False)
+    """Between two looks at a link for which something is due that cannot be done yet."""
+    tick_s: float = field(init=False)
+    """Between two turns of the ticker: a silent peer is found at most two of them too early (one to look and
+    one to judge), never too late.
+    """
+    calm_s: float = field(init=False)
+    """After a byte of an open link: nothing about it can be due before."""
 
-    @property
-    def tick_s(self) -> float:
-        """Between two turns of the ticker: a silent peer is found at most two of them too early (one to look
-        and one to judge), never too late.
-        """
-        return self.ping_s / 200
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "look_s", self.ping_s / 10)
+        object.__setattr__(self, "tick_s", self.ping_s / 200)
+        object.__setattr__(self, "calm_s", min(self.ping_s, self.silent_s - 2 * self.tick_s))

@@ -205,6 +205,9 @@ class Link(asyncio.Protocol):
         once more after reading.
         """
         limits = self._hub.limits
+        calm = self._seen_at + limits.calm_s
+        if now < calm and self.phase is Phase.OPEN and not self._frame_at:
+            return calm  # bytes came since the last look: what nearly every look finds
         again = now + min(limits.ping_s, limits.frame_s)
         if self.phase <= Phase.OPEN and self.phase is not Phase.UPGRADING:
             asks = max(self._seen_at, self._asked_at, excused) + limits.ping_s

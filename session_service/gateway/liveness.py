@@ -109,11 +109,11 @@ class Ticker:
         return True
 
     def _look(self, now: float) -> bool:
-        due = self._wheel.due(int(now * 1000))
+        excused, put, due = self._excused, self._wheel.set, self._wheel.due(int(now * 1000))
         for item in due:
-            at = item.look(now, self._excused)
+            at = item.look(now, excused)
             if at is None:
                 self._suspects[item] = None
             else:
-                self._wheel.set(item, int(max(at, now) * 1000) + 1)
+                put(item, int(max(at, now) * 1000) + 1)
         return len(due) == SLICE_KEYS_MAX

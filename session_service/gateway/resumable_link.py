@@ -272,7 +272,10 @@ class ResumableLink(Link):
         if now >= self._owed.next_deadline():
             self.pay()
         at = super().look(now, excused)
-        return None if at is None else min(at, max(self._owed.next_deadline(), now + self._hub.limits.look_s))
+        beat = self._owed.next_deadline()
+        if at is None or at < beat:
+            return at
+        return beat if beat > now else now + self._hub.limits.look_s  # it cannot be said yet
 
     @property
     def payload_bytes(self) -> tuple[int, int]:

@@ -138,10 +138,12 @@ class ResumableStream:
 
     def acknowledge(self, offset: int) -> None:
         """Trim the ring. Raises FrameError (4400) when it cannot be true."""
+        before = self.core.ring.acked
         self.core.acknowledge(offset)
         self.heard_at = self._time()
-        self._hub.rings.count(self, self.heard_at)
-        self._read_or_not()
+        if offset != before:
+            self._hub.rings.count(self, self.heard_at)
+            self._read_or_not()
 
     def pause(self) -> None:
         """The client cannot take more."""

@@ -150,7 +150,7 @@ class ServerLink:
         self._acknowledged = offset
         self._due_at = None
         self._said_at = now
-        return say(a=offset)
+        return f'{{"a":{offset}}}'
 
     def said(self, now: float) -> None:
         """Anything that the client can see was sent."""
@@ -163,8 +163,8 @@ class ServerLink:
 
     def next_deadline(self) -> float:
         """When `tick` has something to say at the latest, if nothing happens until then."""
-        beat = self._said_at + BEAT_S
-        return beat if self._due_at is None else min(beat, self._due_at)
+        beat, due = self._said_at + BEAT_S, self._due_at
+        return beat if due is None or beat < due else due
 
     def tick(self, now: float, *, received: int, sent: int) -> str | None:
         """Return what is due: an acknowledgement, or where the stream stands."""
@@ -172,13 +172,13 @@ class ServerLink:
             return self.acknowledge(received, now)
         if now - self._said_at >= BEAT_S:
             self._said_at = now
-            return say(h=sent)
+            return f'{{"h":{sent}}}'
         return None
 
 
 def moves(message: FromClient, acked: int) -> bool:
     """Say whether a message is worth its reading; what moves nothing is limited in number (4429)."""
-    return isinstance(message, Bye) or (isinstance(message, Ack) and message.offset > acked)
+    return message.offset > acked if isinstance(message, Ack) else isinstance(message, Bye)
 
 
 def asks(message: FromClient) -> bool:
