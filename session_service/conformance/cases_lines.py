@@ -310,10 +310,18 @@ async def frozen_client(scene: Scene) -> None:
     """A client that stood still while its line was cut goes on where it was."""
     if not isinstance(scene.driver, Freezes):
         raise Untried("this driver cannot make its client stand still")
+    desk, freeze_s = scene.desk, scene.patience.freeze_s
     await scene.begun()
-    scene.desk.newest.is_mute = True
-    asyncio.get_running_loop().call_later(scene.patience.freeze_s / 2, scene.desk.cut)
-    await scene.driver.freeze(scene.patience.freeze_s)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(scene.driver.freeze(freeze_s), name="freeze")
+        await asyncio.sleep(freeze_s / 4)
+        count = len(desk.kept["acks"])
+        desk.beat()
+        await asyncio.sleep(freeze_s / 4)
+        stood_still = len(desk.kept["acks"]) == count
+        desk.cut()
+    if not stood_still:
+        raise Untried("its client went on while it was meant to stand still")
     await scene.back(2)
     await scene.goes_on()
 

@@ -15,7 +15,7 @@ from session_service.conformance.server import Server
 from tests.fakes.conformance_browser import Elsewhere, PageDriver
 
 pytestmark = pytest.mark.slow
-QUICK = Patience(quiet_s=0.5, idle_s=3.0, freeze_s=2.0)
+QUICK = Patience(quiet_s=0.5, idle_s=3.0, freeze_s=4.0)
 SOME = (
     "^(many_cuts|first_dial_meets_a_portal|portal_302|refused_4404|login_twice|copied_client)$",
     "^(frozen_client|clock_jump|code_1007_twice|token_expired_at_a_login|ticket_portal_302)$",

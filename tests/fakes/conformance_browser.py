@@ -1,7 +1,7 @@
 """The browser's channel under the conformance kit: the page that docs/channel.md shows, once for each case.
 
 A real Chromium with an unmodified noVNC on somebody else's page and back end. Nothing of the channel is
-replaced; only its wall clock can be set, and its tab frozen, as the browser itself freezes tabs.
+replaced; only its wall clock can be set, and its tab made to stand still.
 """
 
 import asyncio
@@ -130,9 +130,14 @@ class PageDriver:
         await self._page.evaluate(f"setForward += {seconds * 1000}")
 
     async def freeze(self, seconds: float) -> None:
-        """Freeze its tab as the browser does, and let it go on."""
+        """Let its tab stand still: no timer and no event until it goes on.
+
+        Asked to freeze a tab (`setWebLifecycleState`), a headless browser leaves its timers running.
+        """
         assert self._page is not None
         tools = await self._context.new_cdp_session(self._page)
-        await tools.send("Page.setWebLifecycleState", {"state": "frozen"})
+        await tools.send("Debugger.enable")
+        await tools.send("Debugger.pause")
         await asyncio.sleep(seconds)
-        await tools.send("Page.setWebLifecycleState", {"state": "active"})
+        await tools.send("Debugger.resume")
+        await tools.send("Debugger.disable")
