@@ -53,6 +53,8 @@ class HttpFiles:
         self.upkept: list[tuple[str, tuple[int, ...], str, str]] = []
         self.recovery_id = ""
         self.erasures_fail = 0
+        self.second_erased = ""
+        self.locked = 0
         self.tombstones: dict[str, TombstoneLook] = {}
 
     async def history(self, workspace: WorkspaceName) -> list[CheckpointInfo]:
@@ -190,8 +192,21 @@ class HttpFiles:
         if self.erasures_fail:
             self.erasures_fail -= 1
             raise errors.StorageUnavailable("planned")
+        repeated = workspace.workspace_id in self.tombstones
         self.tombstones[workspace.workspace_id] = TombstoneLook(actor=actor, at_ms=1, reason=reason)
-        return ErasedLook(actor=actor, at_ms=1, slots=1, objects=5, size=9, receipt=b"r")
+        objects = 0 if repeated else 5
+        return ErasedLook(
+            actor=actor,
+            at_ms=1,
+            slots=1,
+            objects=objects,
+            size=9,
+            receipt=b"r",
+            second=self.second_erased,
+            locked=self.locked,
+            locked_keys=min(1, self.locked),
+            locked_until_ms=86_400_000 if self.locked else None,
+        )
 
     async def tombstone(self, workspace: WorkspaceName) -> TombstoneLook | None:
         return self.tombstones.get(workspace.workspace_id)

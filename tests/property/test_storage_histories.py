@@ -1,12 +1,14 @@
 """Random histories of one workspace against a model: edits, checkpoints, crashes in any call to the store,
-collecting, folding, repacking, pins, take-overs by a second host. Whatever was told to be saved and was not
-forgotten by the model's rules is there, byte for byte.
+collecting, folding, repacking, pins, take-overs by a second host, several that collect at once while
+somebody saves, clocks that jump. Whatever was told to be saved and was not forgotten by the model's rules is
+there, byte for byte.
 """
 
 import asyncio
 import contextlib
 import itertools
 import os
+import random
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -16,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import storage
-from storage.objects.memory import MemoryBucket
+from storage.objects.memory import MemoryBucket, MemoryStore
 from storage.repository import fold, repack, snapshots
 from tests.fakes.faulty_store import Crashed
 from tests.fakes.storage_rig import PREFIX, REF, Node, objects
@@ -37,9 +39,39 @@ STEPS = st.lists(
         st.tuples(st.just("forget cache"), st.just(0), st.just(0)),
         st.tuples(st.just("leak"), st.just(0), st.just(0)),
         st.tuples(st.just("restore"), st.integers(0, 9), st.just(0)),
+        st.tuples(st.just("tidy together"), st.integers(0, 2**16), st.integers(3, 4)),
+        st.tuples(st.just("clock jumps"), st.integers(-400, 400), st.just(0)),
     ),
     max_size=18,
 )
+
+
+class Unsteady(MemoryStore):
+    """Takes its time, differently each time, so that those who share a bucket meet amid everything."""
+
+    def __init__(self, bucket: MemoryBucket, chance: random.Random) -> None:
+        super().__init__(bucket)
+        self._chance = chance
+
+    async def _steps(self) -> None:
+        for _ in range(self._chance.randrange(4)):
+            await asyncio.sleep(0)
+
+    async def create(self, name: str, data: bytes) -> None:
+        await self._steps()
+        await super().create(name, data)
+
+    async def get(self, name: str, *, start: int = 0, length: int | None = None) -> bytes:
+        await self._steps()
+        return await super().get(name, start=start, length=length)
+
+    async def head(self, name: str) -> int | None:
+        await self._steps()
+        return await super().head(name)
+
+    async def delete(self, name: str) -> None:
+        await self._steps()
+        await super().delete(name)
 
 
 class World:
@@ -77,6 +109,28 @@ class World:
     async def tidy(self, policy: storage.Retention | None) -> None:
         report = await self.opened.collect(REF, policy=policy, actor="test")
         assert report.refused == ""
+
+    async def tidy_together(self, seed: int, count: int) -> None:
+        """Several processes collect at once, each with a clock of its own, while the owner saves."""
+        chance = random.Random(seed)
+        others = [Node(self.bucket, self.folder / f"tidier {number}") for number in range(count)]
+        for node in others:
+            node.store.inner = Unsteady(self.bucket, chance)
+            node.clock = itertools.count(chance.randrange(2 * 1_700_000_000_000))
+
+        async def collect(node: Node) -> None:
+            async with node.open() as opened:
+                report = await opened.collect(REF, policy=KEEP, actor="test")
+                assert not report.refused or report.contended, report.refused
+
+        mine = self.hosts[self.owner].store
+        mine.inner = Unsteady(self.bucket, chance)
+        async with asyncio.TaskGroup() as group:
+            for node in others:
+                group.create_task(collect(node))
+            with contextlib.suppress(storage.CommitContended):
+                await self.save()
+        mine.inner = MemoryStore(self.bucket)
 
     async def crash(self, number: int, landed: bool, act) -> None:
         self.hosts[self.owner].store.crash_at(number, landed=landed)
@@ -119,6 +173,11 @@ class World:
                 self.beside[done.info.seq] = self.content()
             case "leak":
                 await self.opened.rotate_keys(REF, leaked=True)
+            case "tidy together":
+                await self.tidy_together(one, two)
+            case "clock jumps":
+                node = self.hosts[self.owner]
+                node.clock = itertools.count(max(0, next(node.clock) + one * 24 * 3_600_000))
             case "restart" | "forget cache":
                 await self.restart(cold=what == "forget cache")
             case "restore":

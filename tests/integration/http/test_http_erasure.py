@@ -3,6 +3,7 @@
 import pytest
 
 from session_service.base import errors
+from session_service.cli.keys import what_is_left
 from session_service.client.api import Api
 from session_service.client.transport import Transport
 from session_service.core.changes import PutLease, Unit
@@ -73,6 +74,28 @@ async def test_an_erasure_that_was_cut_off_is_finished_by_the_next_request(world
         assert (await world.registry.user(ada.user_id)).disabled
         done = await api.erase_person(ada.user_id, name="ada", reason="another")
         assert (done.finished, done.reason) == (True, "asked"), "who and why are those of the beginning"
+
+
+async def test_an_erasure_with_something_left_is_not_finished_until_a_repeat_finds_nothing(
+    world: HttpWorld,
+) -> None:
+    ada = await world.signed_in("ada")
+    world.files.second_erased, world.files.locked = "waits", 7
+    async with await _administrator(world) as transport:
+        api = Api(transport)
+        begun = await api.erase_person(ada.user_id, name="ada", reason="asked")
+        [one] = begun.workspaces
+        assert (begun.finished, one.finished, one.second) == (False, False, "waits")
+        assert (one.locked, one.locked_keys, one.locked_until) == (7, 1, "1970-01-02T00:00:00.000Z")
+        told = what_is_left(one)
+        assert len(told) == 3
+        assert "7 versions, 1 of them keys" in told[1]
+        assert (await world.registry.user(ada.user_id)).name == f"erased-{ada.user_id}", "the name goes first"
+        world.files.second_erased, world.files.locked = "erased", 0
+        done = await api.erase_person(ada.user_id, name="anything", reason="again")
+        [one] = done.workspaces
+        assert (done.finished, one.second, one.objects, what_is_left(one)) == (True, "erased", 5, [])
+        assert await api.erasure(ada.user_id) == done
 
 
 async def test_the_last_administrator_stays(world: HttpWorld) -> None:
