@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import zstandard
 from blake3 import blake3
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -135,7 +136,7 @@ class SecondReader:
         self.config = msgspec.msgpack.decode(self.objects["config"])
         assert self.config[:2] == ["CKPT", 1]
         self.repository = self.config[2]
-        tenant_keys = self._tenant_keys(tenant, master_key, recovery_code)
+        self._tenant_secrets = tenant_keys = self._tenant_keys(tenant, master_key, recovery_code)
         self._keys: dict[bytes, bytes] = {}
         id_secret = self._read_slots(tenant, workspace, tenant_keys)
         self._chunk_keys = {
@@ -264,6 +265,8 @@ class SecondReader:
                 assert fence == self.fence
                 self.checkpoints.append((seq, row_hash, fields))
         assert self.fence == body[1]
+        if len(body) > 10 and body[10]:  # entry 1, which named config, is gone
+            assert body[10] == blake3(self.objects["config"]).digest()
         self.pins = dict(body[4])
         self._read_packs(body[6])
         for side in body[5]:
@@ -302,6 +305,29 @@ class SecondReader:
     def _take(self, chunks: Iterator) -> None:
         for kind, chunk_id, chunk in chunks:
             self.chunks[kind, chunk_id] = chunk
+
+    def receipt(self, session: str, master_key: bytes) -> bytes:
+        """Return the body of a receipt whose signature holds; the signer is derived from the master key."""
+        opened = self._opened(f"r/{session}", 6)
+        _, signed, end, _ = opened.head()
+        body, signer, signature = signed
+        assert end == len(opened.raw)
+        private = Ed25519PrivateKey.from_private_bytes(derive("receipt signer", master_key))
+        public = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        assert signer == derive("receipt signer id", public, 8)
+        private.public_key().verify(signature, b"session-service receipt v1" + body)
+        return body
+
+    def tombstone(self, workspace: str) -> list[Any] | None:
+        """Return `[workspace, actor, at_ms, reason, [slot names]]`, or None if it was not erased."""
+        name = f"e/{workspace}"
+        if name not in self._tenant_objects:
+            return None
+        raw = self._tenant_objects[name]
+        opened = Opened(name, raw, 8, bytes(16), self._tenant_secrets[raw[8:16].hex()])
+        _, body, end, _ = opened.head()
+        assert (body[0], end) == (workspace, len(raw))
+        return body
 
     def tree(self, root: list[Any]) -> Iterator[tuple[bytes, list[Any]]]:
         """Yield (path, entry) of everything below a root entry."""
