@@ -8,6 +8,7 @@ import secrets
 from pathlib import Path
 
 from session_service.app.accounts import Accounts
+from session_service.app.refused import ConfigurationRefused
 from session_service.base.layout import Layout
 
 SEAL_KEY_BYTES = 32
@@ -32,6 +33,24 @@ def _secret(path: Path, uid: int, gid: int, *, root: bool) -> None:
     finally:
         os.close(fd)
     draft.replace(path)
+
+
+def check_owner(root: Path) -> None:
+    """Refuse a state folder that is somebody else's: they could put their own folders in the place of ours,
+    and with them keys, sockets and the program that is to follow.
+
+    Raises:
+        ConfigurationRefused: it exists and does not belong to us.
+    """
+    try:
+        owner = root.stat().st_uid
+    except FileNotFoundError:
+        return
+    if owner != os.geteuid():
+        raise ConfigurationRefused(
+            f"the state folder {root} belongs to uid {owner} and not to us (uid {os.geteuid()}): "
+            "start as its owner, or give another one with --state-folder"
+        )
 
 
 def prepare(layout: Layout, accounts: Accounts) -> None:

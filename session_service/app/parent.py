@@ -149,6 +149,7 @@ class Parent:
         Raises:
             AlreadyRunning, ConfigurationRefused: nothing was started.
         """
+        folders.check_owner(self._layout.root)
         if (pid := running_parent(self._layout)) is not None:
             raise AlreadyRunning(f"process {pid} runs the service in {self._layout.root}")
         who = accounts.find()
@@ -233,7 +234,11 @@ class Parent:
             os.close(group)
 
     def _environment(self, part: str) -> dict[str, str]:
-        names = KEPT_VARIABLES + (STORE_VARIABLES if part.startswith("worker") else ())
+        names: tuple[str, ...] = KEPT_VARIABLES
+        if part.startswith("worker"):
+            names += STORE_VARIABLES
+        elif part == "service":
+            names += READY_VARIABLES
         keep = {name: os.environ[name] for name in names if name in os.environ}
         keep[SETTINGS_VARIABLE] = handover.pack(self._settings)
         keep["PYTHONUNBUFFERED"] = "1"
@@ -270,8 +275,9 @@ hold secrets.
 KEPT_VARIABLES: Final = (
     "PATH", "LANG", "LC_ALL", "HOME", "TZ", "TERM", "SSL_CERT_FILE", "SSL_CERT_DIR",
     "PYTHONDONTWRITEBYTECODE",
-    "NOTIFY_SOCKET",
 )  # fmt: skip
+READY_VARIABLES: Final = ("NOTIFY_SOCKET",)
+"""The service says when it is ready; nobody else has anything to tell who started us."""
 STORE_VARIABLES: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
 """Credentials of the object store go to the workers alone."""
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from session_service.app import accounts, heap, store_line, watch_group
+from session_service.app import accounts, closed_memory, heap, store_line, watch_group
 from session_service.app.parent import REFUSED_STATUS, gateway_processes, parse_settings
 from session_service.app.refused import ConfigurationRefused
 from session_service.base import log
@@ -128,6 +128,8 @@ def main() -> int:
         return 0  # the parent died before it could be told to end us
     os.umask(0o077)
     os.chdir(Path("/"))
+    if name != "host":  # where it is not root it starts desktops, which are to be looked into by their user
+        closed_memory.close()
     carries = name == "service" or name.startswith("gateway-")
     if carries:
         from session_service.app import descriptors
