@@ -146,6 +146,7 @@ class _Service:
             handle_signals=False,
             shutdown_timeout=5.0,
             keepalive_timeout=KEEP_ALIVE_S,
+            auto_decompress=False,  # no route takes a packed body
         )
 
     def _gateway_uids(self) -> frozenset[int]:

@@ -24,6 +24,8 @@ UPLOADS_PER_USER_MAX: Final = 3
 """... and of one account, so that a slow sender cannot hold all turns. Over it: `too_many_attempts`."""
 UPLOAD_FREE_BYTES_MIN: Final = 512 << 20
 """Disk that an upload must leave free in the state folder. Under it: `no_room`."""
+UPLOAD_LOOK_BYTES: Final = 32 << 20
+"""After so many bytes of an upload the free disk is looked at again: not every sender says how many come."""
 UPLOAD_CHUNK_BYTES: Final = 256 << 10
 DOWNLOADS_AT_ONCE_MAX: Final = 64
 """Downloads under way in the process; each has a worker read, open and unpack for it. Over it:

@@ -30,6 +30,7 @@ def handler_of(
     async def handle(request: web.Request) -> web.StreamResponse:
         caller = await _allowed_caller(route, request, services)
         _check_ids(request)
+        _check_encoding(request)
         query = _checked_query(route, request)
         raw = b"" if route.raw_body else await _raw_body(route, request)
         body = _checked_body(route, raw)
@@ -86,6 +87,15 @@ def _check_ids(request: web.Request) -> None:
             raise errors.NotFound()
         if name == "seq" and not (value.isascii() and value.isdigit() and len(value) <= 16):
             raise errors.NotFound()
+
+
+def _check_encoding(request: web.Request) -> None:
+    """Refuse a body that would have to be unpacked: a kilobyte of it can be a megabyte, and no limit here is
+    one of what comes out.
+    """
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding.strip().lower() not in {"", "identity"}:
+        raise errors.UnsupportedMedia("A body is sent as it is, not packed.", wanted="identity")
 
 
 def _checked_query(route: Route, request: web.Request) -> BaseModel | None:

@@ -79,21 +79,27 @@ def open_for_files(session: Session) -> Session:
 
 async def _receive(exchange: Exchange, temporary: Path, expected: int) -> int:
     """Write the request's body to a temporary file; returns its size."""
-    folder = temporary.parent
-    free = (await asyncio.to_thread(shutil.disk_usage, folder)).free
-    if free - expected < limits.UPLOAD_FREE_BYTES_MIN:
-        raise errors.NoRoom("There is not enough free disk for this file.", free_bytes=free)
-    size = 0
+    await _check_room(temporary.parent, expected)
+    size = looked = 0
     descriptor = await _written(os.open, temporary, _NEW_FILE, 0o640)
     try:
         while chunk := await _next_chunk(exchange):
             size += len(chunk)
             if size > limits.UPLOAD_BYTES_MAX:
                 raise errors.TooLarge(limit_bytes=limits.UPLOAD_BYTES_MAX)
+            if size - looked >= limits.UPLOAD_LOOK_BYTES:
+                looked = size
+                await _check_room(temporary.parent, max(0, expected - size))
             await _written(_write_all, descriptor, chunk)
     finally:
         os.close(descriptor)
     return size
+
+
+async def _check_room(folder: Path, expected: int) -> None:
+    free = (await asyncio.to_thread(shutil.disk_usage, folder)).free
+    if free - expected < limits.UPLOAD_FREE_BYTES_MIN:
+        raise errors.NoRoom("There is not enough free disk for this file.", free_bytes=free)
 
 
 async def _written(work: Callable[..., Value], *arguments: object) -> Value:

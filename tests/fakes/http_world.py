@@ -238,7 +238,7 @@ async def http_world(
             passwords=Passwords(_HASHER),
         )
         server = TestServer(app)
-        await server.start_server()
+        await server.start_server(auto_decompress=False)  # as the service has it
         stack.push_async_callback(server.close)
         places.append(str(server.make_url("/")).rstrip("/"))
         yield HttpWorld(clock, ids, registry, control, files, settings, app, server, stack, places)

@@ -1,7 +1,9 @@
 """Files over the API: whose they are, how they are sent, and what happens when the store fails on the way."""
 
 import asyncio
+import gzip
 from pathlib import Path
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
@@ -10,7 +12,7 @@ from session_service.base import errors
 from session_service.base.ids import WorkspaceId
 from session_service.core.changes import PutDesktop, Unit
 from session_service.core.records import Desktop, State
-from session_service.http import limits, paths
+from session_service.http import limits, paths, uploads
 from tests.fakes.http_files import HOSTILE_NAME
 from tests.fakes.http_world import Browser, HttpWorld, http_world
 from tests.fakes.until import until
@@ -232,6 +234,42 @@ async def test_an_upload_over_the_limit_or_over_the_disk_is_refused(
     monkeypatch.setattr(limits, "UPLOADS_AT_ONCE_MAX", 0)
     assert (await ada.ask("POST", session + "/uploads?name=a", data=b"x")).code == "too_many_attempts"
     assert list(world.settings.uploads.iterdir()) == []
+
+
+async def test_an_upload_of_unknown_length_leaves_free_disk_too(
+    world: HttpWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what was announced was looked at, so that whoever announced nothing could fill the disk."""
+    ada = await world.signed_in("ada")
+    session = await with_desktop(world, ada)
+    place = world.settings.uploads
+    monkeypatch.setattr(limits, "UPLOAD_LOOK_BYTES", 1000)
+    monkeypatch.setattr(limits, "UPLOAD_CHUNK_BYTES", 100)
+
+    def usage(folder: Path) -> object:
+        used = sum(path.stat().st_size for path in folder.glob("*.part"))
+        return SimpleNamespace(free=limits.UPLOAD_FREE_BYTES_MIN + 5000 - used)
+
+    monkeypatch.setattr(uploads.shutil, "disk_usage", usage)
+
+    async def unannounced():
+        for _ in range(100):
+            yield b"x" * 100
+
+    assert (await ada.ask("POST", session + "/uploads?name=a", data=unannounced())).code == "no_room"
+    assert list(place.iterdir()) == []
+    assert (await ada.ask("POST", session + "/uploads?name=a", data=b"x" * 4000)).status == 201
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "identity, gzip"])
+async def test_a_packed_body_is_refused_before_it_is_unpacked(world: HttpWorld, encoding: str) -> None:
+    ada = await world.signed_in("ada")
+    session = await with_desktop(world, ada)
+    packed, headers = gzip.compress(bytes(1 << 20)), {"Content-Encoding": encoding}
+    for path in (session + "/uploads?name=a", "/api/v1/workspaces"):
+        seen = await ada.ask("POST", path, data=packed, headers=headers)
+        assert seen.code == "unsupported_media_type", path
+    assert world.files.uploaded == []
 
 
 async def test_what_an_earlier_run_left_half_way_is_swept_away(tmp_path: Path) -> None:
