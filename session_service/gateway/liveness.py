@@ -18,6 +18,8 @@ from session_service.core.wheel import SLICE_KEYS_MAX, Wheel
 from session_service.gateway.stats import GatewayStats
 
 STALL_LOGGED_S: Final = 1.0
+FAILED_AGAIN_S: Final = 10.0
+"""Until a connection is looked at again whose look failed."""
 
 
 class Watched(Protocol):
@@ -105,15 +107,29 @@ class Ticker:
         for item in tuple(islice(self._accused, SLICE_KEYS_MAX)):
             if item in self._accused:
                 self.add(item, now)
-                item.judge(now, self._excused)
+                try:
+                    item.judge(now, self._excused)
+                except Exception as error:  # noqa: BLE001 # the edge of one connection, see _failed
+                    self._failed(error)
         return True
 
     def _look(self, now: float) -> bool:
         excused, put, due = self._excused, self._wheel.set, self._wheel.due(int(now * 1000))
         for item in due:
-            at = item.look(now, excused)
+            at: float | None
+            try:
+                at = item.look(now, excused)
+            except Exception as error:  # noqa: BLE001 # the edge of one connection, see _failed
+                self._failed(error)
+                at = now + FAILED_AGAIN_S
             if at is None:
                 self._suspects[item] = None
             else:
                 put(item, int(max(at, now) * 1000) + 1)
         return len(due) == SLICE_KEYS_MAX
+
+    def _failed(self, error: Exception) -> None:
+        """One connection's trouble never keeps the others from being looked at: without the ticker no silent
+        client is ever found.
+        """
+        structlog.get_logger().error("task.failed", task="ticker", error=type(error).__name__, exc_info=error)

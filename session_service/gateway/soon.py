@@ -7,6 +7,8 @@ late.
 import asyncio
 from typing import Protocol
 
+import structlog
+
 from session_service.core.continuity.limits import ACK_S
 
 
@@ -40,4 +42,9 @@ class Soon:
         self._timer = None
         owing, self._owing = self._owing, {}
         for link in owing:
-            link.pay()
+            try:
+                link.pay()
+            except Exception as error:  # noqa: BLE001 # the edge of one link: the others are owed as well
+                structlog.get_logger().error(
+                    "task.failed", task="acknowledge", error=type(error).__name__, exc_info=error
+                )
