@@ -383,6 +383,8 @@ class LinkDesk:
     async def _look_on(self, live: Live, ticket: Ticket, offer: LinkOffer) -> Attachment | Refusal:
         if live.record.state not in (State.ACTIVE, State.HELD) or live.handle is None:
             return refusals.STARTING
+        if len(live.viewers) >= limits.VIEWERS_PER_SESSION_MAX:
+            return refusals.too_many(step=Next.OPEN, retry_ms=FAILED_RETRY_MS)
         now_ms = self._parts.clock.wall_ms()
         audit = AuditEntry(
             kind="link.looked_on",

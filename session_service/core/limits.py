@@ -97,6 +97,10 @@ gateway: a link that does neither for this long is gone, and its end was never t
 
 # Names
 WORKSPACE_NAME_CHARACTERS_MAX: Final = 64
+VIEWERS_PER_SESSION_MAX: Final = 32
+"""Links that look on; each has a connection of its own to the desktop and is one of the links that a gateway
+has for everybody. Over it: 4429.
+"""
 WORKSPACES_PER_USER_MAX: Final = 50
 OPEN_DESKTOPS_PER_USER_MAX: Final = 8
 """Sessions of one user that are not closed, one per workspace: each holds memory while it waits. More are

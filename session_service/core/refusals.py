@@ -39,7 +39,7 @@ STARTING = Refusal(code=Close.RETRY, why="starting", next="open", retry_ms=RETRY
 
 
 def too_many(*, step: Next, retry_ms: int) -> Refusal:
-    """This address failed too often; only failing attempts are told so."""
+    """This address failed too often (only failing attempts are told so), or enough people look on already."""
     return Refusal(code=Close.TOO_MANY, why="too_many", next=step, retry_ms=retry_ms)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from session_service.core import limits
 from session_service.core.actor import Actor
 from session_service.core.close_codes import Close
 from session_service.core.records import State
@@ -46,6 +47,25 @@ def test_signing_a_device_out_closes_its_views_and_nothing_else() -> None:
         assert await life.control.close_viewers(session.id, device_id="old-browser") == 0
         assert await life.control.close_viewers(session.id, but_device_id="phone") == 0
         assert await life.control.close_viewers(session.id, but_device_id=page.device) == 1
+
+    play(world, act)
+
+
+def test_a_session_has_room_for_some_who_look_on_and_not_for_all_links_of_a_gateway() -> None:
+    """One user's viewers were as many as there are links for everybody. A refused ticket is unused."""
+    world = World()
+
+    async def act(life: Life) -> None:
+        page, session = await attached(life)
+        first = await look_on(life, page, "device-0")
+        for number in range(1, limits.VIEWERS_PER_SESSION_MAX):
+            await look_on(life, page, f"device-{number}")
+        late = await offer(life, page, "one more")
+        answer = await life.control.attachments.attach(late)
+        assert isinstance(answer, LinkRefusal)
+        assert answer.code == Close.TOO_MANY
+        life.control.attachments.ended(LinkEnd(session_id=session.id, link_id=first, cause="tab_closed"))
+        assert isinstance(await life.control.attachments.attach(late), Attachment)
 
     play(world, act)
 
