@@ -1,12 +1,15 @@
-"""One suite for every object store: in memory, in a folder, on SeaweedFS, on MinIO.
+"""One suite for every object store: in memory, in a folder, on SeaweedFS, on MinIO; and for what wraps them.
 
-Whatever the commit log concludes from a store's answer is asserted here on each of them.
+Wrappers are put around a store in memory, one by one and all at once as the front door does it: none of them
+may change what an answer means. Whatever the commit log concludes from a store's answer is asserted here on
+each of them.
 """
 
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -14,19 +17,69 @@ import pytest
 
 from storage.errors import ObjectExists, ObjectNotFound, StoreError, StoreRefused
 from storage.objects.clock import store_time_ms
+from storage.objects.counted import CountedStore
 from storage.objects.folder import FolderStore
+from storage.objects.limited import LimitedStore, LineLimits
 from storage.objects.memory import MemoryBucket, MemoryStore
 from storage.objects.open import open_store
 from storage.objects.probe import probe
+from storage.objects.retry import RetryingStore, RetryPolicy
 from storage.objects.s3 import S3Store
 from storage.objects.store import ObjectStore
+from storage.replica.second import SecondStore
+from tests.fakes.faulty_store import Fault, FaultyStore
 from tests.fakes.s3_server import S3Server
 
+UNHURRIED = LineLimits(upload_bytes_per_s=1 << 34, download_bytes_per_s=1 << 34)
+PATIENT = RetryPolicy(tries=3, wait_first_s=0.001, wait_most_s=0.002, jitter_s=0.0)
+
+
+async def second(store: ObjectStore) -> ObjectStore:
+    """As a replica is met: opened when it is needed, and handed to every caller anew."""
+
+    async def opener() -> ObjectStore:
+        return store
+
+    return await SecondStore(opener, PATIENT).for_reading()
+
+
+async def unsteady(store: ObjectStore) -> ObjectStore:
+    """The first try of every kind of call fails before anything happened; who repeats it does not tell."""
+    faulty = FaultyStore(store)
+    for on in ("create", "get", "head", "list", "delete"):
+        faulty.plan(Fault.UNAVAILABLE, on=on)
+    return RetryingStore(faulty, PATIENT)
+
+
+async def as_in_production(store: ObjectStore) -> ObjectStore:
+    return LimitedStore(RetryingStore(CountedStore(store), PATIENT), UNHURRIED)
+
+
+async def plainly(wrap: Callable[[ObjectStore], ObjectStore], store: ObjectStore) -> ObjectStore:
+    return wrap(store)
+
+
+WRAPPERS: dict[str, Callable[[ObjectStore], Awaitable[ObjectStore]]] = {
+    "limited": partial(plainly, lambda store: LimitedStore(store, UNHURRIED)),
+    "counted": partial(plainly, CountedStore),
+    "retrying": partial(plainly, lambda store: RetryingStore(store, PATIENT)),
+    "faulty": partial(plainly, FaultyStore),
+    "unsteady": unsteady,
+    "second": second,
+    "production": as_in_production,
+}
+ALONE = ("limited", "counted", "retrying", "faulty")
+"""Each is in `production` or `unsteady` as well."""
 ADAPTERS = [
     "memory",
     "folder",
     pytest.param("seaweedfs", marks=pytest.mark.slow),
     pytest.param("minio", marks=pytest.mark.slow),
+    *(f"{name} around memory" for name in ("unsteady", "second", "production")),
+    *(
+        pytest.param(name, marks=pytest.mark.soak)
+        for name in (*(f"{one} around memory" for one in ALONE), "production around folder")
+    ),
 ]
 RACERS = 8
 
@@ -53,6 +106,15 @@ class FolderPlace:
         return await FolderStore.open(self._folder, create=True)
 
 
+class WrappedPlace:
+    def __init__(self, name: str, inner: Place) -> None:
+        self._wrap = WRAPPERS[name]
+        self._inner = inner
+
+    async def open(self) -> ObjectStore:
+        return await self._wrap(await self._inner.open())
+
+
 class BucketPlace:
     def __init__(self, server: S3Server) -> None:
         self._server = server
@@ -70,6 +132,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
             return MemoryPlace()
         case "folder":
             return FolderPlace(tmp_path / "a store")
+        case wrapped if " around " in wrapped:
+            name, _, inner = wrapped.partition(" around ")
+            return WrappedPlace(
+                name, MemoryPlace() if inner == "memory" else FolderPlace(tmp_path / "a store")
+            )
         case name:
             return BucketPlace(request.getfixturevalue(f"{name}_server"))
 
@@ -230,7 +297,7 @@ async def test_a_store_with_a_clock_tells_about_the_time_that_it_is(store: Objec
     """A server of this machine has this machine's clock. A store in memory has none."""
     told = await store_time_ms(store)
     if told is None:
-        assert isinstance(store, MemoryStore)
+        assert not isinstance(store, FolderStore | S3Store), "a wrapper does not have to tell it"
     else:
         assert abs(told - time.time() * 1000) < 60_000
 
