@@ -30,6 +30,8 @@ AccountName = Annotated[
 Password = Annotated[str, Field(min_length=1, max_length=limits.PASSWORD_BYTES_MAX)]
 Reason = Annotated[str, Field(max_length=limits.REASON_LENGTH_MAX)]
 Id = Annotated[str, Field(pattern=r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$")]
+Number = Annotated[int, Field(ge=1, lt=1 << 53)]
+"""Of a checkpoint or another entry of a log. No larger one can be told to a worker, or by a browser."""
 Role = Literal["user", "operator", "administrator"]
 Scope = Literal["read", "sessions", "files", "operate", "admin"]
 State = Literal["starting", "active", "held", "closing", "closed"]
@@ -172,7 +174,7 @@ class ArchiveQuery(PathQuery):
 class RestoreAsk(Ask):
     """Which file or folder of which checkpoint; an empty path is the whole home."""
 
-    seq: Annotated[int, Field(ge=1)]
+    seq: Number
     path: Annotated[str, Field(max_length=4 * limits.PATH_BYTES_MAX)] = ""
 
 

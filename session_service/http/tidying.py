@@ -47,7 +47,7 @@ class ForeignListOut(answers.Answer):
 class ConfirmedObject(asks.Ask):
     """One object, as it was shown."""
 
-    seq: Annotated[int, Field(ge=1)]
+    seq: asks.Number
     hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

@@ -39,7 +39,7 @@ class VerifyOut(answers.Answer):
 class ForgetAsk(asks.Ask):
     """Which checkpoints may go, and why."""
 
-    checkpoints: Annotated[list[int], Field(min_length=1, max_length=1_000)]
+    checkpoints: Annotated[list[asks.Number], Field(min_length=1, max_length=1_000)]
     reason: asks.Reason = ""
 
 
@@ -76,7 +76,7 @@ class CollectOut(answers.Answer):
 class DiffAsk(asks.Ask):
     """With which checkpoint to compare."""
 
-    against: Annotated[int, Field(ge=1, description="the earlier checkpoint's number")]
+    against: Annotated[asks.Number, Field(description="the earlier checkpoint's number")]
 
 
 class ChangeOut(answers.Answer):

@@ -173,3 +173,20 @@ async def test_what_was_saved_beside_is_told_to_its_own_user_and_dropped_by_nobo
     ] == [9]
     assert (await other.ask("DELETE", f"/api/v1/workspaces/{home}/conflicts/9")).code == "not_allowed"
     assert world.files.upkept == []
+
+
+@pytest.mark.parametrize("number", [0, -1, 1 << 53, 10**30])
+async def test_a_number_that_no_entry_has_is_refused(world: HttpWorld, number: int) -> None:
+    """The largest could not be told to a worker, and each request was a failure of ours."""
+    ada = await world.signed_in("ada")
+    session, home = await world.session_of(ada), (await ada.get("/api/v1/workspaces")).body["items"][0]["id"]
+    root = await world.signed_in("root", "administrator")
+    place, hash_ = f"/api/v1/workspaces/{home}", "0" * 64
+    over = {"objects": [{"seq": number, "hash": hash_}], "reason": "x"}
+    for seen in (
+        await ada.post(f"/api/v1/sessions/{session}/restores", {"seq": number, "path": ""}),
+        await root.post(f"{place}/checkpoints/forget", {"checkpoints": [number]}),
+        await root.get(f"{place}/checkpoints/5/diff?against={number}"),
+        await root.post(f"{place}/log/step-over", over),
+    ):
+        assert seen.code == "bad_input"
