@@ -134,7 +134,14 @@ class LinkDesk:
         return None
 
     async def _with_ticket(self, ticket: Ticket, offer: LinkOffer) -> Attachment | Refusal:
-        live = await self._sessions.get(ticket.session_id)
+        try:
+            live = await self._sessions.get(ticket.session_id)
+        except NotFound:
+            record = await self._parts.registry.session(ticket.session_id)
+            if record is None or record.user_id != ticket.user_id:
+                return refusals.UNKNOWN_TICKET
+            # Another node's: the ticket is unused, and is good there.
+            return replace(await self._elsewhere(record), next=Next.OPEN)
         if live.record.user_id != ticket.user_id:
             return refusals.UNKNOWN_TICKET
         if ticket.mode != "control":

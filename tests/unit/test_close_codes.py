@@ -17,6 +17,7 @@ from session_service.gateway import answers
 from session_service.ports.streams import LinkRefusal
 
 SOURCE = Path(session_service.__file__).parent
+GATEWAY_TESTS = Path(__file__).parents[1] / "integration" / "gateway"
 LEG, KEY = "AAECAwQFBgc", "A" * 43
 FRAMING, STATE, LINK = "core/websocket.py", "core/refusals.py", "gateway/link.py"
 NOBODY = ""
@@ -41,12 +42,44 @@ PRODUCED_IN: Mapping[Close, str] = {
     Close.TOO_MANY: STATE,
     Close.ENDED: STATE,
     Close.LEG_LOST: LINK,
-    Close.REVOKED: NOBODY,  # a user who ends a view: comes with consent
+    Close.REVOKED: NOBODY,  # reserved: docs/protocol.md, "Who closes with what"
     Close.MOVED: STATE,
     Close.IN_USE: STATE,
     Close.RETRY: STATE,
     Close.NODE_UNREACHABLE: STATE,
 }
+NODES, HOSTILE, RESUME = "test_gateway_two_nodes", "test_gateway_hostile", "test_gateway_resume"
+ENDS = f"{NODES}::test_each_end_that_control_decides_is_told_with_its_code_and_its_word"
+FRAMES = f"{HOSTILE}::test_a_broken_frame_ends_the_link_with_its_code"
+SAVED = f"{NODES}::test_a_hold_that_ran_out_is_told_while_files_are_saved_and_afterwards"
+SEEN_IN: Mapping[Close, str] = {
+    Close.NORMAL: f"{RESUME}::test_bye_holds_or_ends",
+    Close.RESTART: f"{RESUME}::test_a_stopping_gateway_says_when_to_come_back",
+    Close.PROTOCOL: FRAMES,
+    Close.NOT_UTF8: f"{HOSTILE}::test_text_that_is_not_utf8_is_refused",
+    Close.TOO_BIG: FRAMES,
+    Close.BAD_MESSAGE: FRAMES,
+    Close.MESSAGE_TOO_BIG: FRAMES,
+    Close.LOGIN: ENDS,
+    Close.PROOF_USED: ENDS,
+    Close.NOT_FOUND: ENDS,
+    Close.TOO_SLOW: "test_gateway_tickets::test_a_first_message_that_does_not_come_is_too_slow",
+    Close.TAKEN: ENDS,
+    Close.HOLD_EXPIRED: SAVED,
+    Close.SAVING: SAVED,
+    Close.TOO_MANY: ENDS,
+    Close.ENDED: ENDS,
+    Close.LEG_LOST: f"{RESUME}::test_a_lost_leg_is_told_and_the_next_resume_is_a_resync",
+    Close.REVOKED: "test_gateway_limits::test_a_revoked_grant_cuts_its_live_links_within_two_seconds",
+    Close.MOVED: f"{NODES}::test_a_client_that_comes_back_to_another_node_is_sent_on_and_nothing_is_lost",
+    Close.IN_USE: f"{NODES}::test_a_policy_that_lets_the_first_device_stay_tells_the_second_one_so",
+    Close.RETRY: f"{HOSTILE}::test_a_desktop_that_is_not_there_is_a_retry",
+    Close.NODE_UNREACHABLE: (
+        f"{NODES}::test_the_session_of_a_lost_node_is_waited_for_and_gone_on_with_when_it_is_back"
+    ),
+}
+"""Where a code is seen on a real socket: the file and the test below tests/integration/gateway."""
+NEVER_SENT = {Close.GOING_AWAY, Close.NO_STATUS, Close.ABNORMAL}
 BROKEN = {Close.PROTOCOL, Close.NOT_UTF8, Close.TOO_BIG, Close.BAD_MESSAGE, Close.MESSAGE_TOO_BIG}
 NETWORK = {Close.GOING_AWAY, Close.NO_STATUS, Close.ABNORMAL, Close.RESTART}
 EVERY = pytest.mark.parametrize("code", list(Close), ids=lambda code: code.name)
@@ -78,6 +111,25 @@ def test_the_table_has_every_code_and_each_has_a_place_that_sends_it() -> None:
     for code, place in PRODUCED_IN.items():
         if place:
             assert f"Close.{code.name}" in (SOURCE / place).read_text(), (code, place)
+
+
+def test_each_code_that_we_send_is_seen_on_a_real_socket_by_a_test_that_exists() -> None:
+    """4482 too: the gateway closes with it, and is only not asked to yet."""
+    assert set(SEEN_IN) == set(Close) - NEVER_SENT
+    for code, place in SEEN_IN.items():
+        file, test = place.split("::")
+        text = (GATEWAY_TESTS / f"{file}.py").read_text()
+        assert f"def {test}(" in text, code
+        told = (f"Close.{code.name}", str(int(code)), ENDINGS[code].why)
+        assert any(word in text for word in told), (code, place)
+    others = [
+        path
+        for path in SOURCE.rglob("*.py")
+        if path.name != "close_codes.py" and path.parent.name != "conformance"
+    ]
+    assert not [path for path in others if "Close.REVOKED" in path.read_text()], (
+        "the page says that it is free"
+    )
 
 
 @EVERY

@@ -16,6 +16,7 @@ ONE_LOOP = frozenset(
         "test_gateway_herd.py",
         "test_gateway_proxies.py",
         "test_gateway_taken_over.py",
+        "test_gateway_two_nodes.py",
     }
 )
 """There the loop is not what is tested, and each test is long."""
