@@ -41,5 +41,5 @@ def fitted(limits: GatewayLimits, descriptors: int) -> GatewayLimits:
         limits,
         links_max=min(limits.links_max, left // 3),
         waiting_sockets_max=min(limits.waiting_sockets_max, left // 4),
-        page_connections_max=min(limits.page_connections_max, left // 16),
+        page_sockets_max=min(limits.page_sockets_max, left // 16),
     )

@@ -90,7 +90,7 @@ class Front(asyncio.Protocol):
 
     def _hand_over(self) -> None:
         hub, transport = self._hub, self._transport
-        if len(getattr(hub.http, "connections", ())) >= hub.limits.page_connections_max:
+        if len(getattr(hub.http, "connections", ())) >= hub.limits.page_sockets_max:
             self._refuse(refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Not now; try again soon.", "Retry-After: 2"))
             return
         self._forget()
@@ -119,14 +119,19 @@ class Front(asyncio.Protocol):
 
     def _pass_on(self, owner: Owner) -> bool:
         """Hand the connection to its owner; False when it cannot take it, and nothing happened."""
-        transport = self._transport
+        hub, transport = self._hub, self._transport
         passed = Passed(peer=self._peer(), head=self._head)
-        transport.pause_reading()
         if transport.get_extra_info("sslcontext") is not None:
+            if hub.relayed >= hub.limits.links_max:
+                return False
+            transport.pause_reading()
             self._forget()
-            self._hub.options.ensure(transport)
-            self._hub.tasks.spawn(relay(transport, passed, owner, self._hub.limits), name="inner-relay")
+            hub.options.ensure(transport)
+            hub.relayed += 1
+            relaying = relay(transport, passed, owner, hub.limits, hub.relay_ended)
+            hub.tasks.spawn(relaying, name="inner-relay")
             return True
+        transport.pause_reading()
         if not owner.take(passed, transport.get_extra_info("socket").fileno()):
             transport.resume_reading()
             return False
@@ -140,7 +145,7 @@ class Front(asyncio.Protocol):
         if isinstance(answer, Refusal):
             self._refuse(answer)
             return
-        if hub.is_closing or len(hub.links) >= hub.limits.links_max:
+        if hub.is_closing or len(hub.links) + hub.relayed >= hub.limits.links_max:
             self._refuse(refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Not now; try again soon.", "Retry-After: 2"))
             return
         self._forget()

@@ -76,6 +76,10 @@ class Hub:
     planned: PlannedPause | None = None
     """The pause that is announced now."""
     regular: RegularEnds = field(default_factory=RegularEnds)
+    relayed: int = 0
+    """Connections over our own TLS whose inner bytes go to another process: two descriptors each."""
+    clock: Callable[[], float] | None = None
+    """The loop's, since the first link; read by `time`."""
     is_closing: bool = False
     waiting: OrderedDict[Waiting, None] = field(default_factory=OrderedDict)
     """Oldest first."""
@@ -88,6 +92,12 @@ class Hub:
     empty: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the last of `connections` has gone while closing."""
 
+    def time(self) -> Callable[[], float]:
+        """Return the loop's clock, the same object for all links."""
+        if self.clock is None:
+            self.clock = asyncio.get_running_loop().time
+        return self.clock
+
     def enter(self, link: OpenLink) -> None:
         """An upgraded socket is there."""
         self.connections.add(link)
@@ -97,6 +107,10 @@ class Hub:
         self.connections.discard(link)
         if self.is_closing and not self.connections:
             self.empty.set()
+
+    def relay_ended(self) -> None:
+        """The client of a relay is gone."""
+        self.relayed -= 1
 
     def wait_for_first(self, socket: Waiting) -> None:
         """Note a socket without a first message; at the limit the oldest makes room."""

@@ -7,6 +7,7 @@ more (docs/running.md).
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 from session_service.gateway.limits import GatewayLimits
 from session_service.gateway.messages import Passed
@@ -16,8 +17,9 @@ from session_service.gateway.passing import Owner
 class _Side(asyncio.Protocol):
     """One of the two ends. Each slows the other one down when it cannot take more."""
 
-    def __init__(self) -> None:
+    def __init__(self, ended: Callable[[], None] | None = None) -> None:
         self.peer: asyncio.Transport | None = None
+        self._ended = ended
         self._early = bytearray()
 
     def join(self, peer: asyncio.Transport) -> None:
@@ -41,6 +43,8 @@ class _Side(asyncio.Protocol):
             self.peer.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._ended is not None:
+            self._ended()
         if self.peer is None:
             return
         if exc is None:
@@ -49,18 +53,35 @@ class _Side(asyncio.Protocol):
             self.peer.abort()
 
 
-async def relay(transport: asyncio.Transport, passed: Passed, owner: Owner, limits: GatewayLimits) -> None:
-    """Let `owner` take the inner bytes of a paused transport; reset it when it cannot."""
-    theirs, ours = socket.socketpair()
-    outer, inner = _Side(), _Side()
+async def relay(
+    transport: asyncio.Transport,
+    passed: Passed,
+    owner: Owner,
+    limits: GatewayLimits,
+    ended: Callable[[], None],
+) -> None:
+    """Let `owner` take the inner bytes of a paused transport; reset it when it cannot. `ended` is called
+    once, when the client is gone.
+    """
+    outer, inner = _Side(ended), _Side()
     transport.set_protocol(outer)
+    try:
+        theirs, ours = socket.socketpair()
+    except OSError:  # no descriptors are left
+        transport.abort()
+        return
     with theirs:
         taken = owner.take(passed, theirs.fileno())
     if not taken or transport.is_closing():
         ours.close()
         transport.abort()
         return
-    between, _ = await asyncio.get_running_loop().create_unix_connection(lambda: inner, sock=ours)
+    try:
+        between, _ = await asyncio.get_running_loop().create_unix_connection(lambda: inner, sock=ours)
+    except OSError:
+        ours.close()
+        transport.abort()
+        return
     between.set_write_buffer_limits(high=limits.up_bytes_max)
     transport.set_write_buffer_limits(high=limits.down_bytes_max)
     inner.join(transport)

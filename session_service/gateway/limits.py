@@ -35,7 +35,7 @@ class GatewayLimits:
     """Sockets without a first message; at the limit the oldest is reset, never the newcomer refused."""
     page_head_bytes_max: int = 32 * 1024
     """A request head that is no link's, with the cookies of others on the same host; more is answered 431."""
-    page_connections_max: int = 4096
+    page_sockets_max: int = 4096
     """Connections that the HTTP side has; more are answered 503, so that links find descriptors left."""
     page_timeout_s: float = 90.0
     """A reader of the HTTP side may take nothing for so long (TCP_USER_TIMEOUT); downloads pause for 60 s."""

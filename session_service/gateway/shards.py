@@ -49,7 +49,7 @@ CALLS_AT_ONCE_MAX: Final = 16_384
 """Of one gateway process: a storm of its clients is one call each."""
 CALL_BYTES_MAX: Final = 64 * 1024
 """One call: an offer is below 8 KiB, counters are below 4. A process that says more is cut off."""
-CONNECTIONS_MAX: Final = 256
+SOCKETS_MAX: Final = 256
 """Of all gateway processes; each has one."""
 LINK_ID_CHARACTERS_MAX: Final = 64
 ARRIVED_MAX: Final = 64
@@ -115,7 +115,7 @@ class Shards:
             peer_uids=peer_uids,
             calls_max=CALLS_AT_ONCE_MAX,
             frame_bytes_max=CALL_BYTES_MAX,
-            connections_max=CONNECTIONS_MAX,
+            connections_max=SOCKETS_MAX,
         )
         self._door = PassingDoor(sockets, peer_uids=peer_uids, arrived=self._sockets_arrived)
 

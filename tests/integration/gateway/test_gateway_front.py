@@ -107,7 +107,7 @@ async def test_connections_for_pages_have_a_limit_and_leave_links_alone(desktop:
     """Each answered and kept open, as browsers do, and as a stranger can."""
     from dataclasses import replace
 
-    async with running(replace(SHORT, page_connections_max=2, silent_s=60, ping_s=60)) as world:
+    async with running(replace(SHORT, page_sockets_max=2, silent_s=60, ping_s=60)) as world:
         world.control.add_session("s", str(desktop.path))
         kept = [await world.raw(b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(2)]
         for reader, _ in kept:

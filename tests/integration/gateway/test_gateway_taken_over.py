@@ -34,7 +34,7 @@ from session_service.gateway.messages import (
     Told,
 )
 from session_service.gateway.passing import INTRODUCING_MAX, Passer, PassingDoor
-from session_service.gateway.shards import CALL_BYTES_MAX, CONNECTIONS_MAX, added
+from session_service.gateway.shards import CALL_BYTES_MAX, SOCKETS_MAX, added
 from session_service.gateway.stats import GatewayStats, believed
 from session_service.ports.streams import LinkEnd, LinkOffer
 from tests.fakes.child import child_environment
@@ -168,7 +168,7 @@ async def test_a_call_is_short_and_connections_are_few(pair: World) -> None:
     assert await asyncio.wait_for(reader.read(), 5) == b""
     writer.close()
     client = Client(pair.settings.calls, part="service")
-    lines = [await asyncio.open_unix_connection(str(pair.settings.calls)) for _ in range(CONNECTIONS_MAX)]
+    lines = [await asyncio.open_unix_connection(str(pair.settings.calls)) for _ in range(SOCKETS_MAX)]
     with pytest.raises(PartUnavailable):
         await client.call("serve", Serve(shard="1", process_id=0), bool, event=Told)
     assert pair.shards.joined() == ("1",)

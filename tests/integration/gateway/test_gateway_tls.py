@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from session_service.app.certificate import Certificate
 from session_service.client.models import Ticket
 from session_service.client.resumable_stream import ResumableStream
 from session_service.core.continuity.client import Began, Lost
+from session_service.gateway.limits import GatewayLimits
 from tests.fakes.certificates import make_certificate
-from tests.fakes.gateway_world import World, greet, read_bytes, running
+from tests.fakes.gateway_world import World, greet, read_bytes, request, running
 from tests.fakes.rfb_desktop import FakeDesktop, Viewer
 from tests.fakes.until import until
 
@@ -122,8 +124,31 @@ async def test_a_secure_connection_of_another_process_is_carried_whole(
             await greet(client)
             await client.send(b"\x03" + bytes(9))
             assert await read_bytes(client, PICTURE_BYTES) == bytes(range(256)) * (PICTURE_BYTES // 256)
+            assert world.inside._hub.relayed == 1
             client.transport.abort()
         assert (await world.control.end_of()).cause == "reset"
+        await until(lambda: world.inside._hub.relayed == 0)
+
+
+async def test_secure_connections_of_other_processes_count_as_links_of_the_one_that_relays(
+    certificate: tuple[Path, Path], desktop: FakeDesktop
+) -> None:
+    """Each has two descriptors there, in any number; and what cannot be relayed is told to come back."""
+    limits = replace(GatewayLimits(close_s=0.2, poll_s=0.01), links_max=1)
+    async with running(limits, tls=server_side(certificate), processes=2) as world:
+        world.control.add_session("s", str(desktop.path))
+        async with world.opened("s", ssl=client_side(certificate)) as client:
+            reader, writer = await open_secure(world, certificate)
+            writer.write(request("/s/1/ws"))
+            assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 503")
+            writer.close()
+            client.transport.abort()
+        await world.control.end_of()
+        await until(lambda: world.inside._hub.relayed == 0)
+        async with world.opened("s", ssl=client_side(certificate)):
+            assert world.inside._hub.relayed == 1
+        await world.control.end_of(1)
+        await until(lambda: world.inside._hub.relayed == 0)
 
 
 async def test_a_new_certificate_is_shown_without_a_restart_and_old_tls_is_refused(tmp_path: Path) -> None:
