@@ -80,7 +80,7 @@ class LinkDesk:
         self._node = node
         self._sessions = sessions
         self._endings = Endings(parts=parts, node=node, sessions=sessions, tasks=tasks)
-        self._log = get_logger()
+        self._log = get_logger().bind()  # once, and not again for each line
         self._secret = parts.resume_secret
         self._starting: dict[str, Live] = {}
         """Links that a starting session recorded and that were not answered yet."""

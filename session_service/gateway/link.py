@@ -25,6 +25,7 @@ from session_service.gateway.address import address_class
 from session_service.gateway.first_message import read_open
 from session_service.gateway.handshake import Upgrade, refuse
 from session_service.gateway.hub import Hub
+from session_service.gateway.opening import open_link
 from session_service.gateway.stream import BinaryStream, CarriedStream
 from session_service.ports.streams import Attachment, LinkEnd, LinkOffer, LinkRefusal
 
@@ -491,8 +492,6 @@ class Link(asyncio.Protocol):
 
     def _ask(self) -> None:
         """Ask control, in the one task of this link's life."""
-        from session_service.gateway.opening import open_link
-
         self._hub.waiting.pop(self, None)
         self._hub.links[self.link_id] = self
         self._hub.tasks.spawn(open_link(self._hub, self, self._offer), name=f"open-link-{self.link_id}")

@@ -62,8 +62,10 @@ def attempt_text(
     challenge: str,
 ) -> str:
     """Return what is signed; no field can hold a newline, so that every text has one reading."""
-    fields = (aud, session_id, grant, leg, number, received, have, end, challenge)
-    return "continuity.v1\nresume\n" + "\n".join(map(str, fields))
+    return (
+        f"continuity.v1\nresume\n{aud}\n{session_id}\n{grant}\n{leg}\n{number}\n{received}\n{have}\n{end}\n"
+        f"{challenge}"
+    )
 
 
 def sign(key: bytes, text: str) -> bytes:
