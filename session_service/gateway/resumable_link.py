@@ -23,6 +23,7 @@ from session_service.gateway.first_message import audiences
 from session_service.gateway.handshake import Upgrade
 from session_service.gateway.hub import Hub
 from session_service.gateway.link import Link, Phase
+from session_service.gateway.opening import resume_link
 from session_service.gateway.resumable_stream import ResumableStream
 from session_service.gateway.stats import NO_CAUSE, resume_key
 from session_service.gateway.stream import CarriedStream
@@ -90,8 +91,6 @@ class ResumableLink(Link):
             self._offer = msgspec.structs.replace(self._offer, ticket=message.ticket, subprotocol=SUBPROTOCOL)
             self._ask()
             return
-        from session_service.gateway.opening import resume_link
-
         self._attempt = message
         self._proved_at = self._time()
         offer = ResumeOffer(
