@@ -54,6 +54,22 @@ async def test_the_channel_does_what_a_client_must(browser: Browser, site: Elsew
     assert await _not_green(browser, site, QUICK, *SOME) == []
 
 
+@pytest.mark.parametrize(
+    ("case", "broken", "words"),
+    [
+        ("refused_4404", ("if (code !== 4401) this.#key = null;", ""), "dialled again by itself"),
+        ("copied_client", ("this.#up.checksum(taken) !== message.x", "false"), "own history differs"),
+    ],
+)
+async def test_a_channel_with_one_thing_broken_is_found_red(
+    browser: Browser, case: str, broken: tuple[str, str], words: str
+) -> None:
+    """The first of them is how it was: told `not_found`, the page asked and dialled again, and again."""
+    async with Elsewhere(broken).serving() as site:
+        [(found, said), *_] = await _not_green(browser, site, QUICK, f"^{case}$")
+    assert (found, words in said) == (case, True), said
+
+
 @pytest.mark.soak
 async def test_the_channel_does_all_of_it_over_real_limits(browser: Browser, site: Elsewhere) -> None:
     """Every case, with a proxy's whole minute and a tab that is frozen for long."""

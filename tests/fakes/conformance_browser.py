@@ -40,9 +40,14 @@ def example() -> str:
 
 
 class Elsewhere:
-    """Somebody else's site: a page for each place, and a back end that asks for its tickets."""
+    """Somebody else's site: a page for each place, and a back end that asks for its tickets.
 
-    def __init__(self) -> None:
+    Args:
+        broken: a line of the channel and what stands in its place, as its author could have got it wrong.
+    """
+
+    def __init__(self, broken: tuple[str, str] | None = None) -> None:
+        self._broken = broken
         self._places: dict[str, Place] = {}
         self._http: aiohttp.ClientSession | None = None
         self.origin = ""
@@ -56,6 +61,7 @@ class Elsewhere:
                 web.get("/", self._page),
                 web.get("/own.js", self._script),
                 web.post("/ticket", self._ticket),
+                web.get("/channel/channel.js", self._channel),
             ]
         )
         app.router.add_static("/novnc", HTTP / "assets" / "novnc")
@@ -84,6 +90,13 @@ class Elsewhere:
         code = code.replace("wss://desk.example:443", place.url.replace("http", "ws"))
         code = code.replace("https://desk.example", place.url)
         code = code.replace('"/ticket"', f'"/ticket?case={place.session_id}"')
+        return web.Response(text=code, content_type="text/javascript")
+
+    async def _channel(self, request: web.Request) -> web.Response:
+        code = (HTTP / "pages" / "channel.js").read_text()
+        if self._broken is not None:
+            assert code.count(self._broken[0]) == 1, self._broken
+            code = code.replace(*self._broken)
         return web.Response(text=code, content_type="text/javascript")
 
     async def _ticket(self, request: web.Request) -> web.Response:
