@@ -138,11 +138,16 @@ def read_chunk_refs(packed: bytes) -> list[tuple[bytes, int]]:
     """Return (id, raw length) of packed 20 byte chunk references."""
     if len(packed) % CHUNK_BYTES:
         raise Malformed(rule="chunk references")
-    refs: list[tuple[bytes, int]] = list(_CHUNK.iter_unpack(packed))
+    refs = checked_chunk_refs(packed)
     for _, length in refs:
         if not 0 < length <= CHUNK_BYTES_MAX:
             raise Malformed(rule="chunk length")
     return refs
+
+
+def checked_chunk_refs(packed: bytes) -> list[tuple[bytes, int]]:
+    """As `read_chunk_refs`, for references that were checked already, with the entry they stand in."""
+    return list(_CHUNK.iter_unpack(packed))
 
 
 def pack_chunk_refs(refs: Iterable[tuple[bytes, int]]) -> bytes:

@@ -186,6 +186,11 @@ def check_entry(entry: Entry) -> None:
         raise Malformed(rule="entry numbers")
     if not _owner_fits(entry.uid) or not _owner_fits(entry.gid) or entry.type < 1:
         raise Malformed(rule="entry owner or type")
+    if entry.extra is None and entry.type == EntryType.FILE and entry.content.__class__ is bytes:
+        # Almost every entry; the same two rules as below, and no value is made for them.
+        if check_content_refs(entry.content) != entry.size:
+            raise Malformed(rule="content length")
+        return
     extras = entry_extras(entry)
     if entry.type == EntryType.FILE:
         _check_file(entry, extras)
@@ -207,7 +212,7 @@ def check_entry(entry: Entry) -> None:
 
 
 def _owner_fits(number: int | None) -> bool:
-    return number is None or 0 <= number < 1 << 32
+    return number is None or 0 <= number <= 0xFFFFFFFF
 
 
 def _is_node_ref(content: Content) -> bool:

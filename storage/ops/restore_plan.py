@@ -16,9 +16,9 @@ from typing import Final
 
 from storage.errors import HostileTree
 from storage.format import tree
-from storage.format.extras import NONE, Extras, GradeTag
+from storage.format.extras import Extras, GradeTag
 from storage.format.limits import DEPTH_FOLDERS_MAX, KIB, MIB
-from storage.format.table import read_chunk_refs
+from storage.format.table import checked_chunk_refs
 from storage.format.tree import Entry
 from storage.ops.browse import Browser
 from storage.ops.lanes import File
@@ -135,11 +135,13 @@ class Planner:
         """Take what almost every entry is, without waiting: nothing about it is odd."""
         if entry.extra is not None or entry.type > Kind.SYMLINK:
             return False
-        facts = facts_of(entry, NONE, None)
+        facts = RestoreFacts(
+            entry.mode, entry.uid, entry.gid, entry.mtime_s, entry.mtime_ns, entry.size, None, NO_ATTRIBUTES
+        )
         if entry.type != Kind.FILE or entry.content is None:
             self._plan.made.append((path, entry, facts))
         elif isinstance(entry.content, bytes):
-            self._plan.files.append(File(path, facts, read_chunk_refs(entry.content)))
+            self._plan.files.append(File(path, facts, checked_chunk_refs(entry.content)))
             self._plan.bytes += entry.size
         else:
             return False
@@ -179,13 +181,12 @@ class Planner:
         if extras.extents_content is not None:
             self._bytes_unannounced += wanted
         refs: list[tuple[bytes, int]] = []
-        async for ref in self._reader.refs(self._places, entry.content):
-            refs.append(ref)
-            left -= ref[1]
+        async for some in self._reader.ref_lists(self._places, entry.content):
+            self._count_parts(path, len(some) if refs else len(some) - 1)
+            refs += some
+            left -= sum(length for _, length in some)
             if left < 0:
                 raise HostileTree(path=path, rule="bytes of the file")
-            if len(refs) > 1:
-                self._count_parts(path, 1)
         if left:
             raise HostileTree(path=path, rule="bytes of the file")
         if refs:

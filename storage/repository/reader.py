@@ -233,6 +233,12 @@ class Reader:
 
     async def folder(self, index: Places, ref: NodeRef) -> AsyncIterator[Entry]:
         """Yield the entries of a folder, ascending by name over all of its nodes."""
+        async for entries in self.nodes(index, ref):
+            for entry in entries:
+                yield entry
+
+    async def nodes(self, index: Places, ref: NodeRef) -> AsyncIterator[list[Entry]]:
+        """Yield the entries of a folder as `folder` does, those of one node at a time."""
         last = b""
         todo: list[tuple[bytes, int, bytes | None]] = [(ref[0], ref[1], None)]
         while todo:
@@ -247,19 +253,24 @@ class Reader:
             entries = tree.decode_entries(raw)
             if first is not None and (not entries or entries[0].name != first):
                 raise Malformed(rule="first name of a node")
-            for entry in entries:
-                if entry.name <= last:
+            if entries:
+                if entries[0].name <= last:
                     raise Malformed(rule="names ascend over nodes")
-                last = entry.name
-                yield entry
+                last = entries[-1].name  # in a node they ascend: that was checked when it was decoded
+                yield entries
 
     async def refs(self, index: Places, content: Content) -> AsyncIterator[tuple[bytes, int]]:
         """Yield the chunks of a content, in order."""
+        async for refs in self.ref_lists(index, content):
+            for ref in refs:
+                yield ref
+
+    async def ref_lists(self, index: Places, content: Content) -> AsyncIterator[Sequence[tuple[bytes, int]]]:
+        """Yield the chunks of a content, in order, as many at a time as lie in one place."""
         if content is None:
             return
         if isinstance(content, bytes):
-            for ref in read_chunk_refs(content):
-                yield ref
+            yield read_chunk_refs(content)
             return
         if not isinstance(content[0], bytes):
             raise Malformed(rule="list reference")
@@ -272,8 +283,7 @@ class Reader:
             if level:
                 todo += [(item_id, level - 1, length) for item_id, length in reversed(items)]
                 continue
-            for ref in items:
-                yield ref
+            yield items
 
     async def extents(self, index: Places, entry: Entry) -> tuple[Extent, ...] | None:
         """Return the data extents of a file; None where it has no holes."""

@@ -79,6 +79,9 @@ class TreeTotals:
         self.entries += 1
         if entry.type == EntryType.FOLDER:
             self.folders += 1
+        elif entry.extra is None:
+            if entry.type == EntryType.FILE and entry.content is not None:
+                self.content_bytes += entry.size
         elif entry.type == EntryType.FILE and entry.content is not None:
             extras = tree.entry_extras(entry)
             if extras.link_group is None or extras.link_group not in self._groups:
@@ -125,13 +128,15 @@ async def walk_tree(
                 continue
             skip_known.add(ref)
         below: list[tuple[bytes, Entry, int]] = []
-        async for entry in reader.folder(index, ref):
-            if skip_known is None:
-                totals.count(entry)
-            where = path + b"/" + entry.name if path else entry.name
-            yield where, entry
-            if entry.type == EntryType.FOLDER:
-                below.append((where, entry, depth + 1))
+        beneath = path + b"/" if path else b""
+        async for entries in reader.nodes(index, ref):
+            for entry in entries:
+                if skip_known is None:
+                    totals.count(entry)
+                where = beneath + entry.name
+                yield where, entry
+                if entry.type == EntryType.FOLDER:
+                    below.append((where, entry, depth + 1))
         todo += reversed(below)
 
 

@@ -23,7 +23,6 @@ PLAIN_SECONDS = (-(1 << 31), 1 << 31)
 """Times that every file system keeps; others are looked at again after they were set."""
 
 _SECOND_NS = 1_000_000_000
-_NEW_MODE = 0o600
 _SPECIAL_BITS = 0o7000
 _PRIVILEGED = (b"security.", b"trusted.")
 
@@ -50,11 +49,13 @@ class Wardrobe:
         )
 
     def dress_plain(self, fd: int, facts: RestoreFacts) -> os.stat_result:
-        """Dress a plain file that was made with mode 0600 a moment ago; return how it looked before."""
+        """Dress a plain file that was made a moment ago; return how it looked before. Calls that would change
+        nothing are left out: its mode may be right already, as the umask and its folder let it.
+        """
         found = os.fstat(fd)
         if (found.st_uid, found.st_gid) != self._owner:
             os.fchown(fd, *self._owner)
-        if facts.mode != _NEW_MODE:
+        if found.st_mode != stat.S_IFREG | facts.mode:
             os.fchmod(fd, facts.mode)
         at_ns = facts.mtime_s * _SECOND_NS + facts.mtime_ns
         os.utime(fd, ns=(at_ns, at_ns))

@@ -140,9 +140,11 @@ class ReadOutcome(NamedTuple):
     """Vanished, or no longer a regular file: the caller drops the entry or looks again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestoreFacts:
-    """What the extractor puts on an entry, besides its content. Owner None means the target user."""
+class RestoreFacts(NamedTuple):
+    """What the extractor puts on an entry, besides its content. Owner None means the target user.
+
+    A tuple, because one is made for every entry before the first file is written.
+    """
 
     mode: int
     uid: int | None

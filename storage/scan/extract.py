@@ -37,6 +37,9 @@ FILE_BYTES_MAX = (1 << 63) - 1
 SPARE_BYTES_PER_ENTRY = 1_024
 """Added to the contents when asking whether a target is large enough: names, inodes and rounding."""
 
+OPEN_WHILE_MADE = 0o755
+"""Of a plain file's mode these bits are there while it is filled; who may write it comes after its owner."""
+
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _AGAIN = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})

@@ -10,7 +10,7 @@ import os
 
 from storage.errors import HostileTree
 from storage.scan.entry import RestoreFacts
-from storage.scan.extract import NEW_FILE, Extractor, Target
+from storage.scan.extract import NEW_FILE, OPEN_WHILE_MADE, Extractor, Target
 
 
 class Lane:
@@ -33,7 +33,7 @@ class Lane:
                 return self._otherwise(path, facts, data)
             folder = self._folders.fd(parent)
             try:
-                fd = os.open(leaf, NEW_FILE, 0o600, dir_fd=folder)
+                fd = os.open(leaf, NEW_FILE, facts.mode & OPEN_WHILE_MADE | 0o600, dir_fd=folder)
             except FileExistsError:
                 return self._otherwise(path, facts, data)
             try:

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from session_service.app import heap
 from storage import Progress, Storage, StoreSpec, WorkspaceRef, open_watching
 from storage.watch.fanotify import open_group
 
@@ -27,6 +28,7 @@ REF = WorkspaceRef(tenant="aa" * 8, workspace="bb" * 8)
 
 async def run(asked: argparse.Namespace) -> dict[str, float]:
     """Do what was asked once, or twice."""
+    heap.settle()  # as a worker does when it has started
     home = Path(asked.home)
     watching = open_watching(home, group=open_group(home)) if asked.what == "notified" else None
     opened = await Storage.open(

@@ -185,7 +185,7 @@ def _copy(extractor: Extractor, found: Found, first_of: dict[int, bytes], repair
     match found.kind:
         case Kind.FOLDER:
             at = attributes_at(found.folder_fd, found.name or b".")
-            extractor.folder(found.path, _with(facts, attributes=at))
+            extractor.folder(found.path, facts._replace(attributes=at))
         case Kind.SYMLINK:
             assert found.target is not None
             extractor.symlink(found.path, found.target, facts)
@@ -202,7 +202,7 @@ def _copy(extractor: Extractor, found: Found, first_of: dict[int, bytes], repair
                 return False
             writer = extractor.file(
                 found.path,
-                _with(facts_for(outcome.facts), extents=outcome.extents, attributes=outcome.attributes),
+                facts_for(outcome.facts)._replace(extents=outcome.extents, attributes=outcome.attributes),
             )
             for offset, piece in sink.pieces:
                 writer.write(offset, piece)
@@ -211,11 +211,6 @@ def _copy(extractor: Extractor, found: Found, first_of: dict[int, bytes], repair
         case _:
             return False
     return True
-
-
-def _with(facts: RestoreFacts, **changes: Any) -> RestoreFacts:
-    fields = {name: getattr(facts, name) for name in RestoreFacts.__dataclass_fields__}
-    return RestoreFacts(**{**fields, **changes})
 
 
 def _put(path: bytes, data: bytes) -> None:
