@@ -117,6 +117,19 @@ def drop_drafts(home: Path, *, but: Path | None = None) -> None:
             left.unlink(missing_ok=True)
 
 
+def earlier(home: Path) -> Path | None:
+    """Return the newest home of this workspace that still stands here under an earlier fence, if there is
+    one: on a node that was declared lost and is back, say. It may be wiped at any moment, and proves nothing.
+    """
+    fences = [
+        int(name)
+        for name in os.listdir(home.parent)
+        if name.isdecimal() and name.isascii() and len(name) <= FENCE_DIGITS_MAX
+    ]
+    below = [fence for fence in fences if fence < int(home.name)]
+    return home.with_name(str(max(below))) if below else None
+
+
 def clean_name(name: str) -> bytes:
     """Return a file name that can stand in a folder; path parts, controls and leading dots of an upload
     are refused.

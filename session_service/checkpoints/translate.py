@@ -105,6 +105,7 @@ def restored(home: str, value: storage.RestoreReport, seconds: float) -> port.Re
         bytes=value.bytes,
         not_made=_bad(value.not_made),
         seconds=seconds,
+        seeded_bytes=value.seeded_bytes,
     )
 
 

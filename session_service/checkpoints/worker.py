@@ -384,6 +384,7 @@ class Worker:
             owner=ask.owner,
             becomes_home=True,
             resumable=True,
+            seed=homes.earlier(self._layout.home(ask.workspace.workspace_id, ask.fence)),
             progress=Emitter(call),
         )
 
@@ -421,6 +422,7 @@ class Worker:
                 path=ask.path,
                 into=draft,
                 owner=ask.owner,
+                seed=home,  # most of it is there, as a rule, and needs no fetching
                 progress=Emitter(call),
             )
             where = await asyncio.to_thread(homes.put_restored, draft, home, ask.owner)

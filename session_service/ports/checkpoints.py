@@ -120,6 +120,8 @@ class RestoreReport(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     not_made: tuple[BadPath, ...] = ()
     seconds: float = 0.0
+    seeded_bytes: int = 0
+    """Found on this machine, and not fetched."""
 
 
 class LastLook(msgspec.Struct, frozen=True, kw_only=True):

@@ -80,11 +80,28 @@ async def test_files_come_back_beside_what_is_there(world: World) -> None:
     report = await world.ask("bring_back", ask)
     assert (home / "docs" / "letter1").read_text() == "newer"
     assert len(list((home / report.home / "docs").iterdir())) == 50
+    assert report.seeded_bytes == 49 * 3_000, "what is the same in the running home was not fetched"
     assert list(home.parent.iterdir()) == [home], "no draft is left"
     lost = messages.BringBack(workspace=MINE, seq=seq, path=b"not there", home=str(home), owner=None)
     with pytest.raises(Exception, match="path_missing"):
         await world.ask("bring_back", lost)
     assert list(home.parent.iterdir()) == [home]
+
+
+async def test_a_home_that_stands_here_under_an_earlier_fence_saves_the_fetching(world: World) -> None:
+    """Its files are believed only byte by byte, and it is left as it is."""
+    home, seq = await world.saved()
+    wanted = {path.name: path.read_bytes() for path in (home / "docs").iterdir()}
+    facts = (home / "docs" / "letter7").stat()
+    (home / "docs" / "letter7").write_bytes(os.urandom(3_000))
+    os.utime(home / "docs" / "letter7", ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert homes.earlier(home) is None
+    ask = messages.NewHome(workspace=MINE, fence=12, seq=seq, owner=None)
+    report = await world.ask("new_home", ask)
+    assert {path.name: path.read_bytes() for path in Path(report.home, "docs").iterdir()} == wanted
+    assert report.seeded_bytes == 49 * 3_000
+    assert sorted(path.name for path in home.parent.iterdir()) == ["1", "12"]
+    assert (home / "docs" / "letter7").read_bytes() != wanted["letter7"]
 
 
 async def test_files_that_come_back_during_a_close_are_found_by_the_last_look_and_saved_again(
