@@ -9,6 +9,7 @@ and one short task asks control for its desktop.
 import asyncio
 import socket
 import struct
+from collections.abc import Collection
 from enum import IntEnum
 from math import inf
 from typing import Final
@@ -60,6 +61,7 @@ class Link(asyncio.Protocol):
     """The protocol of an upgraded connection. `begin` takes the transport over from the first bytes."""
 
     __slots__ = (
+        "_accepted",
         "_asked_at",
         "_attachment",
         "_began_at",
@@ -83,7 +85,6 @@ class Link(asyncio.Protocol):
         "_stream",
         "_time",
         "_transport",
-        "_upgrade",
         "cause",
         "close_code",
         "link_id",
@@ -94,8 +95,8 @@ class Link(asyncio.Protocol):
 
     def __init__(self, hub: Hub, upgrade: Upgrade, address: str) -> None:
         self._hub = hub
-        self._upgrade = upgrade
-        self._time = asyncio.get_running_loop().time
+        self._accepted = upgrade.accepted
+        self._time = hub.time()
         self._decoder = Decoder(
             unmask=apply_mask,
             message_bytes_max=hub.limits.message_bytes_max,
@@ -165,8 +166,7 @@ class Link(asyncio.Protocol):
         if stream is not None and self.phase is Phase.OPEN and len(messages) == 1 and messages[0][0] == 2:
             self._pass(stream, messages[0][1])
         else:
-            for opcode, payload in messages:
-                self._take(opcode, payload)
+            self._take_all(messages)
         if not self._decoder.is_partial:
             self._frame_at = 0.0
         elif not self._frame_at or messages:
@@ -257,17 +257,24 @@ class Link(asyncio.Protocol):
     def carry(self, data: bytes | memoryview) -> None:
         """Send bytes of the desktop as one message; a large one is not copied for the sake of its head."""
         head = frame_head(websocket.BINARY, len(data))
-        if self._joins or len(data) <= JOINED_BYTES_MAX:
+        if len(data) <= JOINED_BYTES_MAX:
             self._transport.write(b"".join((head, data)))
         else:
-            self._transport.writelines((head, data))
+            self._write((head, data))
+
+    def _write(self, parts: Collection[bytes | memoryview]) -> None:
+        """Write heads and what belongs to them in one call of the kernel, where the loop can do that."""
+        if self._joins:
+            self._transport.write(b"".join(parts))
+        else:
+            self._transport.writelines(parts)
 
     def stream_opened(self) -> None:
         """The desktop's socket is open: say so before its first byte."""
         attachment = self._attachment
         assert attachment is not None
         if self.phase is Phase.UPGRADING:
-            self._transport.write(self._upgrade.accepted)
+            self._transport.write(self._take_accepted())
         else:
             self._transport.write(self._answer(attachment))
         self.phase = Phase.OPEN
@@ -312,7 +319,12 @@ class Link(asyncio.Protocol):
 
     def _greeting(self) -> bytes:
         """What follows a request that is let in."""
-        return self._upgrade.accepted
+        return self._take_accepted()
+
+    def _take_accepted(self) -> bytes:
+        """Return the 101 answer, once: thousands of links need not keep theirs."""
+        accepted, self._accepted = self._accepted, b""
+        return accepted
 
     def _answer(self, attachment: Attachment) -> bytes:
         """What is said when the desktop's socket is open, before its first byte."""
@@ -420,6 +432,11 @@ class Link(asyncio.Protocol):
         self._transport.abort()
 
     # What it does by itself.
+
+    def _take_all(self, messages: list[tuple[int, bytes]]) -> None:
+        """Act on what came in one read."""
+        for opcode, payload in messages:
+            self._take(opcode, payload)
 
     def _take(self, opcode: int, payload: bytes) -> None:
         """Act on one message, whatever the phase."""

@@ -6,23 +6,35 @@ Not the protocol's state: that is `core/continuity/`. This is its shell: `hello`
 Source: docs/protocol.md.
 """
 
+from typing import Final
+
 import msgspec
 
 from session_service.core import websocket
 from session_service.core.close_codes import Close, Next
 from session_service.core.continuity import serving
 from session_service.core.continuity.limits import MESSAGE_BYTES_MAX, SUBPROTOCOL
-from session_service.core.continuity.messages import Ack, Beat, Bye, Open, Resume, read_client, read_first
+from session_service.core.continuity.messages import (
+    Ack,
+    Beat,
+    Bye,
+    FromClient,
+    Open,
+    Resume,
+    read_client,
+    read_first,
+    read_plain_ack,
+)
 from session_service.core.continuity.proof import CHALLENGE_BYTES, LEG_BYTES, encode
-from session_service.core.continuity.ring import Piece, messages_of
+from session_service.core.continuity.ring import Piece, Ring, messages_of
 from session_service.core.continuity.serving import ServerLink
 from session_service.core.records import LossCause
-from session_service.core.websocket import FrameError, frame_head
+from session_service.core.websocket import BINARY, TEXT, FrameError, frame_head
 from session_service.gateway import answers
 from session_service.gateway.first_message import audiences
 from session_service.gateway.handshake import Upgrade
 from session_service.gateway.hub import Hub
-from session_service.gateway.link import Link, Phase
+from session_service.gateway.link import JOINED_BYTES_MAX, Link, Phase
 from session_service.gateway.opening import resume_link
 from session_service.gateway.resumable_stream import ResumableStream
 from session_service.gateway.stats import NO_CAUSE, resume_key
@@ -72,12 +84,44 @@ class ResumableLink(Link):
         """A proof is not used up by a failure of ours; a ticket is."""
         return Next.OPEN if self._attempt is None else Next.RESUME
 
+    def _take_all(self, messages: list[tuple[int, bytes]]) -> None:
+        """Of acknowledgements that come behind one another, each true and above the last one, only the newest
+        is acted on: it says it all. Whatever is odd about one leaves all of them to be judged one by one.
+        """
+        if len(messages) > 1 and self.phase is Phase.OPEN and self._resumable is not None:
+            messages = self._newest(messages, self._resumable.core.ring)
+        super()._take_all(messages)
+
+    def _newest(self, messages: list[tuple[int, bytes]], ring: Ring) -> list[tuple[int, bytes]]:
+        at, kept, dropped = ring.acked, [], 0
+        waiting: tuple[int, bytes] | None = None
+        for message in messages:
+            offset = read_plain_ack(message[1]) if message[0] == TEXT else None
+            if offset is None:
+                if waiting is not None:
+                    kept.append(waiting)
+                    waiting = None
+                kept.append(message)
+            elif at < offset <= ring.end:
+                dropped += waiting is not None
+                at, waiting = offset, message
+            else:
+                return messages
+        if waiting is not None:
+            kept.append(waiting)
+        self._acks_in += dropped
+        return kept
+
     def _take_text(self, payload: bytes) -> None:
         try:
             if self.phase is Phase.FIRST:
                 self._take_first(read_first(websocket.decode_text(payload)))
             elif self.phase is Phase.OPEN and self._resumable is not None:
-                self._take_message(self._resumable, websocket.decode_text(payload))
+                offset = read_plain_ack(payload)
+                self._take_message(
+                    self._resumable,
+                    read_client(websocket.decode_text(payload)) if offset is None else Ack(offset=offset),
+                )
             else:
                 raise FrameError(Close.BAD_MESSAGE, "a message before the answer")
         except FrameError as error:
@@ -204,10 +248,23 @@ class ResumableLink(Link):
             self.tell_pause()
 
     def carry(self, data: Piece) -> None:
-        self._bytes_down += len(data)
-        self._owed.said(self._time())
+        length, now, owed = len(data), self._time(), self._owed
+        self._bytes_down += length
+        owed.said(now)
+        if length <= JOINED_BYTES_MAX:
+            super().carry(data)
+            return
+        parts: list[Piece] = []
+        if owed.due_at is not None and self._resumable is not None and not self._full:
+            # What is owed goes along; beside small answers it waits, so that there is not one for each.
+            self._acks_out += 1
+            parts.append(_text(owed.acknowledge(self._resumable.core.received, now)))
         for piece in messages_of(data, MESSAGE_BYTES_MAX):
-            super().carry(piece)
+            parts += (
+                _FULL_HEAD if len(piece) == MESSAGE_BYTES_MAX else frame_head(BINARY, len(piece)),
+                piece,
+            )
+        self._write(parts)
 
     def _pass(self, stream: CarriedStream, payload: bytes) -> None:
         super()._pass(stream, payload)
@@ -236,8 +293,7 @@ class ResumableLink(Link):
             self._owes_ack = False
             self._acknowledge(self._owed.acknowledge(self._resumable.core.received, self._time()))
 
-    def _take_message(self, stream: ResumableStream, text: str) -> None:
-        message = read_client(text)
+    def _take_message(self, stream: ResumableStream, message: FromClient) -> None:
         if not serving.moves(message, stream.core.ring.acked) and self._is_flooded():
             return
         if isinstance(message, Ack):
@@ -321,6 +377,9 @@ class ResumableLink(Link):
 
     def _say(self, text: str) -> None:
         self._transport.write(_text(text))
+
+
+_FULL_HEAD: Final = frame_head(BINARY, MESSAGE_BYTES_MAX)
 
 
 def _text(text: str) -> bytes:

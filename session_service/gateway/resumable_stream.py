@@ -5,8 +5,6 @@ nothing is asked or answered in the client's name; the desktop is read until its
 held down is let go of after two seconds.
 """
 
-import asyncio
-from collections.abc import Callable
 from typing import Protocol
 
 from session_service.core.continuity.messages import Resume
@@ -72,7 +70,7 @@ class ResumableStream:
         self._hold_s = hold_s
         self._proved_at = proved_at
         """When the proof came that led to this stream; 0 after a ticket."""
-        self._time: Callable[[], float] = asyncio.get_running_loop().time
+        self._time = hub.time()
         self._leg_full = self._link_full = self._is_broken = self._is_released = False
         self._first_frame_due = True
         self._asked_at = self._detached_at = 0.0

@@ -32,7 +32,7 @@ message of 4 KiB held the process for a third of a second.
 _AUDIENCE: Final = re.compile(r"wss?://[a-z0-9_.:\[\]-]{1,255}:\d{1,5}")
 _SESSION: Final = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 _TICKET: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
-_PLAIN_ACK: Final = re.compile(r'\{"a":(0|[1-9][0-9]{0,15})\}', re.ASCII)
+_PLAIN_ACK: Final = re.compile(rb'\{"a":(0|[1-9][0-9]{0,15})\}')
 _PATH: Final = re.compile(r"/s/[a-z0-9]{1,16}/ws")
 _ENCODER: Final = msgspec.json.Encoder()
 
@@ -220,9 +220,6 @@ def read_first(text: str) -> Open | Resume:
 
 def read_client(text: str) -> FromClient:
     """Return a client's message after the answer. Raises FrameError (4400)."""
-    plain = _PLAIN_ACK.fullmatch(text)
-    if plain is not None and (offset := int(plain[1])) < OFFSET_MAX:
-        return Ack(offset=offset)  # what nearly every message is: one for each 64 KiB
     message = _object(text)
     if "t" in message:
         if message["t"] != "bye":
@@ -234,6 +231,14 @@ def read_client(text: str) -> FromClient:
     if "a" in message:
         return Ack(offset=_number(message, "a"))
     return Beat(offset=_number(message, "h")) if "h" in message else Unknown()
+
+
+def read_plain_ack(payload: bytes) -> int | None:
+    """Return the offset of an acknowledgement in the form in which nearly every one comes (there is one for
+    each 64 KiB); None for whatever else, which `read_client` reads.
+    """
+    plain = _PLAIN_ACK.fullmatch(payload)
+    return int(plain[1]) if plain is not None and int(plain[1]) < OFFSET_MAX else None
 
 
 def read_server(text: str) -> FromServer:
