@@ -10,10 +10,12 @@ registry. Sockets, shards, rings, proofs and the passing of connections are the 
 
 import argparse
 import asyncio
+import json
 import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import uvloop
@@ -24,6 +26,7 @@ from session_service.core.continuity.attempts import NOT_FOUND, is_proved
 from session_service.core.continuity.proof import grant_key, session_secret
 from session_service.core.shards import names
 from session_service.gateway.gateway import Gateway
+from session_service.gateway.limits import GatewayLimits
 from session_service.gateway.process import ProcessSettings
 from session_service.gateway.process import run as run_process
 from session_service.gateway.shards import Shards
@@ -31,6 +34,10 @@ from session_service.ports.streams import Attachment, LinkEnd, LinkOffer, LinkRe
 
 SECRET = bytes(range(32))
 """Of no session that exists; the same in each process, as the service's file is."""
+STALL_LOOK_S = 0.005
+"""Between two looks at how late the loop is."""
+BARE_S = 3600.0
+"""For a first message, where links without one are what is measured."""
 
 
 class OpenDoor:
@@ -74,6 +81,37 @@ class OpenDoor:
         pass
 
 
+class Stalls:
+    """How long the loop stands still between two signals: by the clock, where other work on the machine
+    counts, and by our own processor time. It looks only meanwhile, so that it costs no other figure.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._timer: asyncio.TimerHandle | None = None
+
+    def toggle(self) -> None:
+        """Begin, or write down what was found."""
+        if self._timer is None:
+            self._late = self._used = 0.0
+            self._arm()
+            return
+        self._timer.cancel()
+        self._timer = None
+        made = self._out.with_suffix(".new")
+        made.write_text(json.dumps({"late_ms": self._late * 1000, "cpu_ms": self._used * 1000}))
+        made.rename(self._out)
+
+    def _arm(self) -> None:
+        self._due, self._cpu = time.monotonic() + STALL_LOOK_S, time.thread_time()
+        self._timer = asyncio.get_running_loop().call_later(STALL_LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self._late = max(self._late, time.monotonic() - self._due)
+        self._used = max(self._used, time.thread_time() - self._cpu)
+        self._arm()
+
+
 async def serve(chosen: argparse.Namespace, stop: asyncio.Event) -> None:
     """Be the service: accept, carry shard 0, and pass the others on."""
     listening = socket.socket(fileno=chosen.listen)
@@ -93,6 +131,10 @@ async def serve(chosen: argparse.Namespace, stop: asyncio.Event) -> None:
         ids=SystemIds(SystemClock()),
         shards=names(chosen.processes),
         elsewhere=shards.owner,
+        limits=GatewayLimits(first_message_s=BARE_S) if chosen.bare else None,
+    )
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGUSR1, Stalls(chosen.folder / "stalls.json").toggle
     )
     await shards.open(gateway)
     started = [
@@ -131,6 +173,7 @@ async def main() -> None:
     made.add_argument("--folder", type=Path, required=True)
     made.add_argument("--processes", type=int, default=1)
     made.add_argument("--shard")
+    made.add_argument("--bare", action="store_true", help="wait long for the first message")
     chosen = made.parse_args()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

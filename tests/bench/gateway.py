@@ -79,10 +79,12 @@ class Site:
 class Herd:
     """The many clients."""
 
-    def __init__(self, program: Path, site: Site, count: int, shards: int) -> None:
-        words = ("--port", str(site.port), "--aud", f"ws://127.0.0.1:{site.port}", "--count", str(count))
+    def __init__(
+        self, program: Path, site: Site, count: int, shards: int, words: tuple[str, ...] = ()
+    ) -> None:
+        places = ("--port", str(site.port), "--aud", f"ws://127.0.0.1:{site.port}", "--count", str(count))
         self._process = subprocess.Popen(
-            relay.pinned((str(program), *words, "--shards", str(shards)), 1),
+            relay.pinned((str(program), *places, "--shards", str(shards), *words), 1),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -145,9 +147,10 @@ def main() -> int:
             note(found, f"worst {processes}", upgraded["worst_ms"])
             note(found, f"resyncs {processes}", upgraded["resyncs"])
         report.progress(f"{idle_clients} idle clients for {IDLE_S:.0f} s")
-        cpu, kib = idle(load, herd, folder, idle_clients)
-        note(found, "idle cpu", cpu)
-        note(found, "idle kib", kib)
+        for name, value in idle(load, herd, folder, idle_clients).items():
+            note(found, name, value)
+        report.progress(f"{idle_clients} bare links")
+        note(found, "bare kib", bare(load, herd, folder, idle_clients))
     return report.report(
         "gateway",
         rows(found, clients, idle_clients),
@@ -225,6 +228,23 @@ def rows(found: dict[str, list[float]], clients: int, idle_clients: int) -> list
             row="idle client with desktop leg and stream, KiB",
             ours=round(middle["idle kib"], 2),
             goal=6.0,
+            less_is_better=True,
+        ),
+        report.Row(
+            row="bare idle client, upgraded and no more, KiB",
+            ours=round(middle["bare kib"], 2),
+            goal=2.5,
+            less_is_better=True,
+        ),
+        report.Row(
+            row=f"longest loop stall with {idle_clients} sessions, by the clock, ms",
+            ours=round(middle["stall late"], 1),
+            goal=20.0,
+            less_is_better=True,
+        ),
+        report.Row(
+            row="the most processor time of ours in its way, looked at every 5 ms, ms",
+            ours=round(middle["stall cpu"], 1),
             less_is_better=True,
         ),
     ]
@@ -323,8 +343,10 @@ def upgrade(load: Path, herd: Path, folder: Path, clients: int, processes: int) 
             many.quit()
 
 
-def idle(load: Path, herd: Path, folder: Path, clients: int) -> tuple[float, float]:
-    """Return percent of a core and KiB per client, of one gateway process."""
+def idle(load: Path, herd: Path, folder: Path, clients: int) -> dict[str, float]:
+    """Return percent of a core, KiB per client, and the longest stalls in a further window, of one gateway
+    process.
+    """
     with site(load, folder, 1) as running:
         before_kib = proportional_kib(running.process.pid)
         many = Herd(herd, running, clients, 1)
@@ -334,15 +356,50 @@ def idle(load: Path, herd: Path, folder: Path, clients: int) -> tuple[float, flo
             began = time.monotonic()
             time.sleep(IDLE_S)
             used = sum(relay.cpu_times(running.process.pid).values()) - before
+            percent = used / 1e7 / (time.monotonic() - began)
             kib = (proportional_kib(running.process.pid) - before_kib) / clients
-            return used / 1e7 / (time.monotonic() - began), kib
+            stalls = longest_stalls(running)
+        finally:
+            many.quit()
+    return {
+        "idle cpu": percent,
+        "idle kib": kib,
+        "stall late": stalls["late_ms"],
+        "stall cpu": stalls["cpu_ms"],
+    }
+
+
+def longest_stalls(running: Site) -> dict[str, float]:
+    """Let the gateway look at its own loop for a while, sessions idle but for their signs of life."""
+    written = running.folder / "stalls.json"
+    running.process.send_signal(signal.SIGUSR1)
+    time.sleep(IDLE_S)
+    running.process.send_signal(signal.SIGUSR1)
+    relay.wait_for(written.exists)
+    found: dict[str, float] = json.loads(written.read_text())
+    return found
+
+
+def bare(load: Path, herd: Path, folder: Path, clients: int) -> float:
+    """Return KiB per link that is upgraded and has said nothing: no session, desktop leg or stream."""
+    with site(load, folder, 1, bare=True) as running:
+        before_kib = proportional_kib(running.process.pid)
+        many = Herd(herd, running, clients, 1, ("--bare",))
+        try:
+            time.sleep(IDLE_S / 2)  # until everybody was asked for a sign of life
+            return (proportional_kib(running.process.pid) - before_kib) / clients
         finally:
             many.quit()
 
 
 @contextmanager
 def site(
-    load: Path, folder: Path, processes: int, *, words: tuple[str, ...] = ("--size", "1024")
+    load: Path,
+    folder: Path,
+    processes: int,
+    *,
+    words: tuple[str, ...] = ("--size", "1024"),
+    bare: bool = False,
 ) -> Iterator[Site]:
     """A desktop program and a gateway before it, on a port that stays open."""
     here = Path(tempfile.mkdtemp(prefix="s", dir=folder))
@@ -353,18 +410,26 @@ def site(
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(("127.0.0.1", 0))
             listening.listen(4096)
-            with gateway(listening, here, target, processes) as process:
+            with gateway(listening, here, target, processes, bare=bare) as process:
                 port = listening.getsockname()[1]
                 yield Site(process=process, port=port, listening=listening, folder=here, target=target)
 
 
 @contextmanager
 def gateway(
-    listening: socket.socket, folder: Path, target: Path, processes: int
+    listening: socket.socket, folder: Path, target: Path, processes: int, *, bare: bool = False
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """The gateway processes, ended with all they started."""
     words = ("--listen", str(listening.fileno()), "--target", str(target), "--folder", str(folder))
-    command = (sys.executable, str(HERE / "_gateway_site.py"), *words, "--processes", str(processes))
+    command: tuple[str, ...] = (
+        sys.executable,
+        str(HERE / "_gateway_site.py"),
+        *words,
+        "--processes",
+        str(processes),
+    )
+    if bare:
+        command += ("--bare",)
     running = subprocess.Popen(
         relay.pinned(command, 0),
         pass_fds=[listening.fileno()],

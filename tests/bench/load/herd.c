@@ -7,6 +7,7 @@
  *   storm          drop all links at once, dial all at once, resume each
  *   drain          wait until the service has told all to come back, dial each within the range it named, resume
  *   quit
+ * With --bare a link counts as open at `hello` and says nothing but pongs.
  * A refused connection is counted and dialled again. The proofs are real: HMAC-SHA256 over the challenge of each socket.
  *
  * build: cc -O2 -o herd herd.c
@@ -149,7 +150,7 @@ struct link {
 	double took_ms;
 };
 
-static int epoll_fd, port, count, shards = 1, open_links, refused, replays, resyncs, draining, told, finished;
+static int bare, epoll_fd, port, count, shards = 1, open_links, refused, replays, resyncs, draining, told, finished;
 static const char *aud;
 static struct link *all;
 static char buffer[65536];
@@ -257,8 +258,11 @@ static void take_text(struct link *c)
 	char key[64];
 	c->text[c->ntext] = 0, c->ntext = 0;
 	if (strstr(c->text, "\"hello\"")) {
-		c->state = ANSWER;
-		first_message(c);
+		c->state = bare ? OPEN : ANSWER;
+		if (bare)
+			open_links++;
+		else
+			first_message(c);
 	} else if (strstr(c->text, "\"opened\"")) {
 		field(c->text, "sid", c->sid, sizeof c->sid);
 		field(c->text, "leg", c->leg, sizeof c->leg);
@@ -407,6 +411,8 @@ int main(int argc, char **argv)
 	unsigned nline = 0;
 	int dialled = 0, storming = 0, said_open = 0;
 	signal(SIGPIPE, SIG_IGN);
+	if (argc > 1 && !strcmp(argv[argc - 1], "--bare"))
+		bare = 1;
 	for (int i = 1; i + 1 < argc; i += 2) {
 		if (!strcmp(argv[i], "--port"))
 			port = atoi(argv[i + 1]);
