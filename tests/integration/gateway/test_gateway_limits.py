@@ -16,6 +16,7 @@ where the tests of the others are.
 """
 
 import asyncio
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from session_service.app.settings import Settings
 from session_service.core.close_codes import Close
 from session_service.core.continuity import limits as wire
 from session_service.gateway.limits import GatewayLimits
-from tests.fakes.gateway_world import SHORT, World, running
+from tests.fakes.gateway_world import SHORT, World, masked, running
 from tests.fakes.rfb_desktop import FakeDesktop, Viewer
 from tests.fakes.until import until
 from tests.integration.gateway.test_gateway_resume import HANDSHAKE, HEAD_BYTES, SID, Page, add, page
@@ -146,6 +147,45 @@ async def test_acknowledgements_that_move_are_never_too_many(world: World, deskt
             await one.say(a=offset)
         await one.say(h=1)
         assert await one.text() == {"a": 0}
+
+
+async def test_of_acknowledgements_that_come_together_the_newest_says_it_all(
+    world: World, desktop: FakeDesktop
+) -> None:
+    """They are counted, and what stands between them keeps its place."""
+    add(world, desktop)
+    async with page(world) as one:
+        await one.open()
+        await one.bytes(12)
+        together = [*(json.dumps({"a": offset}) for offset in range(1, 12)), '{"h":1}', '{"a":12}']
+        one.socket.transport.write(b"".join(masked(1, text.encode()) for text in together))
+        assert await one.text() == {"a": 0}
+        await until(lambda: world.gateway._hub.streams[SID].core.ring.acked == 12)
+    assert (await world.control.end_of()).acks_in == 12
+
+
+@pytest.mark.parametrize(
+    ("offsets", "code"),
+    [
+        ([5, 3], Close.BAD_MESSAGE),
+        ([5, 3, 8], Close.BAD_MESSAGE),
+        ([5, 1 << 40, 8], Close.BAD_MESSAGE),
+        ([5, 1 << 52], Close.BAD_MESSAGE),
+        ([5, 1 << 40], Close.BAD_MESSAGE),
+        ([0] * 201, Close.TOO_MANY),
+        ([5] * 202, Close.TOO_MANY),
+    ],
+)
+async def test_no_false_acknowledgement_hides_among_others(
+    world: World, desktop: FakeDesktop, offsets: list[int], code: Close
+) -> None:
+    """One read brings them all; a true one behind a false one excuses nothing."""
+    add(world, desktop)
+    async with page(world) as one:
+        await one.open()
+        await one.bytes(12)
+        one.socket.transport.write(b"".join(masked(1, b'{"a":%d}' % offset) for offset in offsets))
+        assert await closed_with(one) == code
 
 
 @pytest.mark.parametrize(
