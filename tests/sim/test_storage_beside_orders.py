@@ -25,7 +25,7 @@ from tests.sim.test_storage_interleavings import (
     a_b_is_placed_whatever_was_retired,
 )
 
-RUNS_MAX = 5
+RUNS_MAX = 3
 """Orders of one world in the default lane; those of more have all of them run in the soak lane."""
 BROKEN_RUNS_MAX = 300
 SOAK_RUNS_MAX = 200_000

@@ -131,7 +131,9 @@ async def half_repaired(pair: Pair, home, number: int) -> dict[bytes, tuple]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [2, 5, 9, 14, 20, 33, 60])
+@pytest.mark.parametrize(
+    "number", [3, 14, 33, *(pytest.param(one, marks=pytest.mark.soak) for one in range(4, 80, 3))]
+)
 async def test_a_second_store_is_promoted_in_the_middle_of_a_repair(pair, home, tmp_path, number):
     """The repair writes to the main store alone, so what takes its place is whole; the old one, half
     repaired, becomes its second store and is brought into step.
