@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from session_service.core.continuity.client import Client
 from session_service.core.continuity.limits import TEXT_BYTES_MAX
-from session_service.core.continuity.messages import read_client, read_first, read_server, say
+from session_service.core.continuity.messages import (
+    Ack,
+    read_client,
+    read_first,
+    read_plain_ack,
+    read_server,
+    say,
+)
 from session_service.core.continuity.ring import Ring
 from session_service.core.continuity.serving import opened
 from session_service.core.websocket import FrameError
@@ -34,6 +41,7 @@ SEEDS = [
     '{"t":"wait","why":"restoring","pct":40}',
     opened(session_id=SID, leg="AAECAwQFBgc", mode="control", grant=1, key=bytes(32), hold_s=1.5, gap_s=None),
 ]
+NEARLY_ACKS = st.from_regex(r'\{ ?"?a"? ?: ?-?0?[0-9]{1,17}(\.0|e1)?\}?', fullmatch=True)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -174,3 +182,11 @@ def test_a_message_that_is_no_json_costs_no_more_than_another(begin: str, part: 
         with pytest.raises(FrameError):
             read_open(text, ())
     assert process_time() - began < 1.0, "thirty messages; it was ten seconds"
+
+
+@given(NEARLY_ACKS | st.integers(-2, 1 << 54).map('{{"a":{}}}'.format))
+def test_the_short_way_of_an_acknowledgement_says_what_the_long_one_says(text: str) -> None:
+    """It may know fewer forms, never another answer."""
+    offset = read_plain_ack(text.encode())
+    if offset is not None:
+        assert read_client(text) == Ack(offset=offset)

@@ -11,6 +11,8 @@ from typing import Final
 
 JOINED_BYTES_MAX: Final = 4096
 """Small chunks are joined up to here: a million of one byte each would cost fifty times their bytes."""
+ALONE_BYTES_MIN: Final = 512
+"""A chunk of so many bytes is not copied to be joined: what an object costs is less than a tenth of it."""
 Piece = bytes | memoryview
 
 
@@ -44,12 +46,14 @@ class Ring:
 
     def append(self, data: bytes) -> None:
         """Keep what is being sent; the caller sends it."""
-        if self._chunks and len(self._chunks[-1]) + len(data) <= JOINED_BYTES_MAX:
-            self._chunks[-1] += data
-        elif data:
-            self._chunks.append(data)
-        self.end += len(data)
-        self.size += len(data)
+        length, chunks = len(data), self._chunks
+        if length >= ALONE_BYTES_MIN or not chunks or len(chunks[-1]) + length > JOINED_BYTES_MAX:
+            if length:
+                chunks.append(data)
+        else:
+            chunks[-1] += data
+        self.end += length
+        self.size += length
 
     def acknowledge(self, offset: int) -> bool:
         """Trim everything before `offset`; return False, and change nothing, when it cannot be true."""
