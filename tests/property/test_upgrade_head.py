@@ -181,10 +181,10 @@ def test_other_ends_of_lines_are_for_the_library(end: str) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("part", range(20))
+@pytest.mark.parametrize("part", range(100))
 def test_a_million_damaged_heads_are_answered_as_the_library_answers_them(part: int) -> None:
     """Random bytes of right heads replaced, lines added and dropped; the seed is the number."""
-    for seed in range(part * 50_000, (part + 1) * 50_000):
+    for seed in range(part * 10_000, (part + 1) * 10_000):
         chance = random.Random(seed)
         lines = [chance.choice(REQUEST_LINES) if chance.random() < 0.2 else CHROME[0], *CHROME[1:]]
         for _ in range(chance.randrange(4)):
