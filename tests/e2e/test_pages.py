@@ -134,7 +134,7 @@ async def test_a_device_without_network_is_named_as_such_and_comes_back_at_once(
     await page.context.set_offline(True)
     await _moment(page, "lost")
     await expect(page.locator("dialog[open] .status")).to_contain_text("This device has no network.")
-    # The browser says goodbye for the page, so the service takes it for closed; who reads this has not closed it.
+    # The browser says goodbye for the page, so it counts as closed; who reads this did not close it.
     held = await service.until_state(session_id, "held")
     assert held["loss_cause"] == "tab_closed"
     await expect(page.locator("dialog[open]")).to_contain_text("The connection ended")
