@@ -18,8 +18,9 @@ import pytest
 
 import storage
 from storage.format import names
+from storage.format.history import read_history
 from storage.objects.memory import MemoryBucket
-from storage.repository.state import LogState
+from storage.repository.state import LogState, pack_name
 from storage.repository.threads import Stop, Threads
 from tests.fakes import whole_repository
 from tests.fakes.storage_rig import MASTER_KEY, PREFIX, REF
@@ -63,12 +64,18 @@ class Damage:
         self._folder = folder
         self._numbers = itertools.count()
         self.state = LogState(config_hash=b"")
+        self.footers_read: set[str] = set()
 
     async def begin(self) -> None:
         """Look at it whole first."""
         opened = self.cold()
         assert (await opened.verify(REF, "full")).faults == ()
-        self.state = await (await opened._known.required(REF)).log.another().refresh()
+        workspace = await opened._known.required(REF)
+        self.state = await workspace.log.another().refresh()
+        name, hash_ = self.state.histories[-1]
+        raw = self.whole.objects[PREFIX + name]
+        head, _ = read_history(workspace.keys.of_header(raw, name), name, raw, hash_=hash_)
+        self.footers_read = {pack_name(ref, beside=False) for ref in head.packs}
         await opened.close()
 
     def cold(self, *, ways: storage.KeyWays = whole_repository.WAYS) -> storage.Storage:
@@ -93,10 +100,14 @@ class Damage:
         return [name for name in self.whole.objects if name not in others]
 
     def is_alone(self, name: str) -> bool:
-        """Return whether damage to an object hides what else there is: without it nothing is read."""
+        """Return whether damage to an object hides what else there is: without it nothing is read. So it is
+        with packs of which a history alone tells, because their tables lie in their own footers.
+        """
         short = name.removeprefix(PREFIX)
-        if short.startswith(("b/", "g/", "r/", "x/", "p/")):
+        if short.startswith(("b/", "g/", "r/", "x/")):
             return False
+        if short.startswith("p/"):
+            return short in self.footers_read
         return not short.startswith("l/") or short == self.state.histories[-1][0]
 
     async def faults(self) -> tuple[str, ...]:
@@ -255,6 +266,24 @@ async def test_a_guard_that_was_lost_is_told_and_stands_again_after_the_next_upk
     opened = damage.cold()
     assert (await opened.collect(REF, policy=None, actor="t")).refused == ""
     assert damage.bucket.objects[guard] == damage.whole.objects[guard]
+    assert (await opened.verify(REF, "full")).faults == ()
+
+
+async def test_a_process_that_opened_a_slot_long_ago_tells_of_its_damage(damage: Damage):
+    """It has the keys, and needs the slot no more: the next process will."""
+    opened = damage.cold()
+    await opened.list(REF)
+    for name in damage.whole.objects:
+        if "/k/" in name and "-m" in name:
+            damage.bucket.objects[name] = flipped(damage.whole.objects[name], 8 * 100)
+            [fault] = (await opened.verify(REF, "structure")).faults
+            assert name.rpartition("/")[2] in fault
+            damage.heal()
+
+
+async def test_a_receipt_of_an_earlier_master_key_is_no_forgery(damage: Damage):
+    opened = damage.cold(ways=storage.KeyWays(master=bytes(range(100, 132)), previous=(MASTER_KEY,)))
+    await opened.rewrap()
     assert (await opened.verify(REF, "full")).faults == ()
 
 
