@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from typing import Final, TypeVar
 
 import structlog
 
@@ -31,6 +32,17 @@ from session_service.ports.clock import Ids
 from session_service.ports.streams import Attachments, PlannedPause
 
 SHARD = FIRST
+SLICE: Final = 128
+"""Links that are told something in one turn of the loop: ten thousand of them must stop no stream."""
+T = TypeVar("T")
+
+
+async def _in_slices(all_: Iterable[T]) -> AsyncIterator[T]:
+    """Yield what there is now, with a turn for everybody else behind each slice."""
+    for number, one in enumerate(tuple(all_), start=1):
+        yield one
+        if number % SLICE == 0:
+            await asyncio.sleep(0)
 
 
 def _nobody(_shard: str) -> None:
@@ -154,7 +166,12 @@ class Gateway:
         if pause == self._hub.planned:
             return
         self._hub.planned = pause
-        for link in tuple(self._hub.links.values()):
+        self._hub.tasks.spawn(self._tell_pause(pause), name="tell-pause")
+
+    async def _tell_pause(self, pause: PlannedPause | None) -> None:
+        async for link in _in_slices(self._hub.links.values()):
+            if self._hub.planned != pause:
+                return  # something newer is being told
             link.tell_pause()
 
     def close_link(self, session_id: str, link_id: str, *, code: int, why: str, by: str = "") -> None:
@@ -200,11 +217,11 @@ class Gateway:
         for server in self._servers:
             server.close()
         low_ms, high_ms = hub.limits.restart_jitter_ms
-        for link in tuple(hub.links.values()):
+        async for link in _in_slices(hub.links.values()):
             link.close_link(Close.RESTART, "server_restart", f"{low_ms} {high_ms}")
-        for waiting in tuple(hub.waiting):
+        async for waiting in _in_slices(hub.waiting):
             waiting.reset()
-        for stream in tuple(hub.streams.values()):
+        async for stream in _in_slices(hub.streams.values()):
             stream.end()
         hub.soon.stop()
         # Whoever is being attached now is told, too; its task ends by itself once control has answered.
