@@ -111,7 +111,7 @@ class Extractor:
             parent_fd, leaf = self._place(path)
             if not self._stands(path, parent_fd, leaf, stat.S_IFDIR):
                 leaf = self._make(path, leaf, lambda name: os.mkdir(name, 0o700, dir_fd=parent_fd))
-            fd = os.open(leaf, READ_FOLDER, dir_fd=parent_fd)
+            fd = _open_again(parent_fd, leaf, READ_FOLDER, kind=stat.S_IFDIR, mode=0o700)
             self._open.keep(path, fd)
             self._folders[path] = _Folder(facts, _identity(os.fstat(fd)), _depth(path))
 
@@ -129,7 +129,8 @@ class Extractor:
             parent_fd, leaf = self._place(path, new=False)
             made: list[int] = []
             if path in self._begun:
-                made.append(os.open(leaf, _AGAIN | os.O_TRUNC, dir_fd=parent_fd))
+                again = _open_again(parent_fd, leaf, _AGAIN | os.O_TRUNC, kind=stat.S_IFREG, mode=0o600)
+                made.append(again)
             else:
                 self._make(
                     path, leaf, lambda name: made.append(os.open(name, NEW_FILE, 0o600, dir_fd=parent_fd))
@@ -451,6 +452,23 @@ def _check_extents(path: bytes, facts: RestoreFacts) -> int:
 
 def _depth(path: bytes) -> int:
     return path.count(b"/") + 1 if path else 0
+
+
+def _open_again(parent_fd: int, leaf: bytes, flags: int, *, kind: int, mode: int) -> int:
+    """Open what a restore that was cut off has left. It may have its mode already, which may forbid it to its
+    owner; then it gets `mode` until it is dressed again.
+    """
+    try:
+        return os.open(leaf, flags, dir_fd=parent_fd)
+    except PermissionError:
+        handle = os.open(leaf, HANDLE, dir_fd=parent_fd)
+        try:
+            if stat.S_IFMT(os.fstat(handle).st_mode) != kind:
+                raise
+            os.chmod(f"/proc/self/fd/{handle}", mode)
+        finally:
+            os.close(handle)
+        return os.open(leaf, flags, dir_fd=parent_fd)
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

@@ -89,14 +89,16 @@ def make_odd_home(root: Path) -> None:
 
 
 def picture(root: Path) -> Picture:
-    """Everything of a home that a restore must bring back, by path. Must be able to read all of it."""
+    """Everything of a home that a restore must bring back, by path. What a plain user may not read is there
+    with its facts alone: to open it would change it.
+    """
     home = os.fsencode(root)
     seen: Picture = {b"": _look(home)}
     groups: dict[tuple[int, int], bytes] = {}
     pending = [home]
     while pending:
         folder = pending.pop()
-        for name in sorted(os.listdir(folder)):
+        for name in sorted(_names(folder)):
             path = folder + b"/" + name
             facts = os.lstat(path)
             if stat.S_ISDIR(facts.st_mode):
@@ -109,16 +111,30 @@ def picture(root: Path) -> Picture:
     return seen
 
 
+def _may_read(path: bytes) -> bool:
+    return os.geteuid() == 0 or os.access(path, os.R_OK, follow_symlinks=False)
+
+
+def _names(folder: bytes) -> list[bytes]:
+    return os.listdir(folder) if os.access(folder, os.R_OK | os.X_OK) else []
+
+
+def _digest(path: bytes) -> str | None:
+    if not _may_read(path):
+        return None
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def _look(path: bytes) -> tuple[Any, ...]:
     facts = os.lstat(path)
     kind = stat.S_IFMT(facts.st_mode)
     content: Any = None
     if kind == stat.S_IFREG:
-        with open(path, "rb") as stream:
-            content = (facts.st_size, hashlib.file_digest(stream, "sha256").hexdigest())
+        content = (facts.st_size, _digest(path))
     elif kind == stat.S_IFLNK:
         content = os.readlink(path)
-    names = [] if kind == stat.S_IFLNK else sorted(os.listxattr(path))
+    names = [] if kind == stat.S_IFLNK or not _may_read(path) else sorted(os.listxattr(path))
     return (
         kind,
         stat.S_IMODE(facts.st_mode),

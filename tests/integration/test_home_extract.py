@@ -34,9 +34,9 @@ def acl(*rows: tuple[int, int, int]) -> bytes:
 
 
 @contextmanager
-def beneath(root: Path, policy: RestorePolicy | None = None) -> Iterator[Extractor]:
+def beneath(root: Path, policy: RestorePolicy | None = None, *, resumed: bool = False) -> Iterator[Extractor]:
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    extractor = Extractor(fd, policy or RestorePolicy())
+    extractor = Extractor(fd, policy or RestorePolicy(), resumed=resumed)
     try:
         yield extractor
     finally:
@@ -394,3 +394,19 @@ def test_closing_after_an_error_leaves_no_descriptor_open(root: Path) -> None:
         with pytest.raises(HostileTree):
             extractor.file(b"b/c", facts())
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_plain_user_writes_a_read_only_file_anew_that_a_cut_off_restore_left(tmp_path: Path) -> None:
+    """It has its mode and not its times yet; only root may open it as it is."""
+
+    def restore() -> str:
+        root = tmp_path / "root"
+        root.mkdir()
+        (root / "file").write_bytes(b"hal")
+        (root / "file").chmod(0o444)
+        with beneath(root, resumed=True) as extractor:
+            assert not extractor.is_whole(b"file", facts(0o444, size=5))
+            put(extractor, b"file", b"whole", mode=0o444)
+        return f"{(root / 'file').read_text()} {(root / 'file').stat().st_mode & 0o777:o}"
+
+    assert as_plain_user(tmp_path, restore) == "whole 444"
