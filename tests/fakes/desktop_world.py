@@ -227,6 +227,8 @@ async def run_in_terminal(handle: Handle, line: str) -> None:
                 await client.type("touch ~/.terminal-ready\n")
                 await asyncio.sleep(0.3)
         await client.type(line + "\n")
+        # Once it has answered it has taken the keys; of a client that just leaves it may throw them away.
+        await client.picture()
 
 
 async def run_to_file(handle: Handle, name: str, script: str, *, limit_s: float = 30.0) -> str:
