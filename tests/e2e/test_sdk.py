@@ -67,6 +67,15 @@ async def next_of(desktop: Desktop, kind: type) -> object:
         return event
 
 
+async def _terminal_answers(service: RunningService, desktop: Desktop) -> None:
+    """Wait until the terminal has the keyboard: what is typed before goes nowhere."""
+    sign = _home(service) / "there.txt"
+    async with asyncio.timeout(60):
+        while not sign.exists():
+            await desktop.type("touch ~/there.txt\n")
+            await asyncio.sleep(0.3)
+
+
 async def test_a_program_sees_types_copies_and_resizes_over_cuts(service: RunningService) -> None:
     session_id = await _start(service)
     async with (
@@ -78,10 +87,7 @@ async def test_a_program_sees_types_copies_and_resizes_over_cuts(service: Runnin
         image = Image.open(io.BytesIO(picture.png()))
         assert image.size == desktop.size == (1280, 800)
         home = _home(service)
-        async with asyncio.timeout(60):
-            while not (home / "there.txt").exists():
-                await desktop.type("touch there.txt\n")
-                await asyncio.sleep(0.3)
+        await _terminal_answers(service, desktop)
         for number in range(5):
             proxy.cut_all()
             await desktop.type(f"touch cut{number}.txt\n")
@@ -132,6 +138,7 @@ async def test_a_program_that_looks_on_sees_hears_no_clipboard_and_sends_nothing
         desktop_of(service, session_id, proxy, compressed=True) as owner,
         desktop_of(service, session_id, proxy, compressed=True, mode="view") as watcher,
     ):
+        await _terminal_answers(service, owner)
         before = await watcher.screenshot()
         assert watcher.looks_on
         assert not owner.looks_on
