@@ -228,8 +228,9 @@ async def run_in_terminal(handle: Handle, line: str) -> None:
                 await client.type("touch ~/.terminal-ready\n")
                 await asyncio.sleep(0.3)
         await client.type(line + "\n")
-        # Once it has answered it has taken the keys; of a client that just leaves it may throw them away.
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):  # the line may end the desktop
+        # Once it has answered it has taken the keys; of a client that just leaves it may throw them away. And
+        # the line may have ended the desktop.
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             await client.picture()
 
 
