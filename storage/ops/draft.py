@@ -88,7 +88,8 @@ def resumable_draft(into: Path, about: tuple[object, ...]) -> Iterator[Draft]:
         TargetNotEmpty: it holds something that must not be taken up.
     """
     wanted = encode([1, BOOT_ID.read_bytes(), *about])
-    note = os.open(note_beside(into), _NOTE, 0o600)
+    with _in_a_folder(into):
+        note = os.open(note_beside(into), _NOTE, 0o600)
     try:
         # Without a name it is of somebody who has finished since it was opened here: the folder is whole, and
         # about to be given away.
@@ -119,12 +120,22 @@ def _locked(note: int) -> bool:
 
 def _open_folder(into: Path) -> int:
     """Make or open the target; it must be a folder and no link to one."""
-    with contextlib.suppress(FileExistsError):  # it may be there, if it is empty
+    with _in_a_folder(into), contextlib.suppress(FileExistsError):  # it may be there, if it is empty
         os.mkdir(into, 0o700)
     try:
         return os.open(into, _FOLDER)
     except OSError as exc:
         raise TargetNotEmpty(path=os.fspath(into), errno=exc.errno) from exc
+
+
+@contextlib.contextmanager
+def _in_a_folder(into: Path) -> Iterator[None]:
+    """Say what to do where the folder around the target is missing: whose it is to be, is not ours to say."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        what = f"the folder {os.fspath(into.parent)!r} is not there: make it first"
+        raise TargetFailed(path=os.fspath(into), errno=exc.errno, what=what) from exc
 
 
 def _is_empty(fd: int) -> bool:

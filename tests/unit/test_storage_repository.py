@@ -394,6 +394,18 @@ async def test_a_restore_goes_into_a_folder_of_its_own(node, home, tmp_path):
         await opened.restore(REF, seq=99, into=tmp_path / "back")
 
 
+@pytest.mark.parametrize("resumable", [False, True])
+async def test_a_restore_below_a_folder_that_is_missing_says_which_to_make(node, home, tmp_path, resumable):
+    opened = node.open()
+    await take(opened)
+    saved = await save(opened, home)
+    for around in (tmp_path / "missing", home / "a"):
+        with pytest.raises(storage.RestoreError, match="make it first") as caught:
+            await opened.restore(REF, seq=saved.info.seq, into=around / "back", resumable=resumable)
+        assert caught.value.code == "target_failed"
+    assert not (tmp_path / "missing").exists()
+
+
 async def test_folders_and_files_of_a_checkpoint_can_be_looked_at(node, home):
     opened = node.open()
     await take(opened)
