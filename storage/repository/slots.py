@@ -13,7 +13,7 @@ keys there are: if a new one came meanwhile, he wraps for that one too, before a
 Source: storage.md 4.5; docs/design/0001-format-version-1.md "Birth", 0009-keys-and-erasure.md.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -26,6 +26,7 @@ from storage.errors import (
     ObjectDamaged,
     ObjectNotFound,
     RepositoryMissing,
+    StorageError,
     WorkspaceErased,
 )
 from storage.format import config as config_format
@@ -165,17 +166,16 @@ class Keyring:
         if len({key for key, _ in slots}) > KEYS_PER_TENANT_MAX:
             raise Malformed(rule="number of tenant keys", tenant=tenant)
         found: dict[bytes, TenantSecret] = {}
-        failed: KeyServiceFailed | None = None
+        failed: dict[bytes, StorageError] = {}
         for way in tenant_openers(self.ways):
             for key, slot in slots:
                 if slot != way.slot or key in found:
                     continue
                 try:
                     found[key] = await self.open_tenant_slot(place, way, key, tenant)
-                except KeyServiceFailed as exc:
-                    failed = exc
-        if failed is not None and len(found) < len({key for key, _ in slots}):
-            raise failed
+                except (KeyServiceFailed, FormatError) as exc:
+                    failed[key] = exc  # another slot may be whole; `slot_look.py` tells of this one
+        _require_found(failed, found)
         if slots and not found:
             raise KeyMissing(tenant=tenant, master_key_id=self.master_key_id, slots=len(slots))
         order = sorted(found, key=lambda key: (-found[key].number, key))
@@ -255,6 +255,7 @@ class Keyring:
             way = ByKey(secret)
             ways[way.slot] = way
         opened: list[OpenedSlot] = []
+        failed: dict[int, StorageError] = {}
         kms = workspace_kms(self.ways, ref.workspace)
         if kms is not None:
             ways[kms.slot] = kms
@@ -262,8 +263,13 @@ class Keyring:
             epoch, slot = names.epoch_slot_parts(name)
             opener = ways.get(slot)
             if opener is not None:
-                secrets = await self.epoch_secrets(place, name, opener, repository_id, ref, epoch)
+                try:
+                    secrets = await self.epoch_secrets(place, name, opener, repository_id, ref, epoch)
+                except FormatError as exc:
+                    failed[epoch] = exc
+                    continue
                 opened.append(OpenedSlot(name=name, slot=slot, key_epoch=epoch, secrets=secrets))
+        _require_found(failed, {one.key_epoch for one in opened})
         return opened
 
     async def bear(self, ref: WorkspaceRef, *, created_ms: int) -> RepositoryKeys:
@@ -448,3 +454,12 @@ class Keyring:
             return len(await self.tenant_keys(tenant))
         except FormatError as exc:
             raise KeyMissing(tenant=tenant, master_key_id=self.master_key_id) from exc
+
+
+def _require_found(failed: Mapping[T, StorageError], found: Container[T]) -> None:
+    """Raise why a secret was not opened, if none of its slots did. It may be the newest: who went on under an
+    older one would hide that.
+    """
+    for one, exc in failed.items():
+        if one not in found:
+            raise exc

@@ -10,7 +10,9 @@ from storage import KeyWays
 from storage.format import names, recovery
 from storage.format.keys import key_id
 from storage.objects.memory import MemoryBucket
+from storage.repository.prefixed import Prefixed
 from storage.repository.slots import Keyring
+from storage.repository.ways import ByKey
 from tests.fakes.faulty_store import Crashed, Fault
 from tests.fakes.home import picture
 from tests.fakes.storage_rig import MASTER_KEY, PREFIX, REF, Node, objects, take, write
@@ -401,3 +403,54 @@ async def _refused(opened: storage.Storage, home: Path, fence: int) -> str:
     except storage.StorageError as exc:
         return exc.code
     return "saved"
+
+
+async def with_second_slot(bucket: MemoryBucket, tmp_path: Path, home: Path) -> str:
+    """Save a home, wrap the tenant's key for a new master key too, and return the name of its first slot."""
+    node = node_of(bucket, tmp_path, "node")
+    opened = node.open()
+    await saved(opened, home)
+    (slot,) = [name for name in bucket.objects if name.startswith(f"{TENANT}k/")]
+    keyring = opened._keyring
+    (secret,) = (await keyring.tenant(REF.tenant)).opened.values()
+    await keyring.wrap_tenant_key(Prefixed(node.store, TENANT), secret, ByKey(NEW_KEY))
+    return slot
+
+
+def damage(bucket: MemoryBucket, name: str) -> None:
+    raw = bytearray(bucket.objects[name])
+    raw[-20] ^= 1
+    bucket.objects[name] = bytes(raw)
+
+
+@pytest.mark.parametrize("which", ["older", "newer"])
+async def test_one_damaged_slot_of_a_tenants_key_closes_nothing_and_is_told(bucket, home, tmp_path, which):
+    older = await with_second_slot(bucket, tmp_path, home)
+    newer = next(name for name in bucket.objects if name.startswith(f"{TENANT}k/") and name != older)
+    damaged = older if which == "older" else newer
+    damage(bucket, damaged)
+    opened = node_of(bucket, tmp_path, "other").open(master_key=MOVING)
+    (info,) = await opened.list(REF)
+    await opened.restore(REF, seq=info.seq, into=tmp_path / "back")
+    assert picture(tmp_path / "back") == picture(home)
+    faults = (await opened.verify(REF)).faults
+    assert any(damaged.rpartition("/")[2] in fault for fault in faults), faults
+
+
+async def test_a_rewrap_removes_no_whole_slot_for_a_damaged_one(bucket, home, tmp_path):
+    older = await with_second_slot(bucket, tmp_path, home)
+    newer = next(name for name in bucket.objects if name.startswith(f"{TENANT}k/") and name != older)
+    damage(bucket, newer)
+    opened = node_of(bucket, tmp_path, "other").open(master_key=MOVING)
+    done = await opened.rewrap(REF.tenant)
+    assert older in bucket.objects, done
+    assert done.left, done
+
+
+async def test_a_tenants_key_whose_every_slot_is_damaged_is_told_and_not_passed_over(bucket, home, tmp_path):
+    older = await with_second_slot(bucket, tmp_path, home)
+    for name in [name for name in bucket.objects if name.startswith(f"{TENANT}k/")]:
+        damage(bucket, name)
+    assert older in bucket.objects
+    with pytest.raises(storage.FormatError):
+        await node_of(bucket, tmp_path, "other").open(master_key=MOVING).list(REF)
