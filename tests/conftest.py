@@ -1,6 +1,6 @@
 """Lanes and settings that every test shares; no fixtures of the product live here.
 
-The lanes are `fast` (under two minutes), `all` (the default, reduced counts, about fifteen) and `soak` (full
+The lanes are `fast` (under two minutes), `all` (the default, reduced counts, under fifteen) and `soak` (full
 counts). A test says with `@pytest.mark.slow` that it does not belong in the first, with `@pytest.mark.soak`
 that it belongs in the last only; the folders that start real parts are never fast. The helpers of tests are
 imported as `tests.NAME`, which is made to work here without putting the source tree on the path:
