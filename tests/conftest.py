@@ -1,10 +1,11 @@
 """Lanes and settings that every test shares; no fixtures of the product live here.
 
-The lanes are `fast` (under two minutes), `all` (the default, reduced counts, under fifteen) and `soak` (full
-counts). A test says with `@pytest.mark.slow` that it does not belong in the first, with `@pytest.mark.soak`
-that it belongs in the last only; the folders that start real parts are never fast. The helpers of tests are
-imported as `tests.NAME`, which is made to work here without putting the source tree on the path:
-`deploy/test` tests the installed copy, and a source tree in front of it would hide what is not installed.
+The lanes are `fast` (under two minutes), `all` (the default, reduced counts, some twenty-five on two cores)
+and `soak` (full counts). A test says with `@pytest.mark.slow` that it does not belong in the first, with
+`@pytest.mark.soak` that it belongs in the last only; the folders that start real parts are never fast. The
+helpers of tests are imported as `tests.NAME`, which is made to work here without putting the source tree on
+the path: `deploy/test` tests the installed copy, and a source tree in front of it would hide what is not
+installed.
 """
 
 import os

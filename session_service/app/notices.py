@@ -27,9 +27,7 @@ class Notices:
 
     def __init__(self, settings: "Alarms") -> None:
         self._settings = settings
-        self._tasks = aio.Tasks(
-            lambda name, error: log.get_logger().error("task.failed", task=name, error=repr(error))
-        )
+        self._tasks = aio.Tasks(log.task_failed)
 
     def changed(self, alarm: Alarm, raised: bool) -> None:
         """Note that an alarm was raised or cleared. Returns at once."""

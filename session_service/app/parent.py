@@ -133,7 +133,7 @@ class Parent:
         self._status = 0
         self._parts: list[_Part] = []
         self._listening: tuple[socket.socket, ...] = ()
-        self._tasks = Tasks(_failed)
+        self._tasks = Tasks(log.task_failed)
         self.successor: tuple[str, ...] | None = None
         """The command that is to take this process's place, once `run` has returned."""
 
@@ -199,9 +199,11 @@ class Parent:
                     start_new_session=True,
                     pass_fds=descriptors,
                 )
-            if part.name.startswith("worker"):
-                priority.allow_return(part.process.pid)
-            log.get_logger().debug("part.started", name=part.name, pid=part.process.pid)
+            # Without the right to, a worker does not stand back for others' closes; nothing else changes.
+            may_stand_back = part.name.startswith("worker") and priority.allow_return(part.process.pid)
+            log.get_logger().debug(
+                "part.started", name=part.name, pid=part.process.pid, may_stand_back=may_stand_back
+            )
             status = await part.process.wait()
             if self._stop.is_set():
                 return
@@ -280,10 +282,6 @@ READY_VARIABLES: Final = ("NOTIFY_SOCKET",)
 """The service says when it is ready; nobody else has anything to tell who started us."""
 STORE_VARIABLES: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
 """Credentials of the object store go to the workers alone."""
-
-
-def _failed(name: str, error: BaseException) -> None:
-    log.get_logger().error("task.failed", task=name, error=repr(error))
 
 
 async def _end_part(part: _Part) -> None:

@@ -139,6 +139,11 @@ EVENTS: Final = frozenset(
 )
 
 
+def task_failed(name: str, error: BaseException) -> None:
+    """Tell of a task that ended by an error: the reporter of `aio.Tasks` where nothing more is known."""
+    get_logger().error("task.failed", task=name, error=repr(error))
+
+
 def configure(*, json: bool, level: str = "info", part: str = "service") -> None:
     """Set up structlog once per process; `part` is bound to every event. Levels: debug, info, warning,
     error.

@@ -127,9 +127,7 @@ class Server:
         self._connections = 0
         self._handlers = handlers
         self._peer_uids = peer_uids
-        self._tasks = aio.Tasks(
-            lambda name, error: log.get_logger().error("task.failed", task=name, error=repr(error))
-        )
+        self._tasks = aio.Tasks(log.task_failed)
         self._server: asyncio.Server | None = None
 
     async def start(self, *, mode: int = 0o600, gid: int | None = None) -> None:
@@ -214,9 +212,7 @@ class Client:
         self._writer: asyncio.StreamWriter | None = None
         self._waiting: dict[int, asyncio.Queue[_Frame | None]] = {}
         self._next = 0
-        self._tasks = aio.Tasks(
-            lambda name, error: log.get_logger().error("task.failed", task=name, error=repr(error))
-        )
+        self._tasks = aio.Tasks(log.task_failed)
 
     async def call(
         self,

@@ -62,10 +62,6 @@ _ORDER: Final = {
 }
 
 
-def _failed(name: str, error: BaseException) -> None:
-    log.get_logger().error("task.failed", task=name, error=repr(error))
-
-
 class _Queue:
     """Hands out workers, most urgent caller first, in order of arrival within a class; never the last one to
     work that can wait.
@@ -134,7 +130,7 @@ class Workers:
         self._homes = _Queue([rpc.Client(path, part="worker") for path in sockets])
         self._readers = [rpc.Client(path, part="worker") for path in sockets]
         self._turn = 0
-        self._tasks = Tasks(_failed)
+        self._tasks = Tasks(log.task_failed)
         self._ahead = Ahead(self._readers, self._tasks)
         self._keys = KeyAsks(self._readers, self._home_call, SOON)
 

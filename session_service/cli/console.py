@@ -58,6 +58,8 @@ class _Terminal(Console):
 
 
 out = _Terminal(highlight=False, soft_wrap=True)
+aside = _Terminal(highlight=False, soft_wrap=True, stderr=True)
+"""Standard error: what is said beside an answer that a program reads."""
 
 
 def layout_of(state_folder: Path | None) -> Layout:

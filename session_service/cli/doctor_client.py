@@ -123,7 +123,7 @@ def client(
     _look_at(command)
     at = _place(listen)
     tls = _tls(url, certificate, certificate_key, is_behind=at is not None)
-    show = Console(stderr=True, highlight=False, soft_wrap=True) if json == "-" else console.out
+    show = console.aside if json == "-" else console.out
     trial = Trial(cases=cases, patience=_patience(patience, idle_s), show=show)
     is_whole = True
     try:

@@ -102,12 +102,13 @@ class Transport:
         if method == "POST":
             sent.setdefault("Idempotency-Key", str(uuid.uuid4()))
         async with self.opened(method, path, body=body, query=query, headers=sent, limit_s=limit_s) as answer:
-            raw = await self._read(answer, path)
-            kind_of_answer = answer.content_type
+            return self._decoded(await self._read(answer, path), answer, path, kind)
+
+    def _decoded(self, raw: bytes, answer: aiohttp.ClientResponse, path: str, kind: type[Answer]) -> Answer:
         try:
             return msgspec.json.decode(raw or b"null", type=kind)
         except msgspec.MsgspecError as exc:
-            if not kind_of_answer.endswith("json"):
+            if not answer.content_type.endswith("json"):
                 raise errors.NotTheService(f"A page answers at {self._place}.", status=answer.status) from exc
             raise errors.PartRefused(f"The answer of {path} has another form: {exc}") from exc
 
@@ -208,22 +209,20 @@ class Transport:
         headers = {"Accept": LINES, "Idempotency-Key": str(uuid.uuid4())}
         async with self.opened("POST", path, body=body, headers=headers, limit_s=limit_s) as answer:
             if answer.content_type != LINES:  # an older service
-                return msgspec.json.decode(await self._read(answer, path), type=kind)
+                return self._decoded(await self._read(answer, path), answer, path, kind)
             try:
                 while True:
                     async with asyncio.timeout(STREAM_SILENT_S):
                         raw = await answer.content.readuntil(b"\n")
-                    line = msgspec.json.decode(raw, type=_Line)
+                    line = self._decoded(raw, answer, path, _Line)
                     if line.progress is not None:
                         on_progress(line.progress)
                     if bytes(line.problem):
                         raise self._problem(bytes(line.problem), answer.status)
                     if bytes(line.done):
-                        return msgspec.json.decode(line.done, type=kind)
+                        return self._decoded(bytes(line.done), answer, path, kind)
             except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError, TimeoutError) as exc:
                 raise self._away(exc) from exc
-            except msgspec.MsgspecError as exc:
-                raise errors.PartRefused(f"The answer of {path} has another form: {exc}") from exc
 
 
 class _Line(msgspec.Struct, frozen=True):

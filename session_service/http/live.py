@@ -17,16 +17,13 @@ from session_service.core.views import SessionView
 from session_service.http import answers, limits, render
 from session_service.http.instants import iso
 from session_service.http.routes import Exchange
-from session_service.http.serve import begin_stream
+from session_service.http.serve import begin_stream, unbuffered
 
 
 async def stream(exchange: Exchange) -> web.StreamResponse:
     """Send changes until the reader leaves, may no longer read, or the service stops."""
     async with exchange.services.streams.turn(exchange.caller.user.id):
-        response = web.StreamResponse()
-        response.content_type = "text/event-stream"
-        response.headers["Cache-Control"] = "no-store"
-        response.headers["X-Accel-Buffering"] = "no"
+        response = unbuffered("text/event-stream")
         changes = exchange.services.control.subscribe()
         mailbox = _Mailbox()
         await begin_stream(exchange, response)

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from session_service.base import errors
 from session_service.http import limits, problems
 from session_service.http.routes import Exchange
-from session_service.http.serve import begin_stream
+from session_service.http.serve import begin_stream, unbuffered
 from session_service.ports.checkpoints import Progress
 
 LINES: Final = "application/x-ndjson"
@@ -31,21 +31,22 @@ async def answered(
     accepted = exchange.request.headers.get("Accept", "")
     if LINES not in {part.partition(";")[0].strip() for part in accepted.split(",")}:
         return await work(None)
-    response = web.StreamResponse()
-    response.content_type = LINES
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Accel-Buffering"] = "no"
+    response = unbuffered(LINES)
     await begin_stream(exchange, response)
     newest = _Newest()
-    async with asyncio.TaskGroup() as group:
-        # Whoever leaves ends the work, too: what it did so far stays, and it may be asked for again.
-        working = group.create_task(_last_line(exchange, work, newest), name="long-work")
-        while not working.done():
-            moved = await newest.next()
-            if not working.done():
-                await _send(response, {} if moved is None else {"progress": _shown(moved)})
-    await _send(response, working.result())
-    await response.write_eof()
+    try:
+        async with asyncio.TaskGroup() as group:
+            # Whoever leaves ends the work, too: what it did so far stays, and it may be asked for again.
+            working = group.create_task(_last_line(exchange, work, newest), name="long-work")
+            while not working.done():
+                moved = await newest.next()
+                if not working.done():
+                    await _send(response, {} if moved is None else {"progress": _shown(moved)})
+            await _send(response, working.result())
+            await response.write_eof()
+    except* (ConnectionError, TimeoutError):
+        if exchange.request.transport is not None:
+            exchange.request.transport.abort()
     return response
 
 

@@ -198,6 +198,15 @@ def _set_cookie(response: web.Response, reply: Reply) -> None:
     )
 
 
+def unbuffered(media: str) -> web.StreamResponse:
+    """Return the head of a stream that nobody may keep, and no proxy may hold back."""
+    response = web.StreamResponse()
+    response.content_type = media
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"
+    return response
+
+
 async def begin_stream(exchange: Exchange, response: web.StreamResponse) -> None:
     """Send the head of a stream; a failure after this can only cut the link."""
     exchange.request[STREAMING] = True

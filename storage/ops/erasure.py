@@ -28,7 +28,7 @@ from storage.objects.store import ObjectStore
 from storage.objects.versions import versions_below
 from storage.repository.packer import Fresh
 from storage.repository.prefixed import Prefixed
-from storage.repository.removal import LockedVersion, remove_erased, remove_erased_slots
+from storage.repository.removal import LockedVersion, lock_ends_ms, remove_erased, remove_erased_slots
 from storage.repository.settle import settle_create
 from storage.repository.slots import Keyring
 
@@ -97,8 +97,7 @@ class ErasureReport:
     @property
     def locked_until_ms(self) -> int | None:
         """Return when the last lock ends; None if there is none, or one of them is a hold."""
-        times = [one.until_ms for one in self.locked]
-        return max((one for one in times if one is not None), default=None) if None not in times else None
+        return lock_ends_ms(self.locked)
 
 
 class Erasure:

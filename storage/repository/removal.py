@@ -75,6 +75,12 @@ class LockedVersion:
     """None: until a hold is lifted."""
 
 
+def lock_ends_ms(locked: Sequence[LockedVersion]) -> int | None:
+    """Return when the last lock ends; None if there is none, or one of them is a hold."""
+    times = [one.until_ms for one in locked]
+    return max((one for one in times if one is not None), default=None) if None not in times else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Erased:
     """How much an erasure deleted."""
@@ -253,7 +259,7 @@ async def _remove_versions(store: ObjectStore, name: str) -> None:
     if locked:
         raise ObjectLocked(
             name=name,
-            until_ms=max(one.until_ms or 0 for one in locked) or None,
+            until_ms=lock_ends_ms(locked),
             what="it is gone for every reader, and the bucket keeps a version of it",
             advice="ask again when the lock has ended",
         )

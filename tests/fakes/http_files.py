@@ -48,6 +48,7 @@ class HttpFiles:
         self.failure: Exception | None = None
         self.fails_after: int | None = None
         self.hangs = False
+        self.hanging = 0
         self.uploaded: list[tuple[str, str, bytes, tuple[int, int] | None]] = []
         self.reading = 0
         self.upkept: list[tuple[str, tuple[int, ...], str, str]] = []
@@ -257,7 +258,11 @@ class HttpFiles:
 
     async def _answer(self) -> None:
         if self.hangs:
-            await asyncio.Event().wait()
+            self.hanging += 1
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.hanging -= 1
         if self.failure is not None:
             raise self.failure
 

@@ -9,9 +9,7 @@ from storage.objects.memory import MemoryBucket, MemoryStore
 from storage.replica.second import SecondStore
 from storage.repository import collect, fold
 from tests.fakes.faulty_store import FaultyStore
-from tests.fakes.storage_rig import IMPATIENT, MASTER_KEY, REF, Node, write
-
-KEEP_ONE = storage.Retention(keep_last=1, hourly=0, daily=0, weekly=0, monthly=0, within_ms=0)
+from tests.fakes.storage_rig import IMPATIENT, KEEP_ONE, MASTER_KEY, REF, Node, write
 
 
 @pytest.fixture(autouse=True)

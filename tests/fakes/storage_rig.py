@@ -11,7 +11,7 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from storage import KeyWays, RetryPolicy, Storage, WorkspaceRef
+from storage import KeyWays, Retention, RetryPolicy, Storage, WorkspaceRef
 from storage.objects.memory import MemoryBucket, MemoryStore
 from storage.watch.watching import Watching
 from tests.fakes.faulty_store import FaultyStore
@@ -19,6 +19,8 @@ from tests.fakes.faulty_store import FaultyStore
 MASTER_KEY = bytes(range(32))
 REF = WorkspaceRef(tenant="aa" * 8, workspace="bb" * 8)
 PREFIX = f"t/{REF.tenant}/w/{REF.workspace}/"
+KEEP_ONE = Retention(keep_last=1, hourly=0, daily=0, weekly=0, monthly=0, within_ms=0)
+"""What forgets all that may be forgotten."""
 IMPATIENT = RetryPolicy(tries=2, wait_first_s=0.001, wait_most_s=0.002, jitter_s=0.0)
 """One repetition, as in production there are more: a planned fault that happens twice is seen by the code."""
 

@@ -18,10 +18,9 @@ import pytest
 
 import storage
 from tests.fakes.child import child_environment
-from tests.fakes.storage_rig import MASTER_KEY, REF, take
+from tests.fakes.storage_rig import KEEP_ONE, MASTER_KEY, REF, take
 
 HOMES = 8
-KEEP_ONE = storage.Retention(keep_last=1, hourly=0, daily=0, weekly=0, monthly=0, within_ms=0)
 LIFE = """
 import asyncio, sys, time
 from pathlib import Path

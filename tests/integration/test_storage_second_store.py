@@ -17,10 +17,9 @@ from storage.objects.open import open_store
 from storage.repository import fold
 from tests.fakes.home import picture
 from tests.fakes.s3_fixtures import minio_server, seaweedfs_server
-from tests.fakes.storage_rig import MASTER_KEY, REF, take, write
+from tests.fakes.storage_rig import KEEP_ONE, MASTER_KEY, REF, take, write
 
 __all__ = ["minio_server", "seaweedfs_server"]
-KEEP_ONE = storage.Retention(keep_last=1, hourly=0, daily=0, weekly=0, monthly=0, within_ms=0)
 
 
 def folder_spec(path: Path) -> storage.StoreSpec:

@@ -18,9 +18,8 @@ from storage.objects.memory import MemoryBucket, MemoryStore
 from storage.replica.second import SecondStore
 from storage.repository import fold
 from tests.fakes.faulty_store import Crashed, Fault, FaultyStore
-from tests.fakes.storage_rig import IMPATIENT, MASTER_KEY, REF, take, write
+from tests.fakes.storage_rig import IMPATIENT, KEEP_ONE, MASTER_KEY, REF, take, write
 
-KEEP_ONE = storage.Retention(keep_last=1, hourly=0, daily=0, weekly=0, monthly=0, within_ms=0)
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("save"), st.integers(0, 400_000)),

@@ -30,12 +30,10 @@ from storage.ops import save, uploads
 from storage.ops.upkeep import Upkeep, UpkeepReport
 from storage.repository import collect, fold, repack
 from storage.repository.packer import NewChunks
-from storage.repository.retention import Retention
 from tests.fakes.storage_rig import IMPATIENT, MASTER_KEY, PREFIX, REF, seeded
 from tests.sim.interleave import Explorer, InlineThreads, Turns, TurnStore
 
 NO_CACHE = Path("/dev/null/none")
-KEEP_ONE = Retention(keep_last=1, hourly=0, daily=0, weekly=0, monthly=0, within_ms=0)
 LOST = (CommitContended, CommitUncertain, FenceMoved)
 
 

@@ -13,9 +13,8 @@ from storage.repository import collect, fold, repack, snapshots
 from tests.fakes.faulty_store import Crashed, Fault
 from tests.fakes.format_second_reader import SecondReader
 from tests.fakes.home import picture
-from tests.fakes.storage_rig import MASTER_KEY, PREFIX, REF, Node, objects, take, write
+from tests.fakes.storage_rig import KEEP_ONE, MASTER_KEY, PREFIX, REF, Node, objects, take, write
 
-KEEP_ONE = storage.Retention(keep_last=1, hourly=0, daily=0, weekly=0, monthly=0, within_ms=0)
 FULL_BASE_TRIES_MAX = 80
 
 

@@ -14,9 +14,8 @@ from storage.repository.log import CommitLog
 from storage.repository.state import LogState
 from tests.fakes.faulty_store import Fault
 from tests.fakes.home import picture
-from tests.fakes.storage_rig import PREFIX, REF, Node, objects, take, write
+from tests.fakes.storage_rig import KEEP_ONE, PREFIX, REF, Node, objects, take, write
 
-KEEP_ONE = storage.Retention(keep_last=1, hourly=0, daily=0, weekly=0, monthly=0, within_ms=0)
 KEEP_ALL = storage.Retention(keep_last=10_000)
 
 

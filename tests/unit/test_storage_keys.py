@@ -11,6 +11,7 @@ from storage.format import names, recovery
 from storage.format.keys import key_id
 from storage.objects.memory import MemoryBucket
 from storage.repository.prefixed import Prefixed
+from storage.repository.removal import LockedVersion, lock_ends_ms
 from storage.repository.slots import Keyring
 from storage.repository.ways import ByKey
 from tests.fakes.faulty_store import Crashed, Fault
@@ -454,3 +455,11 @@ async def test_a_tenants_key_whose_every_slot_is_damaged_is_told_and_not_passed_
     assert older in bucket.objects
     with pytest.raises(storage.FormatError):
         await node_of(bucket, tmp_path, "other").open(master_key=MOVING).list(REF)
+
+
+@pytest.mark.parametrize(
+    ("times", "ends"), [((), None), ((5, 9, 7), 9), ((5, None), None)], ids=["none", "latest", "a hold"]
+)
+def test_locks_end_with_the_last_of_them_and_a_hold_has_no_date(times, ends):
+    locked = [LockedVersion(name=str(number), until_ms=at) for number, at in enumerate(times)]
+    assert lock_ends_ms(locked) == ends

@@ -15,10 +15,9 @@ from storage.ops import restore_plan
 from storage.repository import collect, fold, snapshots
 from tests.fakes.faulty_store import Crashed, Fault, FaultyStore
 from tests.fakes.home import picture
-from tests.fakes.storage_rig import PREFIX, REF, Node, objects, take, write
+from tests.fakes.storage_rig import KEEP_ONE, PREFIX, REF, Node, objects, take, write
 
 EVERYTHING = storage.Retention(keep_last=1_000)
-KEEP_ONE = storage.Retention(keep_last=1, hourly=0, daily=0, weekly=0, monthly=0, within_ms=0)
 Meddle = Callable[[], Awaitable[object]]
 
 

@@ -11,8 +11,8 @@ from storage.objects.memory import MemoryStore
 from storage.repository.removal import remove_damaged
 from tests.fakes.faulty_store import Crashed, Fault, FaultyStore
 from tests.fakes.home import picture
-from tests.fakes.replica_pair import KEEP_ONE, Pair, grow, home, pair, save, small_folds, tidy
-from tests.fakes.storage_rig import MASTER_KEY, PREFIX, REF, Node, objects, take, write
+from tests.fakes.replica_pair import Pair, grow, home, pair, save, small_folds, tidy
+from tests.fakes.storage_rig import KEEP_ONE, MASTER_KEY, PREFIX, REF, Node, objects, take, write
 
 __all__ = ["home", "pair", "small_folds"]
 

@@ -14,10 +14,8 @@ from storage.objects.memory import MemoryBucket
 from storage.repository import collect, fold
 from tests.fakes.faulty_store import Crashed, Fault
 from tests.fakes.home import picture
-from tests.fakes.storage_rig import MASTER_KEY, PREFIX, REF, Node, objects, take, write
+from tests.fakes.storage_rig import KEEP_ONE, MASTER_KEY, PREFIX, REF, Node, objects, take, write
 from tests.fakes.until import until
-
-KEEP_ONE = storage.Retention(keep_last=1, hourly=0, daily=0, weekly=0, monthly=0, within_ms=0)
 
 
 @pytest.fixture

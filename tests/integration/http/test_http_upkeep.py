@@ -1,8 +1,12 @@
 """Checks and copies for administrators: each written down before it is done."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from structlog.testing import capture_logs
 
 from session_service.base import errors
 from session_service.client.api import Api
@@ -10,6 +14,7 @@ from session_service.client.transport import Transport
 from session_service.http.callers import SCOPES
 from session_service.registry.sqlite import SqliteRegistry
 from tests.fakes.http_world import HttpWorld
+from tests.fakes.until import until
 
 
 async def test_a_workspace_and_the_audit_chain_are_checked(world: HttpWorld) -> None:
@@ -54,6 +59,59 @@ async def test_a_silent_check_keeps_its_link_with_signs_of_life(world: HttpWorld
         path, headers = f"/api/v1/workspaces/{home}/verify", {"Accept": "application/x-ndjson"}
         async with transport.opened("POST", path, body={"level": "full"}, headers=headers) as answer:
             assert [await answer.content.readline() for _ in range(3)] == [b"{}\n"] * 3
+
+
+async def test_who_leaves_a_long_check_ends_it_and_that_is_no_failure(world: HttpWorld, monkeypatch) -> None:
+    monkeypatch.setattr("session_service.http.limits.STREAM_HEARTBEAT_S", 0.01)
+    home = (await (await world.signed_in("ada")).get("/api/v1/workspaces")).body["items"][0]["id"]
+    program = await world.program("root", "administrator", scopes=SCOPES)
+    token = program.headers["Authorization"].removeprefix("Bearer ")
+    world.files.hangs = True
+    with capture_logs() as told:
+        async with Transport(world.origin, token=token) as transport:
+            path, headers = f"/api/v1/workspaces/{home}/verify", {"Accept": "application/x-ndjson"}
+            async with transport.opened("POST", path, body={"level": "full"}, headers=headers) as answer:
+                assert await answer.content.readline() == b"{}\n"
+                assert world.files.hanging == 1
+        await until(lambda: any(line.get("route") == "verifyWorkspace" for line in told))
+    assert world.files.hanging == 0
+    assert "request.failed" not in {line["event"] for line in told}
+
+
+async def test_who_takes_nothing_of_a_long_answer_is_cut_off_and_that_is_no_failure(
+    world: HttpWorld, monkeypatch
+) -> None:
+    """A line that is never taken stands for megabytes of them, which is what the kernel's buffers hold."""
+
+    async def never(response: web.StreamResponse, line: bytes) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("session_service.http.limits.STREAM_HEARTBEAT_S", 0.01)
+    monkeypatch.setattr("session_service.http.limits.DOWNLOAD_IDLE_S", 0.01)
+    monkeypatch.setattr(web.StreamResponse, "write", never)
+    home = (await (await world.signed_in("ada")).get("/api/v1/workspaces")).body["items"][0]["id"]
+    program = await world.program("root", "administrator", scopes=SCOPES)
+    token = program.headers["Authorization"].removeprefix("Bearer ")
+    world.files.hangs = True
+    with capture_logs() as told:
+        async with Transport(world.origin, token=token) as transport:
+            with pytest.raises(errors.PartUnavailable):
+                await Api(transport).verify(home, level="full")
+    assert world.files.hanging == 0
+    assert "request.failed" not in {line["event"] for line in told}
+
+
+async def test_a_page_in_place_of_a_long_answer_is_told_as_somebody_elses() -> None:
+    """As a network does that wants a sign-in: 200 and HTML, whatever was asked."""
+
+    async def page(request: web.Request) -> web.Response:
+        return web.Response(text="<h1>Sign in</h1>", content_type="text/html")
+
+    app = web.Application()
+    app.router.add_route("*", "/{any:.*}", page)
+    async with TestServer(app) as portal, Transport(str(portal.make_url(""))) as transport:
+        with pytest.raises(errors.NotTheService):
+            await Api(transport).verify("0" * 26, level="full")
 
 
 async def test_checkpoints_are_forgotten_pinned_compared_and_collected_by_administrators_only(
