@@ -403,6 +403,18 @@ async def test_no_page_asks_another_origin_or_reports_the_policy(
     assert [url for url in asked if not url.startswith(own)] == []
 
 
+async def test_the_way_out_of_the_keyboard_is_told_once_and_to_who_has_one(
+    service: RunningService, open_page: OpenPage
+) -> None:
+    cookies = await signed_in(service)
+    phone = await open_page(phone=True, cookies=cookies)
+    session_id = await _start(phone, service)
+    assert await phone.locator(".toast", has_text="All keys go to the desktop").count() == 0
+    desk = await open_page(cookies=cookies)
+    await desk.goto(f"{service.address}/desktop/{session_id}")
+    await expect(desk.locator(".toast")).to_contain_text("All keys go to the desktop")
+
+
 async def test_pages_fit_a_phone_and_a_zoom_of_four(service: RunningService, open_page: OpenPage) -> None:
     cookies = await signed_in(service)
     await service.api("POST", "/workspaces", {"name": "W" * 64})

@@ -26,6 +26,8 @@ const QUIET_S = 2; // so long a loss shows only in the bar and in the grey pictu
 const BLANK_S = 60; // who left the page alone shows nobody what was on it
 const OPENING_S = 0.4; // nothing is said of an opening that is quicker
 const NARROW = matchMedia("(max-width: 40rem)");
+/** No keyboard to speak of: the menu has the hint for who has one all the same. */
+const TOUCH = matchMedia("(hover: none) and (pointer: coarse)");
 const SEEN_KEY = "chord-hint-seen";
 
 const sessionId = location.pathname.split("/").pop();
@@ -287,7 +289,7 @@ class Seat {
       toast(say(key, { time: times.duration(Math.max(1, awayS)) }));
     } else if (!first && awayS === null) {
       toast(say("took.toast"));
-    } else if (first && !seen()) {
+    } else if (first && !TOUCH.matches && !seen()) {
       this.hint();
     }
   }
