@@ -1,11 +1,10 @@
 """Lanes and settings that every test shares; no fixtures of the product live here.
 
-The lanes are `fast` (under two minutes), `all` (the default, reduced counts, some twenty-five on two cores)
-and `soak` (full counts). A test says with `@pytest.mark.slow` that it does not belong in the first, with
-`@pytest.mark.soak` that it belongs in the last only; the folders that start real parts are never fast. The
-helpers of tests are imported as `tests.NAME`, which is made to work here without putting the source tree on
-the path: `deploy/test` tests the installed copy, and a source tree in front of it would hide what is not
-installed.
+The lanes are `fast` (under two minutes), `all` (the default, reduced counts, about fifteen) and `soak` (full
+counts). A test says with `@pytest.mark.slow` that it does not belong in the first, with `@pytest.mark.soak`
+that it belongs in the last only; the folders that start real parts are never fast. The helpers of tests are
+imported as `tests.NAME`, which is made to work here without putting the source tree on the path:
+`deploy/test` tests the installed copy, and a source tree in front of it would hide what is not installed.
 """
 
 import os
@@ -41,8 +40,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--lane", choices=LANES, default="all", help="how much to run (default: all)")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest makes its folder for what tests write
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile(config.getoption("--lane"))
+    worker = getattr(config, "workerinput", {}).get("workerid", "")
+    if worker and config.option.basetemp:
+        # One of several side by side would write below "popen-gw0/": too long for paths of sockets.
+        config.option.basetemp = str(Path(config.option.basetemp).parent / worker.removeprefix("gw"))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
