@@ -15,7 +15,7 @@ from storage.front.countable import countable
 from storage.front.opened import Opened, Tell
 from storage.ids import WorkspaceRef
 from storage.ops import archive
-from storage.ops.browse import Browser, checkpoint_info, entry_info
+from storage.ops.browse import FOLDER_PAGE_ENTRIES_MAX, Browser, checkpoint_info
 from storage.ops.conflict import side_infos
 from storage.ops.diff import compare
 from storage.ops.restore import Restore
@@ -23,7 +23,7 @@ from storage.ops.values import (
     ArchiveKind,
     CheckpointInfo,
     Diff,
-    EntryInfo,
+    FolderPage,
     Level,
     RestoreReport,
     VerifyReport,
@@ -70,11 +70,24 @@ class Reading(Opened):
         rows = countable(state, before), countable(state, after)
         return await compare(workspace.reader, self._places(workspace, state, *rows), *rows)
 
-    async def folder(self, ref: WorkspaceRef, *, seq: int, path: bytes = b"") -> Rows[EntryInfo]:
-        """Return what is in a folder of a checkpoint."""
+    async def folder(
+        self,
+        ref: WorkspaceRef,
+        *,
+        seq: int,
+        path: bytes = b"",
+        after: bytes = b"",
+        prefix: bytes = b"",
+        limit: int = FOLDER_PAGE_ENTRIES_MAX,
+    ) -> FolderPage:
+        """Return the entries of a folder that follow a name and begin with a prefix, at most `limit`.
+
+        Ask for the next page with the last name of this one as `after`. The price of a page does not grow
+        with the folder.
+        """
         browser, _, _ = await self._browser(ref, seq)
         where = await browser.find(path)
-        return [entry_info(entry) async for entry in browser.entries(where)]
+        return await browser.page(where, after=after, prefix=prefix, limit=limit)
 
     async def read(self, ref: WorkspaceRef, *, seq: int, path: bytes) -> AsyncIterator[bytes]:
         """Yield the bytes of one file of a checkpoint."""

@@ -1,16 +1,17 @@
 """Looks into a checkpoint without restoring it: the list of checkpoints, folders, files."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Final
 
-from storage.errors import HostileTree, PathMissing
+from storage.errors import HostileTree, LimitReached, PathMissing
 from storage.format import tree
 from storage.format.entries import CheckpointFlag
 from storage.format.extras import GradeTag
 from storage.format.keys import BoxKind
 from storage.format.limits import DEPTH_FOLDERS_MAX, KIB
 from storage.format.tree import Entry
-from storage.ops.values import BadPath, CheckpointInfo, EntryInfo
+from storage.ops.values import BadPath, CheckpointInfo, EntryInfo, FolderPage
 from storage.repository.index import Places
 from storage.repository.reader import Reader
 from storage.repository.state import Row
@@ -18,6 +19,8 @@ from storage.repository.verify import announced
 from storage.scan.entry import Kind
 from storage.scan.walk import PATH_BYTES_MAX
 
+FOLDER_PAGE_ENTRIES_MAX: Final = 1_000
+"""Entries of one page of a folder: some four nodes, and below a MiB in every message on the way."""
 ZEROS: Final = bytes(256 * KIB)
 GRADES: Final = {
     0: "skipped",
@@ -109,42 +112,74 @@ class Browser:
         return entry
 
     async def _child(self, folder: Entry, name: bytes, path: bytes) -> Entry:
-        if folder.type == Kind.FOLDER:
-            async for entry in self.entries(folder):
-                if entry.name == name:
-                    return entry
+        if folder.type == Kind.FOLDER and name:
+            async with aclosing(self.entries(folder, start=name)) as entries:
+                async for entry in entries:
+                    if entry.name == name:
+                        return entry
+                    break
         raise PathMissing(path=path)
 
-    async def entries(self, folder: Entry) -> AsyncIterator[Entry]:
-        """Yield what is in a folder; nothing if it could not be listed when it was saved."""
+    async def entries(self, folder: Entry, *, start: bytes = b"") -> AsyncGenerator[Entry, None]:
+        """Yield what is in a folder, from a name on; nothing if it could not be listed when it was saved."""
         if folder.type != Kind.FOLDER:
             raise PathMissing(path=folder.name, what="not a folder")
         if folder.content is None:
             return
-        async for entry in self._reader.folder(self._index, tree.node_ref(folder)):
+        async for entry in self._reader.folder(self._index, tree.node_ref(folder), start=start):
             yield entry
 
+    async def page(self, folder: Entry, *, after: bytes, prefix: bytes, limit: int) -> FolderPage:
+        """Return the next entries of a folder, ascending by the bytes of their names.
+
+        What is read is the way to them and the nodes that hold them, however many others there are.
+
+        Args:
+            after: the last name of the page before; empty for the first one. It need not be there.
+            prefix: names that begin otherwise are left out, and not read.
+            limit: entries at most, 1 to `FOLDER_PAGE_ENTRIES_MAX`.
+        """
+        if not 1 <= limit <= FOLDER_PAGE_ENTRIES_MAX:
+            raise LimitReached(limit="entries of a page", value=limit)
+        start = max(after + b"\0", prefix) if after else prefix  # no name has a zero byte: the next one
+        found: list[EntryInfo] = []
+        async with aclosing(self.entries(folder, start=start)) as entries:
+            async for entry in entries:
+                if not entry.name.startswith(prefix):
+                    break
+                if len(found) == limit:
+                    return FolderPage(entries=tuple(found), more=True)
+                found.append(entry_info(entry))
+        return FolderPage(entries=tuple(found), more=False)
+
     async def below(self, folder: Entry, prefix: bytes) -> AsyncIterator[tuple[bytes, Entry]]:
-        """Yield (path, entry) of everything beneath a folder, a folder before what is in it.
+        """Yield (path, entry) of everything beneath a folder, a folder right before what is in it.
+
+        One node is in memory for each folder on the way, however many entries these have.
 
         Raises:
             HostileTree: there is more than the checkpoint announced, or it is nested too deeply: a few
                 nodes can spell more entries than anybody could read.
         """
         totals = announced(self._row)
-        todo = [(prefix, folder, 0)]
-        while todo:
-            path, where, depth = todo.pop()
-            if depth > DEPTH_FOLDERS_MAX:
-                raise HostileTree(path=path[:PATH_BYTES_MAX], rule="depth")
-            deeper: list[tuple[bytes, Entry, int]] = []
-            async for entry in self.entries(where):
+        opened = [(prefix, self.entries(folder))]
+        try:
+            while opened:
+                path, entries = opened[-1]
+                entry = await anext(entries, None)
+                if entry is None:
+                    opened.pop()
+                    continue
                 totals.count(entry)
                 inside = path + b"/" + entry.name if path else entry.name
                 yield inside, entry
                 if entry.type == Kind.FOLDER:
-                    deeper.append((inside, entry, depth + 1))
-            todo += reversed(deeper)
+                    if len(opened) > DEPTH_FOLDERS_MAX:
+                        raise HostileTree(path=inside[:PATH_BYTES_MAX], rule="depth")
+                    opened.append((inside, self.entries(entry)))
+        finally:
+            for _, entries in reversed(opened):
+                await entries.aclose()
 
     async def data(self, entry: Entry) -> AsyncIterator[bytes]:
         """Yield the bytes of a file, holes as zeros."""

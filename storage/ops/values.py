@@ -164,6 +164,17 @@ class EntryInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FolderPage:
+    """Some neighbouring entries of a folder, ascending by the bytes of their names.
+
+    With `more` the next page begins after the name of the last one.
+    """
+
+    entries: tuple[EntryInfo, ...]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreReport:
     """What a restore made; everything that differs from the checkpoint is named."""
 

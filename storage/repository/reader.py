@@ -7,6 +7,7 @@ counts what he meets against what the checkpoint announced.
 Source: storage.md 4.6.
 """
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from storage.format.header import OpenHeader, open_header
 from storage.format.keys import BoxKind, EpochKeys
 from storage.format.limits import EXTENTS_INLINE_MAX, HEADER_BYTES, MIB
 from storage.format.table import Segment, cut_chunks, digest, open_segment, read_chunk_refs
-from storage.format.tree import Content, Entry, NodeRef
+from storage.format.tree import Child, Content, Entry, NodeRef
 from storage.repository.index import Container, Places
 from storage.repository.prefixed import Prefixed
 from storage.repository.slots import RepositoryKeys
@@ -231,32 +232,41 @@ class Reader:
                 self._headers.popitem(last=False)
         return known
 
-    async def folder(self, index: Places, ref: NodeRef) -> AsyncIterator[Entry]:
+    async def folder(self, index: Places, ref: NodeRef, *, start: bytes = b"") -> AsyncIterator[Entry]:
         """Yield the entries of a folder, ascending by name over all of its nodes."""
-        async for entries in self.nodes(index, ref):
+        async for entries in self.nodes(index, ref, start=start):
             for entry in entries:
                 yield entry
 
-    async def nodes(self, index: Places, ref: NodeRef) -> AsyncIterator[list[Entry]]:
-        """Yield the entries of a folder as `folder` does, those of one node at a time."""
-        last = b""
-        todo: list[tuple[bytes, int, bytes | None]] = [(ref[0], ref[1], None)]
+    async def nodes(self, index: Places, ref: NodeRef, *, start: bytes = b"") -> AsyncIterator[list[Entry]]:
+        """Yield the entries of a folder as `folder` does, those of one node at a time.
+
+        Args:
+            start: the lowest name that is wanted. Nodes with lower names alone are not read.
+        """
+        todo: list[tuple[bytes, int, bytes | None, bytes | None]] = [(ref[0], ref[1], None, None)]
         while todo:
-            node_id, level, first = todo.pop()
+            node_id, level, first, behind = todo.pop()
             raw = await self.chunk(index, BoxKind.META, node_id)
             if level:
                 children = tree.decode_children(raw, level)
                 if first not in (None, children[0].first):
                     raise Malformed(rule="first name of a node")
-                todo += [(child.id, level - 1, child.first) for child in reversed(children)]
+                ends = [*(child.first for child in children[1:]), behind]
+                low = max(bisect_right(children, start, key=_first_name) - 1, 0)
+                todo += [
+                    (child.id, level - 1, child.first, end)
+                    for child, end in zip(reversed(children[low:]), reversed(ends[low:]), strict=True)
+                ]
                 continue
             entries = tree.decode_entries(raw)
             if first is not None and (not entries or entries[0].name != first):
                 raise Malformed(rule="first name of a node")
+            if entries and behind is not None and entries[-1].name >= behind:
+                raise Malformed(rule="names ascend over nodes")  # in a node they do: its decoder looked
+            if entries and entries[0].name < start:
+                entries = [entry for entry in entries if entry.name >= start]
             if entries:
-                if entries[0].name <= last:
-                    raise Malformed(rule="names ascend over nodes")
-                last = entries[-1].name  # in a node they ascend: that was checked when it was decoded
                 yield entries
 
     async def refs(self, index: Places, content: Content) -> AsyncIterator[tuple[bytes, int]]:
@@ -298,6 +308,10 @@ class Reader:
             if size > EXTENTS_INLINE_MAX * EXTENTS_INLINE_MAX * 16:
                 raise Malformed(rule="content of extents")
         return unpack_extents(b"".join(parts), size=entry.size)
+
+
+def _first_name(child: Child) -> bytes:
+    return child.first
 
 
 def _runs(segments: Sequence[Segment]) -> Iterable[list[Segment]]:

@@ -163,7 +163,7 @@ async def test_it_counts_once_the_main_line_is_right_again_and_outlives_folds(bu
         await tidy(opened)
     cold = Node(bucket, tmp_path / "cold").open()
     assert await restored(cold, info.seq, tmp_path / "back") == held
-    assert [one.name for one in await cold.folder(REF, seq=info.seq, path=b"docs")] == [b"letter"]
+    assert [one.name for one in (await cold.folder(REF, seq=info.seq, path=b"docs")).entries] == [b"letter"]
     assert (await cold.prove(REF, seq=info.seq, hash=info.hash)).fence == 1
     assert (await cold.verify(REF, "full")).faults == ()
     reader = SecondReader(bucket.objects, REF.tenant, REF.workspace, MASTER_KEY)

@@ -151,7 +151,7 @@ async def test_looks_and_differences_are_found_after_a_fold(bucket, home, tmp_pa
     busy = Node(bucket, tmp_path / "busy").open()
     await opened.list(REF)
     store.reads, store.at, store.meddle = 0, 3, lambda: tidied(busy)
-    names = [entry.name for entry in await opened.folder(REF, seq=infos[2].seq)]
+    names = [entry.name for entry in (await opened.folder(REF, seq=infos[2].seq)).entries]
     assert names == [b"a", b"folder0", b"folder1"]
     assert await gathered(opened.read(REF, seq=infos[0].seq, path=b"a")) == b"text 0"
     found = await opened.diff(REF, before=infos[4].seq, after=infos[5].seq)

@@ -412,9 +412,9 @@ async def test_folders_and_files_of_a_checkpoint_can_be_looked_at(node, home):
     (home / "link").symlink_to("docs/letter")
     saved = await save(opened, home)
     seq = saved.info.seq
-    names = {entry.name: entry.kind for entry in await opened.folder(REF, seq=seq)}
+    names = {entry.name: entry.kind for entry in (await opened.folder(REF, seq=seq)).entries}
     assert names == {b"a": "file", b"b": "file", b"docs": "folder", b"link": "link"}
-    [empty, letter] = await opened.folder(REF, seq=seq, path=b"docs")
+    [empty, letter] = (await opened.folder(REF, seq=seq, path=b"docs")).entries
     assert (empty.size, letter.size, letter.name) == (0, 8, b"letter")
     for path in (b"docs/none", b"a/b", b"link/x"):
         with pytest.raises(storage.PathMissing):
@@ -501,7 +501,12 @@ async def test_a_folder_of_many_names_is_split_and_one_more_name_costs_little(no
     (home / "many" / "00600x").write_bytes(b"")
     second = await save(opened, home)
     assert second.new_bytes < first.new_bytes
-    names = [entry.name for entry in await opened.folder(REF, seq=second.info.seq, path=b"many")]
+    first_page = await opened.folder(REF, seq=second.info.seq, path=b"many")
+    names = [entry.name for entry in first_page.entries]
+    assert first_page.more
+    rest = await opened.folder(REF, seq=second.info.seq, path=b"many", after=names[-1])
+    names += [entry.name for entry in rest.entries]
+    assert not rest.more
     assert names == sorted(names)
     assert len(names) == 1_201
 

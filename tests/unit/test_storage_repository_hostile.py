@@ -177,7 +177,7 @@ async def test_an_unknown_type_is_reported_and_the_rest_is_made(forge, tmp_path)
     report = await opened.restore(REF, seq=info.seq, into=tmp_path / "back")
     assert [(bad.path, bad.grade) for bad in report.not_made] == [(b"odd", "unknown type")]
     assert (tmp_path / "back" / "file").exists()
-    [file, odd] = await opened.folder(REF, seq=info.seq)
+    [file, odd] = (await opened.folder(REF, seq=info.seq)).entries
     assert (file.kind, odd.kind) == ("file", "unknown")
 
 
