@@ -59,6 +59,14 @@ class AtPath(msgspec.Struct, frozen=True, kw_only=True):
     path: bytes
 
 
+class FolderPart(AtPath, frozen=True, kw_only=True):
+    """A page of a folder: names that follow `after` and begin with `prefix`, at most `limit`."""
+
+    after: bytes
+    prefix: bytes
+    limit: int
+
+
 class Archive(AtPath, frozen=True, kw_only=True):
     kind: str = "zip"
 

@@ -97,6 +97,10 @@ def entry(value: storage.EntryInfo) -> port.FolderEntry:
     )
 
 
+def page(value: storage.FolderPage) -> port.FolderPage:
+    return port.FolderPage(entries=[entry(one) for one in value.entries], more=value.more)
+
+
 def restored(home: str, value: storage.RestoreReport, seconds: float) -> port.RestoreReport:
     return port.RestoreReport(
         home=home,

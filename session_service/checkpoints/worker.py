@@ -38,7 +38,7 @@ from session_service.core import proof
 from session_service.ports.checkpoints import (
     CheckpointInfo,
     CheckpointResult,
-    FolderEntry,
+    FolderPage,
     LastLook,
     LogHead,
     PendingLook,
@@ -392,10 +392,18 @@ class Worker:
         found = await (await self._open()).list(_ref(call.params(messages.Named).workspace))
         return [translate.info(item) for item in found]
 
-    async def folder(self, call: rpc.Call) -> list[FolderEntry]:
-        ask = call.params(messages.AtPath)
-        found = await (await self._open()).folder(_ref(ask.workspace), seq=ask.seq, path=ask.path)
-        return [translate.entry(item) for item in found]
+    async def folder(self, call: rpc.Call) -> FolderPage:
+        ask = call.params(messages.FolderPart)
+        store = await self._open()
+        found = await store.folder(
+            _ref(ask.workspace),
+            seq=ask.seq,
+            path=ask.path,
+            after=ask.after,
+            prefix=ask.prefix,
+            limit=ask.limit,
+        )
+        return translate.page(found)
 
     async def read(self, call: rpc.Call) -> None:
         ask = call.params(messages.AtPath)

@@ -28,7 +28,7 @@ from session_service.ports.checkpoints import (
     QUEUED,
     CheckpointInfo,
     CheckpointResult,
-    FolderEntry,
+    FolderPage,
     LastLook,
     LogHead,
     PendingLook,
@@ -256,9 +256,13 @@ class Workers:
     async def history(self, workspace: WorkspaceName) -> list[CheckpointInfo]:
         return await self._reader().call("history", messages.Named(workspace=workspace), list[CheckpointInfo])
 
-    async def folder(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> list[FolderEntry]:
-        params = messages.AtPath(workspace=workspace, seq=seq, path=path)
-        return await self._reader().call("folder", params, list[FolderEntry])
+    async def folder(
+        self, workspace: WorkspaceName, *, seq: int, path: bytes, after: bytes, prefix: bytes, limit: int
+    ) -> FolderPage:
+        params = messages.FolderPart(
+            workspace=workspace, seq=seq, path=path, after=after, prefix=prefix, limit=limit
+        )
+        return await self._reader().call("folder", params, FolderPage)
 
     def read(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> AsyncIterator[bytes]:
         params = messages.AtPath(workspace=workspace, seq=seq, path=path)

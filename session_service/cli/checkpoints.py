@@ -10,6 +10,7 @@ import typer
 from session_service.base import errors
 from session_service.cli import console, moving
 from session_service.cli.console import AsJson, StateFolder
+from session_service.cli.harmless import in_a_cell
 from session_service.client import models
 from session_service.client.api import Api
 
@@ -64,27 +65,54 @@ def files(
     workspace: WorkspaceId,
     seq: Seq,
     path: Annotated[str, typer.Argument(help="A folder; default: the home itself.")] = "",
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Entries at most; default: all.", show_default=False)
+    ] = None,
+    prefix: Annotated[
+        str, typer.Option("--prefix", help="Only names that begin so; capitals count.", show_default=False)
+    ] = "",
     state_folder: StateFolder = None,
-    json: AsJson = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document for programs, an entry a line.")
+    ] = False,
 ) -> None:
-    """Show a folder as it was at a checkpoint.
+    """Show a folder as it was at a checkpoint, by name, as it is read: a million entries take no memory.
 
-    Example: session-service checkpoints files 01J9Z3M4N5P6Q7R8S9T0V1W2X3 12 Documents
+    Example: session-service checkpoints files 01J9Z3M4N5P6Q7R8S9T0V1W2X3 12 Documents --prefix 2026
     """
-    found = console.run(lambda api: api.files(workspace, seq, path=path), state_folder)
-    if json:
-        console.print_json(found)
-        return
-    rows = [
-        [
-            one.mode,
-            console.size(one.size),
-            console.moment(one.modified_at),
-            one.name + ("/" * (one.kind == "folder")),
-        ]
-        for one in found
-    ]
-    console.table(("MODE", "SIZE", "CHANGED", "NAME"), rows, empty="This folder is empty.")
+
+    async def show_all(api: Api) -> None:
+        seen = 0
+        items = console.JsonItems() if json else None
+        # One more than is shown tells whether there is more.
+        most = None if limit is None else limit + 1
+        async for page in api.file_pages(workspace, seq, path=path, prefix=prefix, limit=most):
+            if items is None and not seen and page:
+                console.out.print(_file_line("MODE", "SIZE", "CHANGED", "NAME"), style="bold")
+            for one in page if limit is None else page[: limit - seen]:
+                if items is not None:
+                    items.item(one)
+                else:
+                    print(_file_cells(one))
+            seen += len(page)
+        if items is not None:
+            items.end()
+        elif not seen:
+            console.out.print("No name here begins so." if prefix else "This folder is empty.")
+        if limit is not None and seen > limit:
+            console.aside.print(f"There is more than these {limit:,}.")
+
+    console.run(show_all, state_folder)
+
+
+def _file_cells(one: models.File) -> str:
+    name = one.name + ("/" * (one.kind == "folder"))
+    return _file_line(one.mode, console.size(one.size), console.moment(one.modified_at), name)
+
+
+def _file_line(mode: str, size: str, changed: str, name: str) -> str:
+    """Return a line of a table whose rows come one by one, so that nothing is known of the widest."""
+    return f"{mode:<4}  {size:>7}  {changed:<19}  {in_a_cell(name)}"
 
 
 @application.command()

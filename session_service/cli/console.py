@@ -94,9 +94,32 @@ def plain(value: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """Print one JSON document."""
-    text = json.dumps(plain(value), indent=2, ensure_ascii=False)
+    print(_json(value, indent=2))
+
+
+class JsonItems:
+    """Prints one JSON document that is a list, item by item as they come, each on a line of its own.
+
+    A list that was cut off is no document, so nobody takes it for a whole one.
+    """
+
+    def __init__(self) -> None:
+        self._between = "["
+
+    def item(self, value: Any) -> None:
+        """Print the next item."""
+        print(f"{self._between}\n{_json(value)}", end="")
+        self._between = ","
+
+    def end(self) -> None:
+        """Say that there are no more."""
+        print("[]" if self._between == "[" else "\n]")
+
+
+def _json(value: Any, *, indent: int | None = None) -> str:
+    text = json.dumps(plain(value), indent=indent, ensure_ascii=False)
     # JSON writes the others as \\u001b by itself; these are commands to some terminals, too.
-    print(re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text))
+    return re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:

@@ -16,6 +16,8 @@ from session_service.client.transport import Query, Transport
 
 API: Final = "/api/v1"
 PAGE_ITEMS: Final = 200
+FOLDER_PAGE_ENTRIES: Final = 1_000
+"""... of a folder of a checkpoint, which may have a million."""
 VERIFY_S: Final = 3700.0
 """A full verify reads every byte; the service itself gives up after an hour."""
 UPLOAD_S: Final = 3600.0
@@ -202,9 +204,30 @@ class Api:
         return await self._all(f"{API}/workspaces/{workspace_id}/checkpoints", models.Checkpoint)
 
     async def files(self, workspace_id: str, seq: int, *, path: str = "") -> list[models.File]:
-        """Return a folder at the time of a checkpoint."""
+        """Return a folder at the time of a checkpoint, all of it: `file_pages` holds less of a large one."""
+        return [file async for page in self.file_pages(workspace_id, seq, path=path) for file in page]
+
+    async def file_pages(
+        self, workspace_id: str, seq: int, *, path: str = "", prefix: str = "", limit: int | None = None
+    ) -> AsyncIterator[list[models.File]]:
+        """Yield a folder at the time of a checkpoint page by page, ascending by the bytes of the names.
+
+        Args:
+            prefix: only names that begin so; capitals count.
+            limit: entries at most; None for all.
+        """
         place = f"{API}/workspaces/{workspace_id}/checkpoints/{seq}/files"
-        return await self._all(place, models.File, {"path": path})
+        left, cursor = limit, ""
+        while left is None or left > 0:
+            most = FOLDER_PAGE_ENTRIES if left is None else min(left, FOLDER_PAGE_ENTRIES)
+            query: Query = {"path": path, "prefix": prefix, "limit": most, "cursor": cursor or None}
+            page = await self._transport.ask("GET", place, _Page, query=query)
+            found = [msgspec.json.decode(item, type=models.File) for item in page.items]
+            yield found
+            left = None if left is None else left - len(found)
+            if page.next_cursor is None:
+                return
+            cursor = page.next_cursor
 
     def content(self, workspace_id: str, seq: int, *, path: str) -> AsyncIterator[bytes]:
         """Stream one file's bytes."""

@@ -178,10 +178,13 @@ class RestoreAsk(Ask):
     path: Annotated[str, Field(max_length=4 * limits.PATH_BYTES_MAX)] = ""
 
 
-class FilesQuery(Page):
-    """Which folder, and which part of it."""
+class FilesQuery(Ask):
+    """Which folder, and which part of it; with `prefix` names that begin so, capitals told apart."""
 
+    limit: Annotated[int, Field(ge=1, le=limits.FOLDER_PAGE_ENTRIES_MAX)] = limits.PAGE_ITEMS_DEFAULT
+    cursor: Annotated[str, Field(max_length=4 * limits.NAME_BYTES_MAX)] = ""
     path: Annotated[str, Field(max_length=4 * limits.PATH_BYTES_MAX)] = ""
+    prefix: Annotated[str, Field(max_length=4 * limits.NAME_BYTES_MAX)] = ""
 
 
 class UsersQuery(Page):

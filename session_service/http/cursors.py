@@ -8,8 +8,10 @@ import base64
 import binascii
 
 from session_service.base import errors
+from session_service.http import limits
 
 _MARK = "c1:"
+_NAME = "name:"
 
 
 def write(place: str | int) -> str:
@@ -30,6 +32,25 @@ def read(cursor: str) -> str | None:
     if not text.startswith(_MARK) or write(text[len(_MARK) :]) != cursor:
         raise errors.BadInput("This cursor is not one of ours.", field="cursor")
     return text[len(_MARK) :]
+
+
+def write_name(name: bytes) -> str:
+    """Return the cursor for the name in a folder after which the next page begins."""
+    return write(_NAME + name.hex())
+
+
+def read_name(cursor: str) -> bytes:
+    """Return the name of a cursor, empty for the beginning. Raises BadInput."""
+    text = read(cursor)
+    if text is None:
+        return b""
+    try:
+        name = bytes.fromhex(text.removeprefix(_NAME)) if text.startswith(_NAME) else b""
+    except ValueError:
+        name = b""
+    if not 0 < len(name) <= limits.NAME_BYTES_MAX or write_name(name) != cursor:
+        raise errors.BadInput("This cursor is not one of ours.", field="cursor")
+    return name
 
 
 def read_number(cursor: str) -> int | None:

@@ -43,6 +43,12 @@ STORE_S: Final = 30.0
 PAGE_ITEMS_DEFAULT: Final = 50
 PAGE_ITEMS_MAX: Final = 200
 """Items of one page of a list; more come under the cursor."""
+FOLDER_PAGE_ENTRIES_MAX: Final = 1_000
+"""... of a folder of a checkpoint: as many as the storage gives at once, for whoever reads all of a large
+one.
+"""
+NAME_BYTES_MAX: Final = 255
+"""One name in a folder, as Linux has it."""
 RECEIPTS_BACK_MAX: Final = 20_000
 """How far back the list of receipts goes; older ones are read by their session."""
 AUDIT_SCAN_MAX: Final = 5000

@@ -47,6 +47,18 @@ def raw(text: str) -> bytes:
     return joined
 
 
+def raw_prefix(text: str) -> bytes:
+    """Return the bytes that names in one folder are to begin with. Raises BadInput for what none can."""
+    try:
+        encoded = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as exc:
+        raise errors.BadInput("The beginning of a name is not text.", field="prefix") from exc
+    data = _ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), encoded)
+    if b"\0" in data or b"/" in data or len(data) > limits.NAME_BYTES_MAX:
+        raise errors.BadInput("No name begins like this.", field="prefix")
+    return data
+
+
 def disposition(name: str) -> str:
     """Return the Content-Disposition of a download under this name, safe for any bytes in it (RFC 6266)."""
     clean = "".join(

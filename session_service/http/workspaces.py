@@ -105,19 +105,19 @@ async def list_files(exchange: Exchange) -> answers.FilesOut:
     query = exchange.query(asks.FilesQuery)
     workspace = await readable_workspace(exchange)
     folder, seq = paths.raw(query.path), _seq(exchange)
+    after, prefix = cursors.read_name(query.cursor), paths.raw_prefix(query.prefix)
     if workspace.user_id != exchange.caller.user.id:
         await _record_read(exchange, workspace, "folder.listed", folder, seq)
-    entries = await _from_store(
-        exchange.services.checkpoints.folder(workspace_name(workspace), seq=seq, path=folder)
+    page = await _from_store(
+        exchange.services.checkpoints.folder(
+            workspace_name(workspace), seq=seq, path=folder, after=after, prefix=prefix, limit=query.limit
+        )
     )
-    first = cursors.read_number(query.cursor) or 0
-    page = entries[first : first + query.limit]
-    more = len(entries) > first + query.limit
     return answers.FilesOut(
         path=paths.shown(folder),
         seq=seq,
-        items=[render.file(entry, folder) for entry in page],
-        next_cursor=cursors.write(first + query.limit) if more else None,
+        items=[render.file(entry, folder) for entry in page.entries],
+        next_cursor=cursors.write_name(page.entries[-1].raw_name) if page.more else None,
     )
 
 

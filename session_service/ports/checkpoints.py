@@ -147,6 +147,16 @@ class FolderEntry(msgspec.Struct, frozen=True, kw_only=True):
     link_target: str = ""
 
 
+class FolderPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some neighbouring entries of a folder, ascending by the bytes of their names.
+
+    With `more` the next page begins after the `raw_name` of the last one.
+    """
+
+    entries: list[FolderEntry]
+    more: bool
+
+
 class WatchLook(msgspec.Struct, frozen=True, kw_only=True):
     """How one worker learns of changes in homes."""
 
@@ -286,7 +296,14 @@ class Checkpoints(Protocol):
 
     async def history(self, workspace: WorkspaceName) -> list[CheckpointInfo]: ...
 
-    async def folder(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> list[FolderEntry]: ...
+    async def folder(
+        self, workspace: WorkspaceName, *, seq: int, path: bytes, after: bytes, prefix: bytes, limit: int
+    ) -> FolderPage:
+        """Return at most `limit` entries of a folder that follow the name `after` and begin with `prefix`.
+
+        Both may be empty. The price of a page does not grow with the folder.
+        """
+        ...
 
     def read(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> AsyncIterator[bytes]:
         """Stream one file's bytes."""

@@ -14,7 +14,7 @@ from session_service.ports.checkpoints import (
     BadPath,
     CheckpointInfo,
     CheckpointResult,
-    FolderEntry,
+    FolderPage,
     LastLook,
     LogHead,
     PendingLook,
@@ -295,7 +295,9 @@ class Repository:
         await self._reach("history")
         return [entry.info for entry in self.logs.get(workspace.workspace_id, []) if entry.info is not None]
 
-    async def folder(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> list[FolderEntry]:
+    async def folder(
+        self, workspace: WorkspaceName, *, seq: int, path: bytes, after: bytes, prefix: bytes, limit: int
+    ) -> FolderPage:
         raise BadInput("not in this fake")
 
     def read(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> AsyncIterator[bytes]:

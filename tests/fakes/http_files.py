@@ -11,6 +11,7 @@ from session_service.base import errors
 from session_service.ports.checkpoints import (
     CheckpointInfo,
     FolderEntry,
+    FolderPage,
     Progress,
     RestoreReport,
     StoreStatus,
@@ -62,7 +63,9 @@ class HttpFiles:
         await self._answer()
         return [checkpoint(seq, session_id="0" * 26, scan_ms=seq * 1000) for seq in range(1, 6)]
 
-    async def folder(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> list[FolderEntry]:
+    async def folder(
+        self, workspace: WorkspaceName, *, seq: int, path: bytes, after: bytes, prefix: bytes, limit: int
+    ) -> FolderPage:
         await self._answer()
         self._known(seq)
         top = path + b"/" if path else b""
@@ -73,17 +76,19 @@ class HttpFiles:
                 names[first] = None if rest else body
         if not names:
             raise errors.NotFound()
-        return [
+        wanted = sorted(name for name in names if name > after and name.startswith(prefix))
+        entries = [
             FolderEntry(
                 name=name.decode("utf-8", "replace"),
                 raw_name=name,
-                kind="folder" if body is None else "file",
-                size=len(body or b""),
+                kind="folder" if names[name] is None else "file",
+                size=len(names[name] or b""),
                 mode=0o644,
                 mtime_ms=1_700_000_000_123,
             )
-            for name, body in sorted(names.items())
+            for name in wanted[:limit]
         ]
+        return FolderPage(entries=entries, more=len(wanted) > limit)
 
     async def read(self, workspace: WorkspaceName, *, seq: int, path: bytes) -> AsyncIterator[bytes]:
         self.reading += 1

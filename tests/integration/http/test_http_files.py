@@ -10,9 +10,12 @@ import pytest
 
 from session_service.base import errors
 from session_service.base.ids import WorkspaceId
+from session_service.client.api import FOLDER_PAGE_ENTRIES
 from session_service.core.changes import PutDesktop, Unit
 from session_service.core.records import Desktop, State
-from session_service.http import limits, paths, uploads
+from session_service.http import cursors, limits, paths, uploads
+from storage.format.limits import NAME_BYTES_MAX
+from storage.ops.browse import FOLDER_PAGE_ENTRIES_MAX
 from tests.fakes.http_files import HOSTILE_NAME
 from tests.fakes.http_world import Browser, HttpWorld, http_world
 from tests.fakes.until import until
@@ -342,3 +345,53 @@ async def test_slow_uploads_of_one_account_leave_turns_to_the_others(world: Http
         go.set()
     assert [each.result().status for each in slow] == [201] * limits.UPLOADS_PER_USER_MAX
     assert (await ada.ask("POST", mine + "/uploads?name=a", data=b"x")).status == 201
+
+
+async def test_a_folder_comes_page_by_page_whatever_its_names_are(world: HttpWorld) -> None:
+    """The cursor is the last name, of any bytes and of full length; nothing is told twice or left out."""
+    names = [b"\xff\xfe" * 100, b"\n", b"a", b"A" * 255, b"\\x41", "é\u202e".encode(), b"%2f", b"name:61"]
+    world.files.files |= {b"odd/" + name: b"x" for name in names}
+    ada = await world.signed_in("ada")
+    place = await home_of(ada) + "/checkpoints/5/files"
+    found, cursor = [], ""
+    while cursor is not None:
+        page = (await ada.get(place, params={"path": "odd", "limit": "1", "cursor": cursor})).body
+        found += [paths.raw(item["path"]) for item in page["items"]]
+        cursor = page["next_cursor"]
+    assert found == [b"odd/" + name for name in sorted(names)]
+
+
+async def test_names_that_begin_alike_are_found_without_the_others(world: HttpWorld) -> None:
+    """Bytes that are no text are asked for as they are shown."""
+    ada = await world.signed_in("ada")
+    place = await home_of(ada) + "/checkpoints/5/files"
+    shown = (await ada.get(place, params={"path": "docs", "prefix": "pl"})).body["items"]
+    assert [item["name"] for item in shown] == ["plan.txt"]
+    shown = (await ada.get(place, params={"path": "docs", "prefix": paths.shown(HOSTILE_NAME[:7])})).body
+    assert [paths.raw(item["path"]) for item in shown["items"]] == [b"docs/" + HOSTILE_NAME]
+    for nothing in ("a/b", "\\x00", "n" * 256):
+        assert (await ada.get(place, params={"prefix": nothing})).code == "bad_input"
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "x",
+        cursors.write(3),
+        cursors.write("name:"),
+        cursors.write("name:6g"),
+        cursors.write("name:6 1"),
+        cursors.write("name:" + "61" * 256),
+    ],
+)
+async def test_a_cursor_of_a_folder_that_we_never_wrote_is_refused(world: HttpWorld, cursor: str) -> None:
+    """Numbers of other lists, too."""
+    ada = await world.signed_in("ada")
+    seen = await ada.get(await home_of(ada) + "/checkpoints/5/files", params={"cursor": cursor})
+    assert seen.code == "bad_input"
+
+
+def test_a_page_of_a_folder_is_as_large_as_the_storage_gives() -> None:
+    """And the program that reads all of it asks for no more."""
+    assert limits.FOLDER_PAGE_ENTRIES_MAX == FOLDER_PAGE_ENTRIES_MAX == FOLDER_PAGE_ENTRIES
+    assert limits.NAME_BYTES_MAX == NAME_BYTES_MAX
