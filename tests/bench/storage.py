@@ -109,7 +109,8 @@ class Restic:
     def command(self, phase: str, place: Place, number: int) -> Sequence[str]:
         store = str(place.store)
         if place.server is not None:
-            store = f"s3:{place.server.endpoint}/peer-{place.folder.name}"
+            # Each server is new. A folder's name may hold what a bucket's may not.
+            store = f"s3:{place.server.endpoint}/peer"
         base = ["restic", "-q", "-r", store, "--cache-dir", str(place.folder / "cache")]
         if phase == "init":
             return [*base, "init"]
@@ -414,6 +415,15 @@ def look_for_peers() -> None:
         VERSIONS[peer] = f"{peer} {told[1]}"
 
 
+def rows_at(name: str, where: Path, pristine: Path, asked: argparse.Namespace) -> list[report.Row]:
+    """Measure at one of PLACES and return its rows."""
+    if name in SERVERS:
+        return server_rows(first_on_server(where, pristine, asked, SERVERS[name]), name)
+    if name == "one":
+        return one_file(where, asked)
+    return rows_of(rounds_on(where, pristine, asked, name), name)
+
+
 def main() -> int:
     made = report.parser("Checkpoints and restores of a seeded home.")
     made.add_argument("--rounds", type=int, default=3)
@@ -422,6 +432,7 @@ def main() -> int:
     asked = made.parse_args()
     look_for_peers()
     rows: list[report.Row] = []
+    failed: list[str] = []
     load = os.getloadavg()[0]
     quick = MEMORY_FOLDER if os.access(MEMORY_FOLDER, os.W_OK) else Path(tempfile.gettempdir())
     with tempfile.TemporaryDirectory(prefix="bench-home-", dir=quick) as folder:
@@ -431,18 +442,18 @@ def main() -> int:
         size, files = size_of(pristine)
         for name in asked.places.split(","):
             where = Path(tempfile.gettempdir()) if name == "disk" else quick
-            if name in SERVERS:
-                rows += server_rows(first_on_server(where, pristine, asked, SERVERS[name]), name)
-            elif name == "one":
-                rows += one_file(where, asked)
-            else:
-                rows += rows_of(rounds_on(where, pristine, asked, name), name)
+            try:
+                rows += rows_at(name, where, pristine, asked)
+            except RuntimeError as error:  # what the other places cost stays worth telling
+                failed.append(f"{name} gave no figures: {error}")
+                report.progress(failed[-1])
     notes = (
+        *failed,
         f"home of {size / 1e6:.0f} MB in {files} files; medians of {asked.rounds} rounds, tools in turn",
         f"load average when it began {load:.1f}, when it ended {os.getloadavg()[0]:.1f}; compare ratios only",
         "each phase is a fresh process, its start included, but resident; MB and objects: what a phase added",
     )
-    return report.report("storage", rows, as_json=asked.json, notes=notes)
+    return report.report("storage", rows, as_json=asked.json, notes=notes) or bool(failed)
 
 
 if __name__ == "__main__":
