@@ -40,6 +40,7 @@ EVENTS: Final = frozenset(
         "part.started",
         "part.ended",
         "part.refused",
+        "part.priority_refused",
         "part.replaced",
         "gateway.joined",
         "gateway.left",

@@ -7,14 +7,13 @@ it sets that where he can (`allow_return`). Nothing here decides who stands back
 import contextlib
 import os
 import resource
+import threading
 from pathlib import Path
 from typing import Final
 
 NICE_LIMIT: Final = 20
 """RLIMIT_NICE that allows to go back to priority 0 (getrlimit(2): 20 - nice)."""
-
-CAP_SYS_NICE: Final = 23
-"""capability.h"""
+NICE_MAX: Final = 19
 
 
 def allow_return(pid: int) -> bool:
@@ -27,16 +26,29 @@ def allow_return(pid: int) -> bool:
 
 
 def may_return() -> bool:
-    """Return whether this process can raise its priority again."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NICE)
-    return soft == resource.RLIM_INFINITY or soft >= NICE_LIMIT or _has_capability(CAP_SYS_NICE)
+    """Return whether this process can raise its priority again: tried, in a thread that ends with its own.
+
+    A limit or a capability does not say so: a capability of a user namespace allows nothing here, and a
+    container may forbid the call.
+    """
+    found: list[bool] = []
+    trying = threading.Thread(target=lambda: found.append(_returns()), name="try-priority")
+    trying.start()
+    trying.join()
+    return found == [True]
 
 
-def _has_capability(number: int) -> bool:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> number & 1)
-    return False
+def _returns() -> bool:
+    """Lower the priority of this thread by one, and raise it again."""
+    try:
+        nice = os.getpriority(os.PRIO_PROCESS, 0)
+        if nice >= NICE_MAX:
+            return False
+        os.setpriority(os.PRIO_PROCESS, 0, nice + 1)
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
+    except OSError:
+        return False
+    return True
 
 
 def set_nice(nice: int) -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from session_service.base import errors, priority, rpc
 from session_service.base.aio import Tasks
+from session_service.base.log import get_logger
 
 NICE: Final = 10
 """Of ten parts of a processor that both want, nine go to the close."""
@@ -55,8 +56,8 @@ class StandingBack:
     def urgent(self) -> Iterator[None]:
         """While this goes on, nobody makes this worker stand back."""
         self._urgent += 1
-        self._apply()
         try:
+            self._apply()
             yield
         finally:
             self._urgent -= 1
@@ -75,9 +76,15 @@ class StandingBack:
 
     def _apply(self) -> None:
         wanted = NICE if self._able and not self._urgent and self._clock_s() < self._until_s else 0
-        if wanted != self._nice:
+        if wanted == self._nice:
+            return
+        try:
             self._set_nice(wanted)
-            self._nice = wanted
+        except OSError as exc:
+            # A priority is only speed: no close may fail for it. It is not lowered again.
+            self._able = False
+            get_logger().warning("part.priority_refused", nice=wanted, error=str(exc))
+        self._nice = wanted
 
 
 class Ahead:

@@ -160,6 +160,39 @@ async def test_who_could_not_raise_its_priority_again_never_lowers_it():
     assert one.set == []
 
 
+async def test_a_priority_that_may_not_be_raised_again_fails_no_close():
+    """A capability of a user namespace promises what the kernel then refuses."""
+    tried: list[int] = []
+
+    def set_nice(nice: int) -> None:
+        tried.append(nice)
+        if nice < NICE:
+            raise PermissionError
+
+    worker = StandingBack(clock_s=lambda: 100.0, able=True, set_nice=set_nice)
+    worker.told(LASTS_S)
+    for _ in range(2):
+        with worker.urgent():
+            pass
+    worker.told(LASTS_S)
+    assert tried == [NICE, 0], "it is not lowered once more"
+
+
+def test_a_capability_of_a_user_namespace_is_no_right_to_come_back():
+    """Root of a rootless container has CAP_SYS_NICE, and nothing of it here."""
+    script = (
+        "import ctypes, os, resource, sys; from session_service.base import priority;"
+        "resource.setrlimit(resource.RLIMIT_NICE, (0, 0));"
+        "made = ctypes.CDLL(None, use_errno=True).unshare(0x10000000);"
+        "before = os.getpriority(os.PRIO_PROCESS, 0);"
+        "print('none' if made else priority.may_return(), os.getpriority(os.PRIO_PROCESS, 0) - before)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=child_environment()
+    ).stdout
+    assert told in {"False 0\n", "none 0\n"}, "none: this machine makes no such namespaces"
+
+
 def test_a_plain_process_lowers_its_priority_only_where_it_was_allowed_to_come_back():
     """`nobody` is uid 65534 everywhere."""
     script = (
