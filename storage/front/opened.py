@@ -82,6 +82,7 @@ class Opened:
         self._threads = Threads()
         self._second = second
         self._lending = Lending(fresh)
+        self._scratch = cache_folder
         self._spared: dict[str, str] = {}
         self._copiers: dict[WorkspaceRef, Copier] = {}
         self._replicating: dict[WorkspaceRef, asyncio.Lock] = {}

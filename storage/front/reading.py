@@ -110,7 +110,7 @@ class Reading(Opened):
         assert row.checkpoint is not None, "it is countable"
         long = row.checkpoint.totals.size >= PINNED_FROM_BYTES
         async with self._lending.pinned(await self._upkeep(ref), state, row, long=long):
-            async for piece in archive.stream(browser, entry, kind=kind):
+            async for piece in archive.stream(browser, entry, kind=kind, scratch=self._scratch):
                 yield piece
 
     async def restore(

@@ -11,12 +11,14 @@ import tarfile
 import time
 import zipfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Final
 
 from storage.format import tree
 from storage.format.tree import Entry
 from storage.ops.browse import Browser
 from storage.ops.values import ArchiveKind
+from storage.ops.zip_directory import ZipDirectory
 from storage.scan.entry import Kind
 
 TAR_BLOCK_BYTES: Final = 512
@@ -31,9 +33,13 @@ _TAR_TYPES: Final = {
 }
 
 
-async def stream(browser: Browser, start: Entry, *, kind: ArchiveKind) -> AsyncIterator[bytes]:
-    """Yield the bytes of an archive of everything beneath a folder, or of one file."""
-    pieces = _zip(browser, start) if kind == "zip" else _tar(browser, start)
+async def stream(browser: Browser, start: Entry, *, kind: ArchiveKind, scratch: Path) -> AsyncIterator[bytes]:
+    """Yield the bytes of an archive of everything beneath a folder, or of one file.
+
+    Args:
+        scratch: where the directory of a large zip may lie meanwhile.
+    """
+    pieces = _zip(browser, start, scratch) if kind == "zip" else _tar(browser, start)
     async for piece in pieces:
         yield piece
 
@@ -81,12 +87,14 @@ class _Drain(io.RawIOBase):
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
+        self.total = 0
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: "bytes | bytearray | memoryview") -> int:  # type: ignore[override]  # any buffer will do
         self._parts.append(bytes(data))
+        self.total += len(data)
         return len(data)
 
     def take(self) -> bytes:
@@ -96,9 +104,10 @@ class _Drain(io.RawIOBase):
         return taken
 
 
-async def _zip(browser: Browser, start: Entry) -> AsyncIterator[bytes]:
+async def _zip(browser: Browser, start: Entry, scratch: Path) -> AsyncIterator[bytes]:
     drain = _Drain()
-    with zipfile.ZipFile(drain, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+    archive = zipfile.ZipFile(drain, "w", zipfile.ZIP_STORED, allowZip64=True)
+    with ZipDirectory(scratch) as directory, archive:
         async for path, entry in _entries(browser, start):
             if entry.type not in (Kind.FILE, Kind.FOLDER, Kind.SYMLINK):
                 continue
@@ -114,8 +123,11 @@ async def _zip(browser: Browser, start: Entry) -> AsyncIterator[bytes]:
             else:
                 target = entry.content if entry.type == Kind.SYMLINK else b""
                 archive.writestr(member, target if isinstance(target, bytes) else b"")
+            directory.take(archive)
             yield drain.take()
-    yield drain.take()
+        for piece in directory.pieces(drain.total):
+            yield piece
+    # What `zipfile` writes when it is closed, the end of an archive without members, is left in the drain.
 
 
 def _zip_member(path: bytes, entry: Entry) -> zipfile.ZipInfo:

@@ -63,13 +63,15 @@ class Checkpointing:
                 self._step(1)
                 newest = state.newest(complete=False)
                 unchanged = newest is not None and _is_unchanged(plan, prepared, newest)
+                if unchanged and state.damaged:
+                    unchanged = not (prepared.packs or prepared.inline)  # what was lost is stored anew
                 if unchanged and newest is not None:
                     row, proof = newest, await workspace.proof_of(state, newest)
                 else:
                     row, proof = await self._commit(plan, prepared, state, retired_at)
                 self._step(COMMIT_STEPS)
                 workspace.proof = proof
-                await workspace.remember(prepared.gathered.cache, row)
+                await workspace.remember(prepared.gathered.cache, row, without=state.damaged)
                 looks.pop_all()
                 look.keep(_left(prepared))
             await workspace.write_snapshot(self._fresh)

@@ -99,7 +99,7 @@ async def find_left(
     listed = [
         info
         async for info in place.list(f"{names.PACK_PREFIX}{fence}-")
-        if info.name not in state.packs and info.name not in spoiled
+        if info.name not in (state.packs.keys() | state.damaged.keys() | spoiled)
     ]
     if not listed:
         return NOTHING_LEFT

@@ -51,6 +51,8 @@ class Workspace:
     proof: VerifiedCheckpoint | None = None
     spoiled: set[str] = field(default_factory=set)
     """Packs of earlier attempts that did not decode whole; see `left_packs`."""
+    scanned_without: frozenset[str] = frozenset()
+    """Damaged packs on which the stat cache does not rely: it comes from a scan that knew of none of them."""
     saved_whole: dict[str, int] = field(default_factory=dict)
     """Full bases of this process, with how often the log had been read well by then; see `full_base`."""
 
@@ -62,6 +64,8 @@ class Workspace:
         if not self.stat_loaded:
             self.stat = await self.threads.quick(StatCache.load, self.stat_file)
             self.stat_loaded = True
+        if not state.damaged.keys() <= self.scanned_without:
+            return None  # what it remembers as stored may lie in a damaged pack: read it, and store it anew
         cache = self.stat
         if cache is not None:
             row = state.row(cache.seq)
@@ -85,8 +89,13 @@ class Workspace:
             # A damaged older tree must not keep anybody from saving a new one; verify will name it.
             return None
 
-    async def remember(self, cache: StatCache, row: Row) -> None:
-        """Bind the stat cache of a scan to the checkpoint that holds it, and keep it."""
+    async def remember(self, cache: StatCache, row: Row, *, without: Collection[str] = ()) -> None:
+        """Bind the stat cache of a scan to the checkpoint that holds it, and keep it.
+
+        Args:
+            without: damaged packs that the scan took for not being there.
+        """
+        self.scanned_without = frozenset(without)
         known = cache is self.stat and (cache.seq, cache.hash) == (row.seq, row.hash)
         cache.seq, cache.hash = row.seq, row.hash
         self.stat, self.stat_loaded = cache, True

@@ -174,6 +174,8 @@ class Copier:
 
     async def _copy(self, wanted: Sequence[Wanted], count: _Count) -> None:
         """Copy stage by stage; entries one after the other, so that no higher one stands without a lower."""
+        damaged = self.workspace.log.state.damaged.values()
+        count.faults += [f"{one.name}: {one.why}" for one in damaged][:FAULTS_MAX]
         for stage in range(4):
             part = [one for one in wanted if rank(one.name) == stage]
             at_once = 1 if stage == 2 else COPIES_AT_ONCE

@@ -113,6 +113,7 @@ class Collector:
             raise CollectRefused(what=state.collectors_stop)
         if state.config_told not in (b"", state.config_hash):
             raise CollectRefused(what="config is not the one that this log began with")
+        state.require_whole()
         if state.unopened_side():
             raise CollectRefused(what=f"{state.unopened_side()} does not open")
         for seq, hash_ in witnesses:

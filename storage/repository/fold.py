@@ -103,6 +103,7 @@ class Folder:
 
 def history_of(state: LogState) -> tuple[HistoryHead, list[HistoryRow]]:
     """Return what a history of the whole log says."""
+    state.require_whole()
     head = HistoryHead(
         state.seq,
         state.fence,

@@ -7,12 +7,17 @@ are kept apart, so that a reference to a tree node can never be answered with a 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from storage.errors import ObjectMissing
+from storage.format.encoding import Body
 from storage.format.header import ObjectType
 from storage.format.keys import BoxKind
 from storage.format.table import Segment
+
+
+DAMAGED_NAMED_MAX: Final = 4
+"""Packs that one error names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +39,15 @@ class Place(NamedTuple):
     segment: int
     start: int
     length: int
+
+
+class DamagedPack(Body, frozen=True):
+    """A live pack whose footer alone tells what is in it, and cannot be read: none of its chunks is known."""
+
+    name: str
+    size: int
+    footer_digest: bytes
+    why: str
 
 
 class Places(Protocol):
@@ -62,6 +76,8 @@ class ChunkIndex:
     def __init__(self) -> None:
         self._places: dict[BoxKind, dict[bytes, Place]] = {BoxKind.DATA: {}, BoxKind.META: {}}
         self.containers: dict[str, Container] = {}
+        self.damaged: dict[str, DamagedPack] = {}
+        """Packs in which a chunk may lie that is known nowhere else, by name."""
 
     def add(self, container: Container) -> None:
         """Make the chunks of a container findable. The first place of a chunk stays its place."""
@@ -96,7 +112,15 @@ class ChunkIndex:
         try:
             return self._places[kind][chunk_id]
         except KeyError:
-            raise ObjectMissing(what="chunk is in no live object", chunk=chunk_id.hex()) from None
+            raise self._missing(chunk_id) from None
+
+    def _missing(self, chunk_id: bytes) -> ObjectMissing:
+        if not self.damaged:
+            return ObjectMissing(what="chunk is in no live object", chunk=chunk_id.hex())
+        named = sorted(self.damaged)[:DAMAGED_NAMED_MAX]
+        more = f" and {len(self.damaged) - len(named)} more" if len(self.damaged) > len(named) else ""
+        what = "chunk is in no object that can be read; this pack is damaged"
+        return ObjectMissing(what=what, object=", ".join(named) + more, chunk=chunk_id.hex())
 
     async def look_again(self, looks: int) -> bool:
         """Return False: this is the log of one moment. `CurrentPlaces` follows it."""

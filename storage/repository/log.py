@@ -46,6 +46,7 @@ from storage.format.pack import read_footer, read_trailer
 from storage.format.snapshot import read_snapshot
 from storage.format.table import Table
 from storage.repository.cache import RecordFile
+from storage.repository.index import DamagedPack
 from storage.repository.prefixed import Prefixed
 from storage.repository.settle import settle_create
 from storage.repository.slots import RepositoryKeys
@@ -130,6 +131,7 @@ class CommitLog:
         self._last: StoredHead | None = None
         self._unsettled: tuple[str, bytes] | None = None
         self._loaded = False
+        self._looked_at = 0
         self._knew_keys = False
         self.keys_changed = False
         """The repository has keys that this process did not open; who holds this log drops it."""
@@ -158,6 +160,8 @@ class CommitLog:
     async def _read_whole(self) -> LogState:
         if not self._loaded:
             await self._load_cache()
+        if self.state.damaged and await self._is_one_back():
+            self.forget()
         if self.state.seq and await self._read_on_from_known():
             return self.state
         failure: StorageError | None = None
@@ -268,6 +272,18 @@ class CommitLog:
         self._last = head
         self._unsaved.append(head)
         return row
+
+    async def _is_one_back(self) -> bool:
+        """Return whether a pack that was damaged can be read by now, of some that are looked at in turn."""
+        damaged = list(self.state.damaged.values())
+        first = self._looked_at % len(damaged)
+        turn = (damaged[first:] + damaged[:first])[:READ_AHEAD_ENTRIES]
+        self._looked_at = first + len(turn)
+        tables = await together(
+            [self._table_or_why(one.name, one.size, one.footer_digest) for one in turn],
+            at_once=READ_AHEAD_ENTRIES,
+        )
+        return any(isinstance(table, Table) for table in tables)
 
     async def _read_on_from_known(self) -> bool:
         """Read behind the last known entry. False: what was known is not what the store holds."""
@@ -448,11 +464,37 @@ class CommitLog:
     async def _completed(self, head: StoredHead, retired: set[str]) -> StoredHead:
         """Return a head with the tables of its packs and the side checkpoint that it names."""
         fields = decode_entry(head.kind, head.body).fields
-        tables = await self._tables(pack_refs(fields), retired)
+        tables, damaged = await self._live_tables(pack_refs(fields), retired)
         sides: list[StoredSide] = []
         if isinstance(fields, SideBranch):
             sides = await self._sides([(fields.name, fields.hash)], retired)
-        return msgspec.structs.replace(head, tables=tables, sides=sides) if tables or sides else head
+        if not (tables or sides):
+            return head
+        return msgspec.structs.replace(head, tables=tables, sides=sides, damaged=damaged)
+
+    async def _live_tables(
+        self, refs: Sequence[PackRef], retired: set[str]
+    ) -> tuple[list[Table | None], list[DamagedPack]]:
+        """Read the tables of the main line's packs that carry none. One that cannot be read is told, and stops
+        only what needs it. One that an R behind gave up may be gone: the state drops it when it meets that R.
+        """
+        asked = [ref for ref in refs if ref.table is None]
+        reads = [self._live_table(pack_name(ref, beside=False), ref, retired) for ref in asked]
+        found = await together(reads, at_once=READ_AHEAD_ENTRIES)
+        tables = [None if isinstance(one, DamagedPack) else one for one in found]
+        return tables, [one for one in found if isinstance(one, DamagedPack)]
+
+    async def _live_table(self, name: str, ref: PackRef, retired: set[str]) -> Table | DamagedPack | None:
+        if name in retired:
+            return None
+        found = await self._table_or_why(name, ref.size, ref.footer_digest)
+        return DamagedPack(name, ref.size, ref.footer_digest, found) if isinstance(found, str) else found
+
+    async def _table_or_why(self, name: str, size: int, footer_digest: bytes) -> Table | str:
+        try:
+            return await self.read_pack_table(name, size, footer_digest)
+        except (FormatError, KeyMissing, ObjectDamaged) as exc:
+            return str(exc)
 
     async def _tables(
         self, refs: Sequence[PackRef], retired: set[str], *, beside: bool = False
@@ -517,10 +559,10 @@ class CommitLog:
             raise ObjectDamaged(object=name, what="missing")
         keys = self._keys.of_header(raw, name)
         head, rows = await self._threads.quick(partial(read_history, keys, name, raw, hash_=hash_))
-        tables = await self._tables(head.packs, retired)
+        tables, damaged = await self._live_tables(head.packs, retired)
         sides = await self._sides([(side.name, side.hash) for side in head.sides], retired, head.packs)
         body = encode(StoredHistory(head, rows))
-        return StoredHead(head.to, rows[-1].hash, HISTORY_KIND, 0, body, tables, sides)
+        return StoredHead(head.to, rows[-1].hash, HISTORY_KIND, 0, body, tables, sides, damaged)
 
     def _opened(self, seq: int, raw: bytes) -> StoredHead:
         name = names.log_entry(seq)
@@ -562,8 +604,8 @@ class CommitLog:
 
     async def save_cache(self) -> None:
         """Add to the local cache what was read or placed since the last time."""
-        if self._cache is None or not (self._unsaved or self._anew):
-            return
+        if self._cache is None or not (self._unsaved or self._anew) or self.state.damaged:
+            return  # what lacks chunks is not remembered: once it is whole again it is read from the store
         records = [encode(head) for head in self._unsaved]
         await self._threads.quick(self._cache.add, records, anew=self._anew)
         self._unsaved, self._anew = [], False

@@ -247,11 +247,8 @@ class Reader:
         todo: list[tuple[bytes, int, bytes | None, bytes | None]] = [(ref[0], ref[1], None, None)]
         while todo:
             node_id, level, first, behind = todo.pop()
-            raw = await self.chunk(index, BoxKind.META, node_id)
-            if level:
-                children = tree.decode_children(raw, level)
-                if first not in (None, children[0].first):
-                    raise Malformed(rule="first name of a node")
+            children, entries = await self.node(index, (node_id, level), first=first)
+            if children:
                 ends = [*(child.first for child in children[1:]), behind]
                 low = max(bisect_right(children, start, key=_first_name) - 1, 0)
                 todo += [
@@ -259,15 +256,32 @@ class Reader:
                     for child, end in zip(reversed(children[low:]), reversed(ends[low:]), strict=True)
                 ]
                 continue
-            entries = tree.decode_entries(raw)
-            if first is not None and (not entries or entries[0].name != first):
-                raise Malformed(rule="first name of a node")
             if entries and behind is not None and entries[-1].name >= behind:
                 raise Malformed(rule="names ascend over nodes")  # in a node they do: its decoder looked
             if entries and entries[0].name < start:
                 entries = [entry for entry in entries if entry.name >= start]
             if entries:
                 yield entries
+
+    async def node(
+        self, index: Places, ref: NodeRef, *, first: bytes | None
+    ) -> tuple[list[Child], list[Entry]]:
+        """Return the children of a node, or its entries if it is one of level 0.
+
+        Args:
+            first: the name with which it must begin; None where nobody told one.
+        """
+        node_id, level = ref
+        raw = await self.chunk(index, BoxKind.META, node_id)
+        if level:
+            children = tree.decode_children(raw, level)
+            if first not in (None, children[0].first):
+                raise Malformed(rule="first name of a node")
+            return children, []
+        entries = tree.decode_entries(raw)
+        if first is not None and (not entries or entries[0].name != first):
+            raise Malformed(rule="first name of a node")
+        return [], entries
 
     async def refs(self, index: Places, content: Content) -> AsyncIterator[tuple[bytes, int]]:
         """Yield the chunks of a content, in order."""

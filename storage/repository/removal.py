@@ -27,6 +27,7 @@ def may_go(state: LogState, name: str) -> bool:
     """Return whether an entry of this log gave an object up. Asked only of a chain that was read itself."""
     if state.snapshot_at:
         raise CollectRefused(what="the log was read from an index snapshot", seq=state.snapshot_at)
+    state.require_whole()
     if name.startswith(names.LOG_PREFIX):
         return names.log_entry_seq(name) <= state.folded_to
     if name in state.index.containers or name not in state.retired:
@@ -52,6 +53,8 @@ def may_leave_replica(main: LogState, replica: LogState, name: str, *, on_main: 
         on_main: what the main store listed after the replica, and before `main` was read.
     """
     if (main.seq, main.hash) != (replica.seq, replica.hash) or name in on_main:
+        return False
+    if main.damaged or replica.damaged:
         return False
     if name.startswith(names.LOG_PREFIX):
         return may_go(replica, name)

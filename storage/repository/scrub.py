@@ -119,6 +119,8 @@ class Scrub:
             # The chain was read from its newest end: a guard whose fold never came says nothing against it.
             if not await self._log.is_linked(row):
                 result.faults.append(f"{names.log_entry(row.seq)}: its predecessor is gone")
+        for one in state.damaged.values():
+            result.faults.append(f"{one.name}: {one.why}")
         await self._config(state)
         await self._containers(state, level)
         await self._trees(state)
@@ -223,7 +225,7 @@ class Scrub:
             try:
                 if name.startswith(names.PACK_PREFIX):
                     names.pack_parts(name)
-                    dead = name not in state.index.containers
+                    dead = name not in state.index.containers and name not in state.damaged
                     self.result.orphans += dead and name not in state.retired
                 elif name.startswith(names.LOG_PREFIX):
                     await self._entry(state, name, info.size, level)

@@ -63,7 +63,13 @@ async def write_if_due(
     The caller holds the workspace's lock. That it cannot be written hinders nobody.
     """
     state = log.state
-    if state.collectors_stop or state.unopened_side() or state.writers_stop is not None or not state.seq:
+    if (
+        state.damaged
+        or state.collectors_stop
+        or state.unopened_side()
+        or state.writers_stop is not None
+        or not state.seq
+    ):
         return False
     if not is_due(state, last=log.snapshot_seq or state.snapshot_at, chunks_then=log.snapshot_chunks):
         return False
@@ -91,6 +97,7 @@ def _made(state: LogState, keys: EpochKeys, fresh: Fresh) -> bytes:
 
 def snapshot_of(state: LogState) -> tuple[SnapshotHead, list[HistoryRow], list[SnapshotObject]]:
     """Return what a snapshot of the whole log says."""
+    state.require_whole()
     head = SnapshotHead(
         state.seq,
         state.fence,

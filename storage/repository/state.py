@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from storage.errors import ChainBroken, Malformed, NewerServiceNeeded
+from storage.errors import ChainBroken, CollectRefused, Malformed, NewerServiceNeeded
 from storage.format import names
 from storage.format.encoding import Body, decode
 from storage.format.entries import (
@@ -34,7 +34,7 @@ from storage.format.history import HistoryHead, HistoryRow
 from storage.format.limits import HEADER_BYTES
 from storage.format.snapshot import SnapshotHead, SnapshotObject
 from storage.format.table import Table, read_table
-from storage.repository.index import ChunkIndex, Container
+from storage.repository.index import ChunkIndex, Container, DamagedPack
 
 OUR_VERSION: Final = 1
 """As reader and writer of V entries."""
@@ -67,6 +67,8 @@ class StoredHead(Body, frozen=True):
     """
     sides: list[StoredSide] = msgspec.field(default_factory=list)
     """What a B names, or a history's live side branches. Missing where it does not open."""
+    damaged: list[DamagedPack] = msgspec.field(default_factory=list)
+    """Packs whose tables are nil because their footers cannot be read."""
 
 
 class StoredHistory(Body, frozen=True):
@@ -184,6 +186,24 @@ class LogState:
         """Return what the next entry names as its predecessor."""
         return self.rows[-1].hash if self.rows else self.config_hash
 
+    @property
+    def damaged(self) -> dict[str, DamagedPack]:
+        """Return the live packs of which nothing is known but that they are damaged. While there is one, this
+        state must decide about nothing that may go, and must not be written down as whole.
+        """
+        return self.index.damaged
+
+    def require_whole(self) -> None:
+        """Refuse to go on with an index that lacks chunks. Raises CollectRefused."""
+        for one in self.damaged.values():
+            raise CollectRefused(
+                what="a pack is damaged: bring it back from the second store with `replica repair`, or put a"
+                " whole copy in its place",
+                object=one.name,
+                damaged=len(self.damaged),
+                cause=one.why,
+            )
+
     def unopened_side(self) -> str:
         """Return the name of a live side checkpoint that does not open; empty if there is none."""
         return next((side.name for side in self.sides.values() if side.row is None), "")
@@ -256,6 +276,7 @@ class LogState:
         )
         if not void:
             self._add(containers, [ref for ref, _ in refs])
+            self.damaged.update({one.name: one for one in head.damaged})
         self.rows.append(row)
         if isinstance(entry.fields, SideBranch):
             self.add_side(row.seq, row.hash, entry.fields.name, entry.fields.hash, head.sides)
@@ -358,6 +379,7 @@ class LogState:
         for name in gone:
             self.retired[name] = seq
             self.packs.pop(name, None)
+            self.damaged.pop(name, None)
         self.dropped.difference_update(gone)
         if fields.entries_to:
             assert fields.history is not None, "checked when it was decoded"
@@ -396,6 +418,7 @@ class LogState:
         self._judge_version(told.version, head.seq)
         for ref, table in _with_tables(told.packs, head.tables, head.seq):
             self._add([pack_container(ref, table)], [ref])
+        self.damaged.update({one.name: one for one in head.damaged})
         for side in told.sides:
             row = self._named_row(side.seq)
             self.add_side(side.seq, row.hash, side.name, side.hash, head.sides, live=set(self.packs))

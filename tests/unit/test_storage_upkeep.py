@@ -521,9 +521,9 @@ async def test_two_checkpoints_are_compared_by_path(bucket, home, tmp_path):
     found = await opened.diff(REF, before=one.seq, after=two.seq)
     assert [(change.path, change.what) for change in found.changes] == [
         (b"a", "changed"),
-        (b"more", "added"),
         (b"docs/letter", "removed"),
         (b"docs/new", "added"),
+        (b"more", "added"),
         (b"more/x", "added"),
     ]
     assert (await opened.diff(REF, before=one.seq, after=one.seq)).changes == ()
