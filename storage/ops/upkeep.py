@@ -131,7 +131,10 @@ class Upkeep:
         """Release, forget, delete, retire and fold, in this order, as far as each is due and allowed."""
         async with self._workspace.lock:
             if renew_index:
-                await self._renew_index()
+                try:
+                    await self._renew_index()
+                except CollectRefused as exc:
+                    return UpkeepReport(refused=str(exc))
             adopted = await self._adoption().run()
             report = UpkeepReport()
             if policy is not None:
@@ -173,6 +176,9 @@ class Upkeep:
         """
         workspace = self._workspace
         state = await workspace.log.read_chain()
+        if state.damaged:
+            workspace.log.forget()  # the table of a damaged pack may lie in a snapshot alone: it is read again
+        state.require_whole()
         there = [info.name async for info in workspace.place.list(names.INDEX_PREFIX)]
         gone = [name for name in there if name not in state.retired][: collect.NAMES_MAX]
         if gone:
@@ -262,6 +268,8 @@ class Upkeep:
             return UpkeepReport(refused=str(exc), clocks_apart=True)
         log = self._workspace.log
         state = await log.refresh()
+        if state.damaged:
+            return UpkeepReport()  # an older checkpoint may be the last whole one; collecting says why
         released = [row.seq for row in closed_firsts(state)]
         for seq in released:
             await self._place(

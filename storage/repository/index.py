@@ -15,7 +15,6 @@ from storage.format.header import ObjectType
 from storage.format.keys import BoxKind
 from storage.format.table import Segment
 
-
 DAMAGED_NAMED_MAX: Final = 4
 """Packs that one error names."""
 

@@ -29,7 +29,6 @@ from storage.errors import (
     KeyMissing,
     KeysChanged,
     ObjectDamaged,
-    ObjectNotFound,
     RepositoryError,
     RepositoryMissing,
     StorageError,
@@ -39,14 +38,13 @@ from storage.format import names
 from storage.format.encoding import decode, encode
 from storage.format.entries import EntryKind, PackRef, Retire, SideBranch, Version, decode_entry
 from storage.format.envelope import HEAD_START, head_end, open_head
-from storage.format.header import ObjectType, open_header
+from storage.format.header import ObjectType
 from storage.format.history import read_history
-from storage.format.limits import HEADER_BYTES, KIB, TRAILER_BYTES
-from storage.format.pack import read_footer, read_trailer
+from storage.format.limits import KIB
 from storage.format.snapshot import read_snapshot
 from storage.format.table import Table
 from storage.repository.cache import RecordFile
-from storage.repository.index import DamagedPack
+from storage.repository.footers import Footers
 from storage.repository.prefixed import Prefixed
 from storage.repository.settle import settle_create
 from storage.repository.slots import RepositoryKeys
@@ -131,7 +129,7 @@ class CommitLog:
         self._last: StoredHead | None = None
         self._unsettled: tuple[str, bytes] | None = None
         self._loaded = False
-        self._looked_at = 0
+        self._footers = Footers(place, keys)
         self._knew_keys = False
         self.keys_changed = False
         """The repository has keys that this process did not open; who holds this log drops it."""
@@ -160,7 +158,7 @@ class CommitLog:
     async def _read_whole(self) -> LogState:
         if not self._loaded:
             await self._load_cache()
-        if self.state.damaged and await self._is_one_back():
+        if self.state.damaged and await self._footers.is_one_back(list(self.state.damaged.values())):
             self.forget()
         if self.state.seq and await self._read_on_from_known():
             return self.state
@@ -272,18 +270,6 @@ class CommitLog:
         self._last = head
         self._unsaved.append(head)
         return row
-
-    async def _is_one_back(self) -> bool:
-        """Return whether a pack that was damaged can be read by now, of some that are looked at in turn."""
-        damaged = list(self.state.damaged.values())
-        first = self._looked_at % len(damaged)
-        turn = (damaged[first:] + damaged[:first])[:READ_AHEAD_ENTRIES]
-        self._looked_at = first + len(turn)
-        tables = await together(
-            [self._table_or_why(one.name, one.size, one.footer_digest) for one in turn],
-            at_once=READ_AHEAD_ENTRIES,
-        )
-        return any(isinstance(table, Table) for table in tables)
 
     async def _read_on_from_known(self) -> bool:
         """Read behind the last known entry. False: what was known is not what the store holds."""
@@ -464,51 +450,13 @@ class CommitLog:
     async def _completed(self, head: StoredHead, retired: set[str]) -> StoredHead:
         """Return a head with the tables of its packs and the side checkpoint that it names."""
         fields = decode_entry(head.kind, head.body).fields
-        tables, damaged = await self._live_tables(pack_refs(fields), retired)
+        tables, damaged = await self._footers.live(pack_refs(fields), retired)
         sides: list[StoredSide] = []
         if isinstance(fields, SideBranch):
             sides = await self._sides([(fields.name, fields.hash)], retired)
         if not (tables or sides):
             return head
         return msgspec.structs.replace(head, tables=tables, sides=sides, damaged=damaged)
-
-    async def _live_tables(
-        self, refs: Sequence[PackRef], retired: set[str]
-    ) -> tuple[list[Table | None], list[DamagedPack]]:
-        """Read the tables of the main line's packs that carry none. One that cannot be read is told, and stops
-        only what needs it. One that an R behind gave up may be gone: the state drops it when it meets that R.
-        """
-        asked = [ref for ref in refs if ref.table is None]
-        reads = [self._live_table(pack_name(ref, beside=False), ref, retired) for ref in asked]
-        found = await together(reads, at_once=READ_AHEAD_ENTRIES)
-        tables = [None if isinstance(one, DamagedPack) else one for one in found]
-        return tables, [one for one in found if isinstance(one, DamagedPack)]
-
-    async def _live_table(self, name: str, ref: PackRef, retired: set[str]) -> Table | DamagedPack | None:
-        if name in retired:
-            return None
-        found = await self._table_or_why(name, ref.size, ref.footer_digest)
-        return DamagedPack(name, ref.size, ref.footer_digest, found) if isinstance(found, str) else found
-
-    async def _table_or_why(self, name: str, size: int, footer_digest: bytes) -> Table | str:
-        try:
-            return await self.read_pack_table(name, size, footer_digest)
-        except (FormatError, KeyMissing, ObjectDamaged) as exc:
-            return str(exc)
-
-    async def _tables(
-        self, refs: Sequence[PackRef], retired: set[str], *, beside: bool = False
-    ) -> list[Table | None]:
-        """Read the tables of references that carry none; a pack that was retired meanwhile may be gone."""
-        reads = [
-            self._table(pack_name(ref, beside=beside), ref, retired) for ref in refs if ref.table is None
-        ]
-        return await together(reads, at_once=READ_AHEAD_ENTRIES)
-
-    async def _table(self, name: str, ref: PackRef, retired: set[str]) -> Table | None:
-        if name in retired:
-            return None
-        return await self.read_pack_table(name, ref.size, ref.footer_digest)
 
     async def _sides(
         self, named: Sequence[tuple[str, bytes]], retired: set[str], live: Sequence[PackRef] | None = None
@@ -548,7 +496,7 @@ class CommitLog:
             there = {pack_name(ref, beside=False) for ref in live}
             named = {pack_name(ref, beside=False) for ref in pack_refs(fields)}
             retired = retired | (named - there)
-        tables = await self._tables(pack_refs(fields), retired, beside=beside)
+        tables = await self._footers.required(pack_refs(fields), retired, beside=beside)
         return StoredSide(name, opened.entry_hash, opened.kind, opened.area_start, opened.body, tables)
 
     async def _read_history(self, fold: tuple[str, bytes], retired: set[str]) -> StoredHead:
@@ -559,7 +507,7 @@ class CommitLog:
             raise ObjectDamaged(object=name, what="missing")
         keys = self._keys.of_header(raw, name)
         head, rows = await self._threads.quick(partial(read_history, keys, name, raw, hash_=hash_))
-        tables, damaged = await self._live_tables(head.packs, retired)
+        tables, damaged = await self._footers.live(head.packs, retired)
         sides = await self._sides([(side.name, side.hash) for side in head.sides], retired, head.packs)
         body = encode(StoredHistory(head, rows))
         return StoredHead(head.to, rows[-1].hash, HISTORY_KIND, 0, body, tables, sides, damaged)
@@ -568,22 +516,6 @@ class CommitLog:
         name = names.log_entry(seq)
         head = open_head(self._keys.of_header(raw, name), ObjectType.LOG_ENTRY, name, raw)
         return StoredHead(seq, head.entry_hash, head.kind, head.area_start, head.body, [])
-
-    async def read_pack_table(self, name: str, size: int, footer_digest: bytes) -> Table:
-        """Read the table in a pack's footer, for a reference that carries none."""
-        try:
-            start = await self._place.get(name, length=HEADER_BYTES)
-            trailer = await self._place.get(name, start=size - TRAILER_BYTES)
-            footer_bytes, count = read_trailer(trailer, pack_bytes=size, name=name)
-            at = size - TRAILER_BYTES - footer_bytes
-            raw = await self._place.get(name, start=at, length=footer_bytes)
-        except ObjectNotFound as exc:
-            raise ObjectDamaged(object=name, what="missing") from exc
-        header = open_header(self._keys.of_header(start, name), start, ObjectType.PACK, name)
-        footer = read_footer(header, raw, count, pack_bytes=size, name=name)
-        if footer.footer_digest != footer_digest:
-            raise ObjectDamaged(object=name, what="another footer than the log names")
-        return footer.table
 
     async def _load_cache(self) -> None:
         """Take in the heads of the local cache, if they fit; the first look at the store follows."""

@@ -119,8 +119,7 @@ class Scrub:
             # The chain was read from its newest end: a guard whose fold never came says nothing against it.
             if not await self._log.is_linked(row):
                 result.faults.append(f"{names.log_entry(row.seq)}: its predecessor is gone")
-        for one in state.damaged.values():
-            result.faults.append(f"{one.name}: {one.why}")
+        result.faults += [f"{pack.name}: {pack.why}" for pack in state.damaged.values()]
         await self._config(state)
         await self._containers(state, level)
         await self._trees(state)
