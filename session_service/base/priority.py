@@ -8,7 +8,6 @@ import contextlib
 import os
 import resource
 import threading
-from pathlib import Path
 from typing import Final
 
 NICE_LIMIT: Final = 20
@@ -52,8 +51,14 @@ def _returns() -> bool:
 
 
 def set_nice(nice: int) -> None:
-    """Set the priority of every thread of this process; the caller first, because new ones inherit it."""
+    """Set the priority of every thread of this process; the caller first, because new ones inherit it.
+
+    A thread that was not reached yet may start another one meanwhile: so until nobody new is there.
+    """
     os.setpriority(os.PRIO_PROCESS, 0, nice)
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(ProcessLookupError):  # it has ended
-            os.setpriority(os.PRIO_PROCESS, int(task.name), nice)
+    reached: set[str] = set()
+    while new := set(os.listdir("/proc/self/task")) - reached:
+        for task in new:
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.setpriority(os.PRIO_PROCESS, int(task), nice)
+        reached |= new

@@ -22,6 +22,8 @@ NICE: Final = 10
 LASTS_S: Final = 3.0
 """Without being told again."""
 AGAIN_S: Final = 1.0
+REST_S_MIN: Final = 0.01
+"""A loop's clock and ours may differ by a few milliseconds."""
 
 
 class StandBack(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +53,7 @@ class StandingBack:
         self._urgent = 0
         self._until_s = 0.0
         self._nice = 0
+        self._timer: asyncio.TimerHandle | None = None
 
     @contextlib.contextmanager
     def urgent(self) -> Iterator[None]:
@@ -68,11 +71,20 @@ class StandingBack:
         seconds = min(seconds, LASTS_S)
         self._until_s = self._clock_s() + seconds
         self._apply()
-        asyncio.get_running_loop().call_later(seconds, self._apply)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._over)
 
     async def stand_back(self, call: rpc.Call) -> None:
         """Answer the service's call."""
         self.told(call.params(StandBack).seconds)
+
+    def _over(self) -> None:
+        """Come back; a timer that was early, or armed before the newest word, waits for the rest."""
+        self._timer = None
+        rest_s = self._until_s - self._clock_s()
+        if rest_s > 0:
+            self._timer = asyncio.get_running_loop().call_later(max(REST_S_MIN, rest_s), self._over)
+        self._apply()
 
     def _apply(self) -> None:
         wanted = NICE if self._able and not self._urgent and self._clock_s() < self._until_s else 0
@@ -116,6 +128,7 @@ class Ahead:
             self._telling = None
 
     async def _tell(self, client: rpc.Client) -> None:
-        """A worker that does not hear it is only as fast as before."""
-        with contextlib.suppress(errors.SessionError):
-            await client.call("stand_back", StandBack(seconds=LASTS_S), type(None))
+        """A worker that does not hear it is only as fast as before, and keeps no other one from hearing it."""
+        with contextlib.suppress(errors.SessionError, TimeoutError):
+            async with asyncio.timeout(AGAIN_S):
+                await client.call("stand_back", StandBack(seconds=LASTS_S), type(None))

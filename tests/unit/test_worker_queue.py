@@ -145,6 +145,40 @@ async def test_a_worker_stands_back_for_a_while_and_not_for_ever():
     assert one.set == [NICE, 0]
 
 
+async def test_a_timer_that_is_early_by_the_clock_leaves_no_worker_behind():
+    """Loops round their times, and keep the one at which a turn began."""
+    one = Priority()
+    one.worker.told(0.05)
+    assert one.set == [NICE]
+    one.now_s += 0.049
+    rest = one.worker._timer
+    await until(lambda: one.worker._timer is not rest)
+    one.now_s += 0.002
+    await until(lambda: one.set == [NICE, 0])
+    assert one.worker._timer is None
+
+
+def test_threads_that_start_meanwhile_have_the_new_priority_too():
+    """Each starts the next one, and a process that is left at a low priority is found by its descendants."""
+    script = (
+        "import os, resource, sys, threading, time; from session_service.base import priority\n"
+        "def chain():\n"
+        "    time.sleep(0.0005); over.is_set() or threading.Thread(target=chain, daemon=True).start()\n"
+        "priority.may_return() or sys.exit('not here')\n"
+        "over = threading.Event(); sys.setswitchinterval(1e-5); [chain() for _ in range(4)]\n"
+        "[(priority.set_nice(10), priority.set_nice(0)) for _ in range(150)]\n"
+        "nices = set()\n"
+        "for task in os.listdir('/proc/self/task'):\n"
+        "    try: nices.add(os.getpriority(os.PRIO_PROCESS, int(task)))\n"
+        "    except ProcessLookupError: pass\n"
+        "over.set(); print(sorted(nices))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=child_environment()
+    )
+    assert told.stdout == "[0]\n" or told.stderr == "not here\n", told
+
+
 async def test_a_worker_that_closes_itself_never_stands_back():
     one = Priority()
     one.worker.told(LASTS_S)
