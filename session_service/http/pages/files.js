@@ -5,6 +5,7 @@ import { start } from "./acts.js";
 import { all, get, post, send, words } from "./api.js";
 import { doing } from "./dialogs.js";
 import { h, icon, put } from "./dom.js";
+import { firstPage, folderList } from "./folder-list.js";
 import { frame } from "./frame.js";
 import { toast } from "./notes.js";
 import { button } from "./parts.js";
@@ -199,10 +200,9 @@ async function open(checkpoint, inside, { keep = false } = {}) {
     300,
   );
   try {
-    const items = await all(
-      `/workspaces/${workspace.id}/checkpoints/${checkpoint.seq}/files?path=${encodeURIComponent(inside)}`,
-    );
-    if (shown === checkpoint && path === inside) drawFolder(items);
+    const address = `/workspaces/${workspace.id}/checkpoints/${checkpoint.seq}/files?path=${encodeURIComponent(inside)}`;
+    const first = await firstPage(address);
+    if (shown === checkpoint && path === inside) drawFolder(address, first);
   } catch (problem) {
     fail(problem);
   } finally {
@@ -210,7 +210,7 @@ async function open(checkpoint, inside, { keep = false } = {}) {
   }
 }
 
-function drawFolder(items) {
+function drawFolder(address, first) {
   const values = {
     entries: times.entries(shown.entries),
     size: times.size(shown.bytes),
@@ -270,13 +270,7 @@ function drawFolder(items) {
         ),
       h("p", { class: "crumbs" }, crumbs()),
     ),
-    items.length === 0
-      ? h("div", { class: "empty" }, icon("folder-open"), h("p", {}, t("files.empty")))
-      : h(
-          "div",
-          { class: "scroll", tabindex: "0", role: "region", "aria-label": t("files.region") },
-          table(items),
-        ),
+    ...folderList(address, first, { row: fileRow, table }),
   );
 }
 
@@ -307,14 +301,7 @@ function crumb(words_, to, last) {
   );
 }
 
-function table(items) {
-  const sorted = [...items].sort((a, b) =>
-    (a.kind === "folder") === (b.kind === "folder")
-      ? a.name.localeCompare(b.name)
-      : a.kind === "folder"
-        ? -1
-        : 1,
-  );
+function table(body) {
   return h(
     "table",
     { class: "table rows", role: "table" },
@@ -330,7 +317,7 @@ function table(items) {
         h("th", { role: "columnheader", scope: "col" }, h("span", { class: "sr" }, t("column.action"))),
       ),
     ),
-    h("tbody", { role: "rowgroup" }, sorted.map(fileRow)),
+    body,
   );
 }
 
