@@ -128,7 +128,7 @@ class Ahead:
             self._telling = None
 
     async def _tell(self, client: rpc.Client) -> None:
-        """A worker that does not hear it is only as fast as before, and keeps no other one from hearing it."""
+        """A worker that does not hear it is only as fast as before, and keeps no other from hearing it."""
         with contextlib.suppress(errors.SessionError, TimeoutError):
             async with asyncio.timeout(AGAIN_S):
                 await client.call("stand_back", StandBack(seconds=LASTS_S), type(None))
