@@ -20,7 +20,7 @@ from session_service.core.close_codes import Close
 from session_service.core.shards import FIRST
 from session_service.gateway.address import Networks
 from session_service.gateway.front import Front
-from session_service.gateway.hub import Hub
+from session_service.gateway.hub import Connect, Hub
 from session_service.gateway.limits import GatewayLimits
 from session_service.gateway.liveness import Ticker
 from session_service.gateway.messages import Passed
@@ -62,6 +62,7 @@ class Gateway:
         shard: the part of the path that names this gateway.
         shards: all of them; this gateway serves one whose process is away.
         elsewhere: who takes the connections of another shard; None when nobody is there.
+        desktops: connects desktops; None where we may do it ourselves.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Gateway:
         shard: str = SHARD,
         shards: Collection[str] = (),
         elsewhere: Callable[[str], Owner | None] = _nobody,
+        desktops: Connect | None = None,
     ) -> None:
         limits = limits or GatewayLimits()
         stats = GatewayStats()
@@ -88,6 +90,7 @@ class Gateway:
             own=f"GET /s/{shard}/".encode(),
             shards=frozenset((shard, *shards)),
             elsewhere=elsewhere,
+            desktops=desktops,
             trusted=trusted,
             limits=limits,
             stats=stats,
@@ -217,10 +220,12 @@ class Gateway:
         for server in self._servers:
             server.close()
         low_ms, high_ms = hub.limits.restart_jitter_ms
+        # Who waits first: whoever says its first word between two slices is a link by then, and told as one.
+        async for waiting in _in_slices(hub.waiting):
+            if waiting in hub.waiting:
+                waiting.reset()
         async for link in _in_slices(hub.links.values()):
             link.close_link(Close.RESTART, "server_restart", f"{low_ms} {high_ms}")
-        async for waiting in _in_slices(hub.waiting):
-            waiting.reset()
         async for stream in _in_slices(hub.streams.values()):
             stream.end()
         hub.soon.stop()

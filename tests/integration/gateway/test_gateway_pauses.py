@@ -9,11 +9,13 @@ from websockets.exceptions import ConnectionClosed
 
 from session_service.core.continuity.client import Began, Lost, Replayed
 from session_service.core.records import LossCause
+from session_service.gateway import gateway
 from session_service.gateway.address import address_class
+from session_service.gateway.link import Link
 from session_service.gateway.regular_ends import RegularEnds
 from session_service.gateway.stats import resume_key
 from session_service.ports.streams import PlannedPause
-from tests.fakes.gateway_world import World, running
+from tests.fakes.gateway_world import World, masked, running
 from tests.fakes.rfb_desktop import FakeDesktop
 from tests.fakes.until import until
 from tests.integration.gateway.test_gateway_resume import HANDSHAKE, SID, Page, add, page, stream
@@ -143,6 +145,42 @@ async def test_a_stopping_gateway_without_a_plan_says_nothing_of_one(tmp_path: P
             assert "back" not in await word(one)
             with pytest.raises(ConnectionClosed):
                 await one.socket.recv()
+
+
+async def test_who_asks_between_two_slices_of_an_ending_gateway_is_told_to_come_back(
+    desktop: FakeDesktop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link whose first word comes while others are told already, and who waits is not dropped yet."""
+    monkeypatch.setattr(gateway, "SLICE", 1)
+    async with running() as world:
+        world.control.add_session("s", str(desktop.path))
+        async with world.opened("s"), world.connect() as early, world.connect() as late:
+            waiting = world.gateway._hub.waiting
+            await until(lambda: len([each for each in waiting if isinstance(each, Link)]) == 2)
+            last = list(waiting)[-1]
+            assert isinstance(last, Link)
+            says = masked(1, world.first(world.control.ticket("s")).encode())
+
+            def and_meanwhile(name: str) -> None:
+                plain = getattr(Link, name)
+
+                def told(link: Link, *args: object) -> None:
+                    plain(link, *args)
+                    if last in waiting:
+                        last.data_received(says)
+
+                monkeypatch.setattr(Link, name, told)
+
+            and_meanwhile("close_link")
+            and_meanwhile("reset")
+            await world.gateway.close()
+            with pytest.raises(ConnectionClosed):
+                await early.recv()
+            with pytest.raises(ConnectionClosed) as closed:
+                while True:
+                    await late.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1012
 
 
 async def test_a_program_signs_its_return_in_by_itself_and_loses_no_byte(
