@@ -27,6 +27,7 @@ from session_service.control.node import Node
 from session_service.control.parts import Parts
 from session_service.control.sessions import Live, OpenLink, Sessions
 from session_service.control.tickets import ReturnLogin, hash_of
+from session_service.control.viewers import Viewers
 from session_service.core import limits, refusals
 from session_service.core.changes import Rank, Unit, UseTicket
 from session_service.core.close_codes import Close, Next
@@ -73,6 +74,7 @@ class LinkDesk:
         self._parts = parts
         self._marks = marks
         self._login = ReturnLogin(parts=parts, node=node)
+        self._viewers = Viewers(parts=parts)
         self._failures = Failures()
         self._late = Failures()
         """Proved attempts that may not attach, by session: of one that asks without end some are audited."""
@@ -388,44 +390,14 @@ class LinkDesk:
                 )
 
     async def _look_on(self, live: Live, ticket: Ticket, offer: LinkOffer) -> Attachment | Refusal:
-        if live.record.state not in (State.ACTIVE, State.HELD) or live.handle is None:
-            return refusals.STARTING
-        if len(live.viewers) >= limits.VIEWERS_PER_SESSION_MAX:
-            return refusals.too_many(step=Next.OPEN, retry_ms=FAILED_RETRY_MS)
-        now_ms = self._parts.clock.wall_ms()
-        audit = AuditEntry(
-            kind="link.looked_on",
-            actor=f"user:{ticket.user_id}",
-            at_ms=now_ms,
-            session_id=live.record.id,
-            workspace_id=live.record.workspace_id,
-            user_id=live.record.user_id,
-            facts=(("mode", ticket.mode), ("device", ticket.device_label)),
-        )
-        live.viewers[offer.link_id] = ticket.device_id
-        attached = False
-        try:
-            await self._parts.registry.commit(
-                Unit(writes=(UseTicket(hash=ticket.hash, now_ms=now_ms),), audit=(audit,))
-            )
-            attached = offer.link_id in live.viewers
-        except Conflict:
-            return refusals.USED_TICKET
-        finally:
-            if not attached:
-                live.viewers.pop(offer.link_id, None)
-        if not attached:
-            # Its device was signed out, or every link was cut, while the ticket was used up.
-            return await self._refusal(live.record.id) or refusals.SIGNED_OUT
-        return self._attachment(live, mode=ticket.mode, before=None)
+        refusal = await self._viewers.join(live, ticket, offer.link_id)
+        if refusal is refusals.SIGNED_OUT:
+            refusal = await self._refusal(live.record.id) or refusal
+        return refusal or self._attachment(live, mode=ticket.mode, before=None)
 
     def close_viewers(self, live: Live, device_ids: Callable[[DeviceId], bool]) -> int:
         """Close the links that look on from some devices; return how many. The session is not touched."""
-        found = sorted(link_id for link_id, device_id in live.viewers.items() if device_ids(device_id))
-        for link_id in found:
-            del live.viewers[link_id]
-            self._parts.streams.close_link(live.record.id, link_id, code=Close.LOGIN, why="login")
-        return len(found)
+        return self._viewers.close(live, device_ids)
 
     def _bound(self, link_id: str) -> Live | None:
         """Return the session that recorded this link while it was starting."""
