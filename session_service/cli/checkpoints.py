@@ -158,8 +158,8 @@ def get(
     """
     if zip_ and tar:
         raise errors.BadInput("Choose one of --zip and --tar.", field="tar")
-    if to is not None and not console.may_write_here(to):
-        raise errors.BadInput(f"{to} exists, or its folder cannot be written", field="to")
+    if to is not None and (why := console.why_not_here(to)):
+        raise errors.BadInput(why, field="to")
 
     async def fetch(api: Api) -> int:
         packed = zip_ or tar
@@ -215,8 +215,8 @@ def restore(
         for name in made.not_made:
             console.out.print(f"not made again: {name}", markup=False)
         return
-    if not console.may_write_here(to):
-        raise errors.BadInput(f"{to} exists, or its folder cannot be written", field="to")
+    if why := console.why_not_here(to):
+        raise errors.BadInput(why, field="to")
     total = console.run(lambda api: _unpacked(api, workspace, seq, path, to, json), state_folder)
     if json:
         console.print_json({"path": str(to), "bytes": total})

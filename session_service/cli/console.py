@@ -181,6 +181,10 @@ def password_from(file: Path | None, prompt: str) -> str:
     return str(typer.prompt(prompt, hide_input=True, confirmation_prompt=True))
 
 
-def may_write_here(path: Path) -> bool:
-    """Say whether a new file can be made at `path`."""
-    return not path.exists() and os.access(path.parent, os.W_OK)
+def why_not_here(path: Path) -> str:
+    """Say why no new file or folder can be made at `path`, and what to do; empty if it can."""
+    if path.exists() or path.is_symlink():
+        return f"{path} exists: choose a new name"
+    if not path.parent.is_dir():
+        return f"the folder {path.parent} is not there: make it first"
+    return "" if os.access(path.parent, os.W_OK) else f"you may not write into {path.parent}"

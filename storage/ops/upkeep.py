@@ -177,7 +177,7 @@ class Upkeep:
         workspace = self._workspace
         state = await workspace.log.read_chain()
         if state.damaged:
-            workspace.log.forget()  # the table of a damaged pack may lie in a snapshot alone: it is read again
+            workspace.log.forget()  # the table of a damaged pack may lie in a snapshot: read that again
         state.require_whole()
         there = [info.name async for info in workspace.place.list(names.INDEX_PREFIX)]
         gone = [name for name in there if name not in state.retired][: collect.NAMES_MAX]

@@ -18,9 +18,8 @@ import pytest
 
 import storage
 from storage.format import names
-from storage.format.history import read_history
 from storage.objects.memory import MemoryBucket
-from storage.repository.state import LogState, pack_name
+from storage.repository.state import LogState
 from storage.repository.threads import Stop, Threads
 from tests.fakes import whole_repository
 from tests.fakes.storage_rig import MASTER_KEY, PREFIX, REF
@@ -64,7 +63,6 @@ class Damage:
         self._folder = folder
         self._numbers = itertools.count()
         self.state = LogState(config_hash=b"")
-        self.footers_read: set[str] = set()
 
     async def begin(self) -> None:
         """Look at it whole first."""
@@ -72,10 +70,6 @@ class Damage:
         assert (await opened.verify(REF, "full")).faults == ()
         workspace = await opened._known.required(REF)
         self.state = await workspace.log.another().refresh()
-        name, hash_ = self.state.histories[-1]
-        raw = self.whole.objects[PREFIX + name]
-        head, _ = read_history(workspace.keys.of_header(raw, name), name, raw, hash_=hash_)
-        self.footers_read = {pack_name(ref, beside=False) for ref in head.packs}
         await opened.close()
 
     def cold(self, *, ways: storage.KeyWays = whole_repository.WAYS) -> storage.Storage:
@@ -100,14 +94,10 @@ class Damage:
         return [name for name in self.whole.objects if name not in others]
 
     def is_alone(self, name: str) -> bool:
-        """Return whether damage to an object hides what else there is: without it nothing is read. So it is
-        with packs of which a history alone tells, because their tables lie in their own footers.
-        """
+        """Return whether damage to an object hides what else there is: without it nothing is read."""
         short = name.removeprefix(PREFIX)
-        if short.startswith(("b/", "g/", "r/", "x/")):
+        if short.startswith(("b/", "g/", "p/", "r/", "x/")):
             return False
-        if short.startswith("p/"):
-            return short in self.footers_read
         return not short.startswith("l/") or short == self.state.histories[-1][0]
 
     async def faults(self) -> tuple[str, ...]:
