@@ -74,6 +74,7 @@ export function folderList(address, first, { row, table }) {
     if (field.value === prefix && !failed) return;
     prefix = field.value;
     const mine = (asked += 1);
+    busy = true; // no page of what was shown until now comes in between
     try {
       const found = await page(address, prefix, "");
       if (mine !== asked) return;
