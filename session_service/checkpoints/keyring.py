@@ -5,6 +5,8 @@ read again; so it is made only
 while the store is empty, and doctor nags until a copy was made.
 """
 
+import contextlib
+import errno
 import json
 import os
 import secrets
@@ -63,14 +65,15 @@ def put(path: Path, key: bytes) -> None:
     draft = path.with_name(f"{path.name}.new-{secrets.token_hex(4)}")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        os.write(fd, key.hex().encode() + b"\n")
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass
+        try:
+            text = key.hex().encode() + b"\n"
+            if os.write(fd, text) < len(text):
+                raise OSError(errno.ENOSPC, "the key was written in part", str(draft))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
     finally:
         draft.unlink()
     sync_folder(path)

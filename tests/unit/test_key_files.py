@@ -1,5 +1,6 @@
 """The files of keys on one machine: exchanged without a moment in which none opens, and remembered."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -92,3 +93,20 @@ async def test_a_named_older_key_must_be_there(sources: KeySources) -> None:
     named = KeySources(file=sources.file, previous_file=sources.file.with_name("gone"))
     with pytest.raises(errors.StorageRefused, match="gone"):
         await named.ways()
+
+
+def test_a_full_disk_leaves_neither_a_part_of_a_key_nor_drafts_of_one(tmp_path, monkeypatch):
+    """A worker that starts again and again would leave one each time."""
+    plain = os.write
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="no space left"):
+        patched.setattr(os, "fsync", full)
+        keyring.put(tmp_path / "master.key", bytes(32))
+    assert list(tmp_path.iterdir()) == []
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="in part"):
+        patched.setattr(os, "write", lambda descriptor, data: plain(descriptor, data[:10]))
+        keyring.put(tmp_path / "master.key", bytes(32))
+    assert list(tmp_path.iterdir()) == []
