@@ -6,6 +6,7 @@ damage or refuse because of it, and upkeep must not refuse for ever.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 import storage
 from storage.objects.memory import MemoryBucket, MemoryStore
+from storage.objects.probe import probe
 from tests.fakes import whole_repository
 from tests.fakes.faulty_store import FOR_EVER, Crashed, Fault, FaultyStore
 from tests.fakes.storage_rig import PREFIX, REF, objects, write
@@ -134,6 +136,41 @@ async def in_the_birth_of_another_workspace(bucket: MemoryBucket, folder: Path) 
     assert f"t/{REF.tenant}/w/{other.workspace}/config" in bucket.objects
 
 
+async def in_an_index_snapshot(bucket: MemoryBucket, folder: Path) -> None:
+    """Half of a snapshot: a store that keeps the beginning of a create that was cut off."""
+    head = int(max(objects(bucket, "c/"))[2:])
+    name = f"{PREFIX}x/{head:016d}"
+    whole = next(raw for known, raw in bucket.objects.items() if known.startswith(f"{PREFIX}x/"))
+    assert name not in bucket.objects
+    bucket.objects[name] = whole[: len(whole) // 2]
+    opened = open_whole(bucket, folder / "looks")
+    faults = (await opened.verify(REF, "full")).faults
+    assert name.removeprefix(PREFIX) in str(faults), "told, as a cache that does not open"
+    await _renewed(opened)
+
+
+async def _renewed(opened: storage.Storage) -> None:
+    """What the operator does about it; two runs, because what one gives up the next one deletes."""
+    for renew in (True, False):
+        report = await opened.collect(REF, policy=None, actor="t", renew_index=renew)
+        assert report.refused == ""
+    await opened.close()
+
+
+class _Undeleting(MemoryStore):
+    """A process that dies before it cleans up."""
+
+    async def delete(self, name: str) -> None:
+        raise Crashed
+
+
+async def in_a_probe(bucket: MemoryBucket, folder: Path) -> None:
+    """A doctor that was killed leaves what it tried; it lies beside every tenant, and nobody looks there."""
+    with contextlib.suppress(Crashed):
+        await probe(_Undeleting(bucket))
+    assert [name for name in bucket.objects if name.startswith("probe/")]
+
+
 async def _busy(
     bucket: MemoryBucket, folder: Path, name: str, *, then: Callable[[storage.Storage], Awaitable[object]]
 ) -> None:
@@ -198,6 +235,8 @@ LEFT: tuple[Leave, ...] = (
     in_a_rotation_of_keys,
     in_a_rotation_of_a_tenants_key,
     in_the_birth_of_another_workspace,
+    in_an_index_snapshot,
+    in_a_probe,
 )
 
 
