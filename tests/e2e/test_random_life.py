@@ -10,6 +10,7 @@ import hashlib
 import os
 import random
 import signal
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -283,7 +284,13 @@ async def test_whatever_happens_what_was_acknowledged_is_saved_and_nobody_is_stu
     minutes = float(os.environ.get("SESSION_SERVICE_TEST_MINUTES", "10"))
     seed = int(os.environ.get("SESSION_SERVICE_TEST_SEED", "1"))
     async with bad_week(tmp_path, seed=seed) as week:
-        await week.run(60 * minutes)
+        try:
+            await week.run(60 * minutes)
+        except BaseException:
+            # What is to be ended now may fail as well, and would be all that is shown.
+            traceback.print_exc()
+            print(week.service.log[-5_000:])  # noqa: T201  # the same
+            raise
         told = [(life.lives, len(life.files), life.saved) for life in week.lives]
         print(f"lives, files and saves: {told}; {week.happened}")  # noqa: T201  # the figures of a soak
         await until(lambda: week.service.is_running)
