@@ -5,7 +5,16 @@ import os
 import sys
 from pathlib import Path
 
-from session_service.client.desktop import Began, Copied, Lost, Replayed, Resized, StreamEnded, open_desktop
+from session_service.client.desktop import (
+    Began,
+    Copied,
+    Lost,
+    Progress,
+    Replayed,
+    Resized,
+    StreamEnded,
+    open_desktop,
+)
 
 URL = os.environ["DESK_URL"]
 TOKEN = Path(os.environ["DESK_TOKEN_FILE"]).read_text().strip()
@@ -18,6 +27,8 @@ async def main(session_id: str) -> None:
                 match event:
                     case Began(lost_input=lost):
                         print("a stream began" + (", the last keystrokes may be missing" if lost else ""))
+                    case Progress(why=why):
+                        print(f"not ready yet: {why}")
                     case Lost(why=why, retry_in_s=pause_s):
                         print(f"the link is gone ({why}), again in {pause_s:.1f} s")
                     case Replayed(gap_s=gap_s):
@@ -27,7 +38,7 @@ async def main(session_id: str) -> None:
                     case Copied(text=text):
                         print(f"somebody copied {len(text)} letters")
                     case _:
-                        continue  # pictures, the bell, how far a start is
+                        continue  # pictures, the bell, a pause that is planned
                 sys.stdout.flush()
         except StreamEnded as ended:
             print(f"ended: {ended.facts['why']}; next: {ended.facts['next']}")

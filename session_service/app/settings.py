@@ -9,6 +9,7 @@ import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -280,6 +281,9 @@ def load(config: Path | None = None, flags: dict[str, Any] | None = None) -> Set
 
 def _check(settings: Settings) -> None:
     store = settings.store
+    for name, url in (("url", store.url), ("second_url", store.second_url)):
+        if url and urlsplit(url).scheme not in {"file", "s3"}:
+            raise ConfigurationRefused(f"store.{name} begins with neither file:// nor s3://")
     if store.second_url and store.second_url == store.url:
         raise ConfigurationRefused("store.second_url is store.url: a second copy belongs to another place")
     if store.second_required == "close" and not store.second_url:

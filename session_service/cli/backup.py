@@ -104,6 +104,11 @@ def restore(
     layout = console.layout_of(state_folder)
     if (pid := running_parent(layout)) is not None:
         raise errors.Conflict(f"process {pid} runs the service: stop it first with `session-service stop`")
+    if not layout.registry.is_dir():
+        raise errors.BadInput(
+            f"{layout.registry} is not there: name the service's own folder with --state-folder; on a new "
+            "machine start the service there once and stop it, then restore."
+        )
     target = layout.registry / "registry.sqlite"
     owner = layout.registry.stat()
     mark = backups.restore(

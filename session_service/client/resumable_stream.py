@@ -49,6 +49,8 @@ READ_AHEAD_BYTES: Final = 1 << 20
 """Read and not taken by the program; then the link is not read, and the desktop is slowed down."""
 PIECE_BYTES: Final = 16_384
 """Bytes of a write that are handed over at once, so that a full ring refuses little."""
+TICKET_S: Final = DIAL_S
+"""For a ticket. The line that died in silence may also be the API's: the next ask dials anew."""
 TICKET_PAUSE_S: Final = (0.5, 15.0)
 """Pauses between asking for tickets, doubled from the first to the second, with jitter."""
 LOOK_S: Final = 5.0
@@ -270,7 +272,7 @@ class ResumableStream:
     async def _open(self, pause_s: float) -> None:
         await asyncio.sleep(pause_s)
         try:
-            ticket = await self._tickets()
+            ticket = await self._ticket()
         except errors.SessionError as exc:
             if not exc.retryable:
                 self._error = exc
@@ -282,12 +284,20 @@ class ResumableStream:
         self._client.path = ticket.path
         self._perform(self._client.open(ticket.ticket, self._now()))
 
+    async def _ticket(self) -> Ticket:
+        """Ask for a ticket; without an answer in time that is a service that is away, and is told as one."""
+        try:
+            async with asyncio.timeout(TICKET_S):
+                return await self._tickets()
+        except TimeoutError as exc:
+            raise errors.PartUnavailable("No ticket came in time.", cause="TimeoutError") from exc
+
     async def _sign_in(self, ended: Ended) -> None:
         """The service wants a login for this return: a fresh ticket proves one; the stream goes on."""
         pause_s, longest_s = TICKET_PAUSE_S
         while True:
             try:
-                ticket = await self._tickets()
+                ticket = await self._ticket()
             except errors.SessionError as exc:
                 if not exc.retryable:
                     self._error = StreamEnded(

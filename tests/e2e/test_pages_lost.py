@@ -28,6 +28,9 @@ window.EventSource = class extends Real {
   }
 };
 """
+SMALLEST = """
+Math.min(...[...document.querySelectorAll(".seat-bar button")].filter(e => e.checkVisibility()).flatMap(
+  e => [e.offsetWidth, e.offsetHeight]))"""
 A_MINUTE_LATER = """
 const now = performance.now.bind(performance);
 performance.now = () => now() + 61_000;
@@ -58,6 +61,7 @@ async def test_a_network_that_stands_in_between_is_named_and_the_picture_goes_af
     async with odd_service() as (service, network):
         page = await open_page(phone=True, cookies=await signed_in(service))
         await _start(page, service)
+        assert await page.evaluate(SMALLEST) >= 44, "too small for a finger"
         network.manner = "portal"
         network.cut_all()
         status = page.locator("dialog[open] .status")
