@@ -118,10 +118,10 @@ class ResumableLink(Link):
                 self._take_first(read_first(websocket.decode_text(payload)))
             elif self.phase is Phase.OPEN and self._resumable is not None:
                 offset = read_plain_ack(payload)
-                self._take_message(
-                    self._resumable,
-                    read_client(websocket.decode_text(payload)) if offset is None else Ack(offset=offset),
-                )
+                if offset is None:
+                    self._take_message(self._resumable, read_client(websocket.decode_text(payload)))
+                else:
+                    self._take_ack(self._resumable, offset)
             else:
                 raise FrameError(Close.BAD_MESSAGE, "a message before the answer")
         except FrameError as error:
@@ -293,13 +293,19 @@ class ResumableLink(Link):
             self._owes_ack = False
             self._acknowledge(self._owed.acknowledge(self._resumable.core.received, self._time()))
 
+    def _take_ack(self, stream: ResumableStream, offset: int) -> None:
+        if offset <= stream.core.ring.acked and self._is_flooded():
+            return
+        self._acks_in += 1
+        stream.acknowledge(offset)
+
     def _take_message(self, stream: ResumableStream, message: FromClient) -> None:
+        if isinstance(message, Ack):
+            self._take_ack(stream, message.offset)
+            return
         if not serving.moves(message, stream.core.ring.acked) and self._is_flooded():
             return
-        if isinstance(message, Ack):
-            self._acks_in += 1
-            stream.acknowledge(message.offset)
-        elif isinstance(message, Beat):
+        if isinstance(message, Beat):
             self._acknowledge(self._owed.acknowledge(stream.core.received, self._seen_at))
         elif isinstance(message, Bye):
             if message.end and self._attachment is not None and self._attachment.mode == "control":

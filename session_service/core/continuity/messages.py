@@ -238,7 +238,10 @@ def read_plain_ack(payload: bytes) -> int | None:
     each 64 KiB); None for whatever else, which `read_client` reads.
     """
     plain = _PLAIN_ACK.fullmatch(payload)
-    return int(plain[1]) if plain is not None and int(plain[1]) < OFFSET_MAX else None
+    if plain is None:
+        return None
+    offset = int(plain[1])
+    return offset if offset < OFFSET_MAX else None
 
 
 def read_server(text: str) -> FromServer:
