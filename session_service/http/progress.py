@@ -40,8 +40,10 @@ async def answered(
             working = group.create_task(_last_line(exchange, work, newest), name="long-work")
             while not working.done():
                 moved = await newest.next()
-                if not working.done():
-                    await _send(response, {} if moved is None else {"progress": _shown(moved)})
+                for one in moved:
+                    await _send(response, {"progress": _shown(one)})
+                if not moved and not working.done():
+                    await _send(response, {})
             await _send(response, working.result())
             await response.write_eof()
     except* (ConnectionError, TimeoutError):
@@ -51,30 +53,30 @@ async def answered(
 
 
 class _Newest:
-    """The newest word of the work; older ones are not worth a line."""
+    """The newest word of each stage of the work, in order; older ones are not worth a line."""
 
     def __init__(self) -> None:
-        self._value: Progress | None = None
+        self._values: dict[str, Progress] = {}
         self._news = asyncio.Event()
 
     def put(self, value: Progress) -> None:
-        self._value = value
+        self._values[value.stage] = value
         self._news.set()
 
     def wake(self) -> None:
         """Say that the work is over."""
         self._news.set()
 
-    async def next(self) -> Progress | None:
-        """Wait for news, for the end of the work, or until a sign of life is due."""
+    async def next(self) -> list[Progress]:
+        """Wait for news, for the end of the work, or until a sign of life is due: the last two bring none."""
         try:
             async with asyncio.timeout(limits.STREAM_HEARTBEAT_S):
                 await self._news.wait()
         except TimeoutError:
-            return None
+            return []
         self._news.clear()
-        value, self._value = self._value, None
-        return value
+        values, self._values = list(self._values.values()), {}
+        return values
 
 
 async def _last_line(

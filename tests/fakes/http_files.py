@@ -150,7 +150,10 @@ class HttpFiles:
         await self._answer()
         if progress is not None:
             progress(Progress(stage="verify", done=1, total=2, unit="objects"))
+            progress(Progress(stage="verify", done=2, total=2, unit="objects"))
+            progress(Progress(stage="trees", done=1, total=1, unit="folders"))
             await asyncio.sleep(0)
+            progress(Progress(stage="packs", done=1, total=1, unit="packs"))
         return ["one fault"] if level == "full" else []
 
     async def forget(self, workspace: WorkspaceName, *, seqs: list[int], actor: str, reason: str) -> None:

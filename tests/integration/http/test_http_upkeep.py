@@ -35,14 +35,20 @@ async def test_a_workspace_and_the_audit_chain_are_checked(world: HttpWorld) -> 
 
 
 async def test_a_long_check_tells_how_far_it_is_to_whoever_asks_for_lines(world: HttpWorld) -> None:
-    """The last line is the answer, or the problem that a plain request would get."""
+    """The last line is the answer, or the problem that a plain request would get. Each stage is told before,
+    however many of them one look of the loop finds, the last one included.
+    """
     home = (await (await world.signed_in("ada")).get("/api/v1/workspaces")).body["items"][0]["id"]
     program = await world.program("root", "administrator", scopes=SCOPES)
     token = program.headers["Authorization"].removeprefix("Bearer ")
     async with Transport(world.origin, token=token) as transport:
         api, seen = Api(transport), []
         assert (await api.verify(home, level="full", on_progress=seen.append)).faults == ["one fault"]
-        assert [(one.stage, one.done, one.total) for one in seen] == [("verify", 1, 2)]
+        assert [(one.stage, one.done, one.total) for one in seen] == [
+            ("verify", 2, 2),
+            ("trees", 1, 1),
+            ("packs", 1, 1),
+        ]
         world.files.failure = errors.StorageUnavailable("nobody is there")
         with pytest.raises(errors.StorageUnavailable, match="nobody is there"):
             await api.verify(home, level="full")
