@@ -294,6 +294,7 @@ class ResumableLink(Link):
             self._acknowledge(self._owed.acknowledge(self._resumable.core.received, self._time()))
 
     def _take_ack(self, stream: ResumableStream, offset: int) -> None:
+        # What moves nothing is limited in number (4429).
         if offset <= stream.core.ring.acked and self._is_flooded():
             return
         self._acks_in += 1
@@ -303,7 +304,7 @@ class ResumableLink(Link):
         if isinstance(message, Ack):
             self._take_ack(stream, message.offset)
             return
-        if not serving.moves(message, stream.core.ring.acked) and self._is_flooded():
+        if not isinstance(message, Bye) and self._is_flooded():
             return
         if isinstance(message, Beat):
             self._acknowledge(self._owed.acknowledge(stream.core.received, self._seen_at))

@@ -33,11 +33,7 @@ def raw(text: str) -> bytes:
     Raises:
         BadInput: longer than Linux allows, with a zero byte, or not from the top down.
     """
-    try:
-        encoded = text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as exc:
-        raise errors.BadInput("The path is not text.", field="path") from exc
-    data = _ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), encoded)
+    data = _bytes_of(text, "The path is not text.", field="path")
     parts = [part for part in data.split(b"/") if part]
     if b"\0" in data or any(part in {b".", b".."} for part in parts):
         raise errors.BadInput("The path has a part that no name can be.", field="path")
@@ -49,14 +45,18 @@ def raw(text: str) -> bytes:
 
 def raw_prefix(text: str) -> bytes:
     """Return the bytes that names in one folder are to begin with. Raises BadInput for what none can."""
-    try:
-        encoded = text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as exc:
-        raise errors.BadInput("The beginning of a name is not text.", field="prefix") from exc
-    data = _ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), encoded)
+    data = _bytes_of(text, "The beginning of a name is not text.", field="prefix")
     if b"\0" in data or b"/" in data or len(data) > limits.NAME_BYTES_MAX:
         raise errors.BadInput("No name begins like this.", field="prefix")
     return data
+
+
+def _bytes_of(text: str, problem: str, *, field: str) -> bytes:
+    try:
+        encoded = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as exc:
+        raise errors.BadInput(problem, field=field) from exc
+    return _ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), encoded)
 
 
 def disposition(name: str) -> str:

@@ -7,6 +7,7 @@ in a file without a name once there are many.
 Source: APPNOTE.TXT 6.3.10, sections 4.3.12 to 4.3.16.
 """
 
+import contextlib
 import os
 import struct
 import tempfile
@@ -51,15 +52,14 @@ class ZipDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._records.close()
+        with contextlib.suppress(OSError):  # a full disk, once more: nobody needs what is kept back now
+            self._records.close()
 
     def take(self, archive: zipfile.ZipFile) -> None:
         """Take over what an archive keeps of its members that are written."""
-        try:
+        with _told_if_full():
             for member in archive.filelist:
                 self._records.write(_record(member))
-        except OSError as exc:
-            raise TargetFull(what="directory of an archive", errno=exc.errno) from exc
         self._members += len(archive.filelist)
         archive.filelist.clear()
         archive.NameToInfo.clear()
@@ -67,7 +67,8 @@ class ZipDirectory:
     def pieces(self, start: int) -> Iterator[bytes]:
         """Yield the directory and the end of an archive whose members have so many bytes."""
         size = self._records.tell()
-        self._records.seek(0)
+        with _told_if_full():
+            self._records.seek(0)  # writes what was kept back
         while piece := self._records.read(PIECE_BYTES):
             yield piece
         if self._members >= _LARGE_16 or max(size, start) >= _LARGE_32:
@@ -78,6 +79,14 @@ class ZipDirectory:
             yield _LOCATOR_64.pack(b"PK\6\7", 0, start + size, 1)
         count = min(self._members, _LARGE_16)
         yield _END.pack(b"PK\5\6", 0, 0, count, count, min(size, _LARGE_32), min(start, _LARGE_32), 0)
+
+
+@contextlib.contextmanager
+def _told_if_full() -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise TargetFull(what="directory of an archive", errno=exc.errno) from exc
 
 
 def _record(member: zipfile.ZipInfo) -> bytes:

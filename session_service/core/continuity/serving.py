@@ -26,7 +26,7 @@ from session_service.core.continuity.limits import (
     OFFSET_MAX,
     UP_RING_BYTES,
 )
-from session_service.core.continuity.messages import Ack, Beat, Bye, FromClient, Resume, say
+from session_service.core.continuity.messages import Beat, FromClient, Resume, say
 from session_service.core.continuity.proof import encode
 from session_service.core.continuity.ring import Ring
 
@@ -174,11 +174,6 @@ class ServerLink:
             self._said_at = now
             return f'{{"h":{sent}}}'
         return None
-
-
-def moves(message: FromClient, acked: int) -> bool:
-    """Say whether a message is worth its reading; what moves nothing is limited in number (4429)."""
-    return message.offset > acked if isinstance(message, Ack) else isinstance(message, Bye)
 
 
 def asks(message: FromClient) -> bool:

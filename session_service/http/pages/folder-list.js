@@ -73,6 +73,7 @@ export function folderList(address, first, { row, table }) {
   async function find() {
     if (field.value === prefix && !failed) return;
     prefix = field.value;
+    cursor = null; // where the rows that are shown go on is no page of these names
     const mine = (asked += 1);
     busy = true; // no page of what was shown until now comes in between
     try {

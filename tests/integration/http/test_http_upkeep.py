@@ -17,6 +17,14 @@ from tests.fakes.http_world import HttpWorld
 from tests.fakes.until import until
 
 
+async def home_and_token(world: HttpWorld) -> tuple[str, str]:
+    """Return a user's workspace, and the token of an administrator's program."""
+    home = (await (await world.signed_in("ada")).get("/api/v1/workspaces")).body["items"][0]["id"]
+    program = await world.program("root", "administrator", scopes=SCOPES)
+    token = program.headers["Authorization"].removeprefix("Bearer ")
+    return home, token
+
+
 async def test_a_workspace_and_the_audit_chain_are_checked(world: HttpWorld) -> None:
     """Over the client, as the CLI does."""
     ada = await world.signed_in("ada")
@@ -38,9 +46,7 @@ async def test_a_long_check_tells_how_far_it_is_to_whoever_asks_for_lines(world:
     """The last line is the answer, or the problem that a plain request would get. Each stage is told before,
     however many of them one look of the loop finds, the last one included.
     """
-    home = (await (await world.signed_in("ada")).get("/api/v1/workspaces")).body["items"][0]["id"]
-    program = await world.program("root", "administrator", scopes=SCOPES)
-    token = program.headers["Authorization"].removeprefix("Bearer ")
+    home, token = await home_and_token(world)
     async with Transport(world.origin, token=token) as transport:
         api, seen = Api(transport), []
         assert (await api.verify(home, level="full", on_progress=seen.append)).faults == ["one fault"]
@@ -57,9 +63,7 @@ async def test_a_long_check_tells_how_far_it_is_to_whoever_asks_for_lines(world:
 async def test_a_silent_check_keeps_its_link_with_signs_of_life(world: HttpWorld, monkeypatch) -> None:
     """A proxy that gives up silent links must not end an hour's work."""
     monkeypatch.setattr("session_service.http.limits.STREAM_HEARTBEAT_S", 0.01)
-    home = (await (await world.signed_in("ada")).get("/api/v1/workspaces")).body["items"][0]["id"]
-    program = await world.program("root", "administrator", scopes=SCOPES)
-    token = program.headers["Authorization"].removeprefix("Bearer ")
+    home, token = await home_and_token(world)
     world.files.hangs = True
     async with Transport(world.origin, token=token) as transport:
         path, headers = f"/api/v1/workspaces/{home}/verify", {"Accept": "application/x-ndjson"}
@@ -69,9 +73,7 @@ async def test_a_silent_check_keeps_its_link_with_signs_of_life(world: HttpWorld
 
 async def test_who_leaves_a_long_check_ends_it_and_that_is_no_failure(world: HttpWorld, monkeypatch) -> None:
     monkeypatch.setattr("session_service.http.limits.STREAM_HEARTBEAT_S", 0.01)
-    home = (await (await world.signed_in("ada")).get("/api/v1/workspaces")).body["items"][0]["id"]
-    program = await world.program("root", "administrator", scopes=SCOPES)
-    token = program.headers["Authorization"].removeprefix("Bearer ")
+    home, token = await home_and_token(world)
     world.files.hangs = True
     with capture_logs() as told:
         async with Transport(world.origin, token=token) as transport:
@@ -95,9 +97,7 @@ async def test_who_takes_nothing_of_a_long_answer_is_cut_off_and_that_is_no_fail
     monkeypatch.setattr("session_service.http.limits.STREAM_HEARTBEAT_S", 0.01)
     monkeypatch.setattr("session_service.http.limits.DOWNLOAD_IDLE_S", 0.01)
     monkeypatch.setattr(web.StreamResponse, "write", never)
-    home = (await (await world.signed_in("ada")).get("/api/v1/workspaces")).body["items"][0]["id"]
-    program = await world.program("root", "administrator", scopes=SCOPES)
-    token = program.headers["Authorization"].removeprefix("Bearer ")
+    home, token = await home_and_token(world)
     world.files.hangs = True
     with capture_logs() as told:
         async with Transport(world.origin, token=token) as transport:
