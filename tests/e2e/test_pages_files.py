@@ -48,6 +48,11 @@ async def _look_through(page: Page) -> None:
     rows = page.locator(".folder tbody tr")
     status = page.locator(".folder").get_by_role("status")
     await expect(status).to_contain_text("are shown.")
+    head = await page.locator(".folder-head").bounding_box()
+    last = await page.get_by_role("button", name="Start with this checkpoint").bounding_box()
+    assert head is not None
+    assert last is not None
+    assert last["x"] + last["width"] <= head["x"] + head["width"], "cut off at the edge"
     async with page.expect_response(lambda answer: answer.url.endswith("&prefix=1")):
         await page.get_by_label("Find names that begin with").fill("1")
     await expect(rows).to_have_count(200)
