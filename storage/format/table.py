@@ -34,6 +34,7 @@ CHUNK_BYTES: Final = CHUNK_ID_BYTES + 4
 DIGEST_BYTES: Final = 16
 _ROW: Final = struct.Struct("<IIIBBH16s")
 _CHUNK: Final = struct.Struct("<16sI")
+_LENGTH: Final = struct.Struct("<16xI")
 
 
 class Table(Body, frozen=True):
@@ -53,8 +54,13 @@ class Segment:
     sealed_bytes: int
     raw_bytes: int
     digest: bytes
-    chunks: tuple[tuple[bytes, int], ...]
-    """(id, raw length) in order."""
+    refs: bytes
+    """Its chunks in order, packed: there are as many as files in a home, and this is kept."""
+
+    @property
+    def chunks(self) -> tuple[tuple[bytes, int], ...]:
+        """(id, raw length) in order; made at each call."""
+        return tuple(checked_chunk_refs(self.refs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,10 +99,10 @@ def make_table(segments: Iterable[tuple[PlannedSegment, bytes]]) -> Table:
 def table_of(segments: Sequence[Segment]) -> Table:
     """Return the table that checked segments were read from."""
     rows = [
-        _ROW.pack(one.sealed_bytes, one.raw_bytes, len(one.chunks), one.kind, 0, 0, one.digest)
+        _ROW.pack(one.sealed_bytes, one.raw_bytes, len(one.refs) // CHUNK_BYTES, one.kind, 0, 0, one.digest)
         for one in segments
     ]
-    return join_rows([(row, pack_chunk_refs(one.chunks)) for row, one in zip(rows, segments, strict=True)])
+    return join_rows([(row, one.refs) for row, one in zip(rows, segments, strict=True)])
 
 
 def read_table(table: Table) -> tuple[Segment, ...]:
@@ -114,8 +120,8 @@ def read_table(table: Table) -> tuple[Segment, ...]:
         end = at + count * CHUNK_BYTES
         if end > len(chunks):
             raise Malformed(rule="chunks of a row")
-        ids = tuple(read_chunk_refs(chunks[at:end]))
-        if sum(length for _, length in ids) != raw:
+        refs = chunks[at:end]
+        if _checked_bytes(refs) != raw:
             raise Malformed(rule="sum of chunks")
         found.append(
             Segment(
@@ -125,7 +131,7 @@ def read_table(table: Table) -> tuple[Segment, ...]:
                 sealed_bytes=sealed,
                 raw_bytes=raw,
                 digest=box_digest,
-                chunks=ids,
+                refs=refs,
             )
         )
         offset, at = offset + sealed, end
@@ -143,6 +149,16 @@ def read_chunk_refs(packed: bytes) -> list[tuple[bytes, int]]:
         if not 0 < length <= CHUNK_BYTES_MAX:
             raise Malformed(rule="chunk length")
     return refs
+
+
+def _checked_bytes(packed: bytes) -> int:
+    """Return how long the chunks of packed references are together; as `read_chunk_refs`."""
+    total = 0
+    for (length,) in _LENGTH.iter_unpack(packed):
+        if not 0 < length <= CHUNK_BYTES_MAX:
+            raise Malformed(rule="chunk length")
+        total += length
+    return total
 
 
 def checked_chunk_refs(packed: bytes) -> list[tuple[bytes, int]]:

@@ -14,6 +14,7 @@ from storage.format.encoding import Body
 from storage.format.header import ObjectType
 from storage.format.keys import BoxKind
 from storage.format.table import Segment
+from storage.repository.place_table import PlaceTable
 
 DAMAGED_NAMED_MAX: Final = 4
 """Packs that one error names."""
@@ -73,7 +74,9 @@ class ChunkIndex:
     looks = 0
 
     def __init__(self) -> None:
-        self._places: dict[BoxKind, dict[bytes, Place]] = {BoxKind.DATA: {}, BoxKind.META: {}}
+        self._places = {BoxKind.DATA: PlaceTable(), BoxKind.META: PlaceTable()}
+        self._numbered: list[Container] = []
+        """Containers by the number under which chunks name them."""
         self.containers: dict[str, Container] = {}
         self.damaged: dict[str, DamagedPack] = {}
         """Packs in which a chunk may lie that is known nowhere else, by name."""
@@ -81,12 +84,10 @@ class ChunkIndex:
     def add(self, container: Container) -> None:
         """Make the chunks of a container findable. The first place of a chunk stays its place."""
         self.containers[container.name] = container
+        number = len(self._numbered)
+        self._numbered.append(container)
         for segment in container.segments:
-            places = self._places[segment.kind]
-            start = 0
-            for chunk_id, length in segment.chunks:
-                places.setdefault(chunk_id, Place(container, segment.index, start, length))
-                start += length
+            self._places[segment.kind].put(number, segment.index, segment.refs)
 
     def retire(self, name: str) -> None:
         """Forget a container and every chunk that is found there only."""
@@ -99,19 +100,20 @@ class ChunkIndex:
             return
         for places in self._places.values():
             places.clear()
+        self._numbered.clear()
         for container in self.containers.values():
             self.add(container)
 
     def knows(self, kind: BoxKind, chunk_id: bytes) -> bool:
         """Return whether a chunk is stored already."""
-        return chunk_id in self._places[kind]
+        return self._places[kind].get(chunk_id) is not None
 
     def place(self, kind: BoxKind, chunk_id: bytes) -> Place:
         """Return where a chunk lies."""
-        try:
-            return self._places[kind][chunk_id]
-        except KeyError:
-            raise self._missing(chunk_id) from None
+        found = self._places[kind].get(chunk_id)
+        if found is None:
+            raise self._missing(chunk_id)
+        return Place(self._numbered[found[0]], *found[1:])
 
     def _missing(self, chunk_id: bytes) -> ObjectMissing:
         if not self.damaged:

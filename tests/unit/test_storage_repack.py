@@ -9,7 +9,7 @@ import storage
 from storage.format.entries import PackRef
 from storage.format.header import ObjectType
 from storage.format.keys import BoxKind
-from storage.format.table import Segment
+from storage.format.table import Segment, pack_chunk_refs
 from storage.objects.memory import MemoryBucket
 from storage.repository import fold, repack
 from storage.repository.index import Container
@@ -124,7 +124,7 @@ def a_pack(name: str, size: int) -> Container:
         sealed_bytes=size,
         raw_bytes=size,
         digest=bytes(16),
-        chunks=((name.encode(), size),),
+        refs=pack_chunk_refs([(name.encode().ljust(16), size)]),
     )
     return Container(name=name, object_type=ObjectType.PACK, area_start=64, segments=(segment,), size=size)
 
