@@ -28,6 +28,7 @@ from session_service.gateway.passing import Owner
 from session_service.gateway.rings import Rings, share_of_memory
 from session_service.gateway.socket_options import SocketOptions
 from session_service.gateway.stats import GatewayStats
+from session_service.gateway.tls_door import TlsDoor
 from session_service.ports.clock import Ids
 from session_service.ports.streams import Attachments, PlannedPause
 
@@ -100,31 +101,19 @@ class Gateway:
                 quiet_s=limits.ack_quiet_s,
             ),
         )
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | TlsDoor] = []
 
     def front(self) -> asyncio.Protocol:
         """Return the protocol of a new connection; for whoever listens by himself."""
         return Front(self._hub)
 
     async def listen(
-        self, host: str | None, port: int, *, tls: ssl.SSLContext | None = None
+        self, host: str, port: int, *, tls: ssl.SSLContext | None = None
     ) -> tuple[tuple[str, int], ...]:
         """Take connections; return the addresses that are listened on. Port 0 takes a free one."""
-        server = await asyncio.get_running_loop().create_server(
-            self.front,
-            host,
-            port,
-            ssl=tls,
-            backlog=self._hub.limits.backlog,
-            reuse_address=True,
-            ssl_handshake_timeout=self._hub.limits.head_s if tls else None,
-            start_serving=False,
-        )
-        for listening in server.sockets:
-            self._hub.options.prepare(listening)
-        await server.start_serving()
-        self._servers.append(server)
-        return tuple(tuple(listening.getsockname()[:2]) for listening in server.sockets)
+        listening = socket.create_server((host, port), backlog=self._hub.limits.backlog)
+        await self.listen_on([listening], tls=tls)
+        return (listening.getsockname()[:2],)
 
     async def listen_on(
         self, listening: Sequence[socket.socket], *, tls: ssl.SSLContext | None = None
@@ -132,13 +121,14 @@ class Gateway:
         """Take connections of sockets that somebody else opened and listens on."""
         for each in listening:
             self._hub.options.prepare(each)
+            if tls is not None:
+                door = TlsDoor(each, tls, self._hub)
+                door.open()
+                self._servers.append(door)
+                continue
             self._servers.append(
                 await asyncio.get_running_loop().create_server(
-                    self.front,
-                    sock=each,
-                    ssl=tls,
-                    backlog=self._hub.limits.backlog,
-                    ssl_handshake_timeout=self._hub.limits.head_s if tls else None,
+                    self.front, sock=each, backlog=self._hub.limits.backlog
                 )
             )
 

@@ -83,6 +83,8 @@ class Hub:
     is_closing: bool = False
     waiting: OrderedDict[Waiting, None] = field(default_factory=OrderedDict)
     """Oldest first."""
+    handshakes: OrderedDict[Waiting, None] = field(default_factory=OrderedDict)
+    """Those of `waiting` whose TLS is not agreed on yet, oldest first."""
     links: dict[str, OpenLink] = field(default_factory=dict)
     """By link id, from before control is asked, so that a close that comes first finds its link."""
     sessions: dict[str, set[str]] = field(default_factory=dict)
@@ -112,13 +114,28 @@ class Hub:
         """The client of a relay is gone."""
         self.relayed -= 1
 
-    def wait_for_first(self, socket: Waiting) -> None:
+    def wait_for_first(self, newest: Waiting) -> None:
         """Note a socket without a first message; at the limit the oldest makes room."""
         if len(self.waiting) >= self.limits.waiting_sockets_max:
-            oldest, _ = self.waiting.popitem(last=False)
-            self.stats.waiting_reset += 1
-            oldest.reset()
-        self.waiting[socket] = None
+            self._make_room(self.waiting)
+        self.waiting[newest] = None
+
+    def begin_handshake(self, newest: Waiting) -> None:
+        """Note a socket whose TLS is to be agreed on; at the limit the oldest of them makes room."""
+        if len(self.handshakes) >= self.limits.handshakes_max:
+            self._make_room(self.handshakes)
+        self.wait_for_first(newest)
+        self.handshakes[newest] = None
+
+    def end_handshake(self, one: Waiting) -> None:
+        """It is agreed on, or never will be; repeating this is harmless."""
+        self.handshakes.pop(one, None)
+        self.waiting.pop(one, None)
+
+    def _make_room(self, among: OrderedDict[Waiting, None]) -> None:
+        oldest, _ = among.popitem(last=False)
+        self.stats.waiting_reset += 1
+        oldest.reset()
 
     def end_stream(self, session_id: str) -> None:
         """Nobody may come back to a session's stream any more; unknown is done."""

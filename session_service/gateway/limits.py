@@ -33,6 +33,10 @@ class GatewayLimits:
     """From the first to the last byte of one frame; a slower sender is reset: it only holds memory."""
     waiting_sockets_max: int = 20_000
     """Sockets without a first message; at the limit the oldest is reset, never the newcomer refused."""
+    handshakes_max: int = 5_000
+    """Of those, the ones in the middle of their TLS handshake; at the limit the oldest of them is reset.
+    Fewer, because each takes 54 KiB (253 on a loop without uvloop); a storm of as many clients comes in.
+    """
     page_head_bytes_max: int = 32 * 1024
     """A request head that is no link's, with the cookies of others on the same host; more is answered 431."""
     page_sockets_max: int = 4096

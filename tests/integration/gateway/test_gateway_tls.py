@@ -1,16 +1,22 @@
 """TLS in the same process: pages, links, big pictures, and clients that speak no TLS at all."""
 
 import asyncio
+import contextlib
+import os
+import resource
+import socket
 import ssl
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import structlog
 
 from session_service.app.certificate import Certificate
 from session_service.client.models import Ticket
 from session_service.client.resumable_stream import ResumableStream
 from session_service.core.continuity.client import Began, Lost
+from session_service.gateway import tls_door
 from session_service.gateway.limits import GatewayLimits
 from tests.fakes.certificates import make_certificate
 from tests.fakes.gateway_world import World, greet, read_bytes, request, running
@@ -106,6 +112,90 @@ async def test_a_client_without_tls_is_dropped(certificate: tuple[Path, Path]) -
         with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
             await asyncio.wait_for(reader.readexactly(1 << 16), 10)
         await until(lambda: world.gateway.stats().waiting == 0)
+
+
+async def test_at_the_limit_of_handshakes_the_oldest_makes_room(certificate: tuple[Path, Path]) -> None:
+    """Whoever dials and says nothing, or half of a handshake, keeps nobody out; and each counts once."""
+    limits = replace(GatewayLimits(close_s=0.2), handshakes_max=3)
+    async with running(limits, tls=server_side(certificate)) as world:
+        hub = world.inside._hub
+        silent = [await world.raw(said) for said in (b"", b"\x16\x03\x01\x02\x00\x01", b"")]
+        for count, (oldest, _) in enumerate(silent[:2], 1):
+            await until(lambda: len(hub.handshakes) == 3)
+            reader, writer = await open_secure(world, certificate)
+            with pytest.raises(ConnectionResetError):
+                await asyncio.wait_for(oldest.read(), 10)
+            assert world.gateway.stats().waiting_reset == count
+            writer.write(b"GET /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert (await asyncio.wait_for(reader.read(), 10)).endswith(b"aiohttp /hello 0")
+            await until(lambda: len(hub.handshakes) == len(hub.waiting) == 2)
+            await world.raw(b"")
+
+
+async def test_a_handshake_makes_room_for_first_messages_and_never_for_its_own(
+    certificate: tuple[Path, Path],
+) -> None:
+    """The limits are two, the oldest is found over both, and a connection is not counted beside its
+    handshake.
+    """
+    limits = replace(GatewayLimits(close_s=0.2), waiting_sockets_max=1)
+    async with running(limits, tls=server_side(certificate)) as world:
+        older, _ = await world.raw(b"")
+        await until(lambda: world.gateway.stats().waiting == 1)
+        for _ in range(3):
+            reader, writer = await open_secure(world, certificate)
+            writer.write(b"GET /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert (await asyncio.wait_for(reader.read(), 10)).endswith(b"aiohttp /hello 0")
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(older.read(), 10)
+        assert world.gateway.stats().waiting_reset == 1
+
+
+async def test_a_handshake_that_takes_too_long_or_never_ends_leaves_nothing(
+    certificate: tuple[Path, Path],
+) -> None:
+    """By its time, by its client, and by the end of the gateway."""
+    limits = replace(GatewayLimits(close_s=0.2), head_s=0.2)
+    async with running(limits):
+        pass  # uvloop keeps a descriptor of its own from its first listening on
+    before = len(os.listdir("/proc/self/fd"))
+    async with running(limits, tls=server_side(certificate)) as world:
+        slow, _ = await world.raw(b"\x16\x03\x01\x02\x00\x01")
+        with contextlib.suppress(ConnectionResetError):
+            assert not await asyncio.wait_for(slow.read(), 10)
+        _, writer = await world.raw(b"")
+        writer.close()
+        await until(lambda: world.gateway.stats().waiting == 0)
+        assert not world.inside._hub.handshakes
+    async with running(tls=server_side(certificate)) as world:
+        last, _ = await world.raw(b"\x16")
+        await until(lambda: len(world.inside._hub.handshakes) == 1)
+        await world.inside.close()
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(last.read(), 10)
+    await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
+async def test_without_descriptors_nobody_is_taken_for_a_moment_and_then_all_are(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait in the kernel's queue meanwhile; the door does not turn in circles."""
+    monkeypatch.setattr(tls_door, "FULL_S", 0.2)
+    async with running(tls=server_side(certificate)) as world:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        reader, writer = await open_secure(world, certificate)
+        dialling = socket.socket()
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(0) + 1, hard))
+            with structlog.testing.capture_logs() as logs:
+                dialling.connect(("127.0.0.1", world.port))
+                await until(lambda: any(line["event"] == "listen.limited" for line in logs))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        await until(lambda: len(world.inside._hub.handshakes) == 1)
+        dialling.close()
+        writer.write(b"GET /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert (await asyncio.wait_for(reader.read(), 10)).endswith(b"aiohttp /hello 0")
 
 
 async def test_a_secure_connection_of_another_process_is_carried_whole(
