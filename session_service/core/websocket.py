@@ -10,6 +10,7 @@ text is handed on whole, because only a whole text can be judged as UTF-8. Nothi
 ever kept.
 """
 
+import struct
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
@@ -35,6 +36,10 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = (int(opcode) for opcode in Opcod
 CONTROL_BYTES_MAX: Final = 125
 _FIN, _RESERVED, _OPCODE, _MASKED, _LENGTH = 0x80, 0x70, 0x0F, 0x80, 0x7F
 _WHOLE: Final = frozenset(_FIN | opcode for opcode in (TEXT, BINARY, CLOSE, PING, PONG))
+_SMALL_HEAD_BYTES: Final = 6
+"""Of a client's frame with up to 125 bytes: two, and the mask."""
+_MEDIUM: Final = struct.Struct(">BBH")
+_LARGE: Final = struct.Struct(">BBQ")
 
 
 class FrameError(Exception):
@@ -57,8 +62,8 @@ def frame_head(opcode: int, length: int) -> bytes:
     if length < 126:
         return bytes((_FIN | opcode, length))
     if length < 65536:
-        return bytes((_FIN | opcode, 126, length >> 8, length & 0xFF))
-    return bytes((_FIN | opcode, 127)) + length.to_bytes(8, "big")
+        return _MEDIUM.pack(_FIN | opcode, 126, length)
+    return _LARGE.pack(_FIN | opcode, 127, length)
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
@@ -134,6 +139,7 @@ class Decoder:
         "_text",
         "_text_bytes_max",
         "_unmask",
+        "is_partial",
     )
 
     def __init__(self, *, unmask: Unmask, message_bytes_max: int, text_bytes_max: int) -> None:
@@ -146,11 +152,8 @@ class Decoder:
         self._opcode = 0
         self._received = 0
         self._text: bytearray | None = None
-
-    @property
-    def is_partial(self) -> bool:
+        self.is_partial = False
         """True while a frame, or the head of one, has begun and is not complete."""
-        return self._buffer is not None
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """Return what became complete, in order: (BINARY, piece), (TEXT, whole), (CLOSE, payload), (PING,
@@ -176,7 +179,7 @@ class Decoder:
             self._buffer += data
             if len(self._buffer) < self._need:
                 return []
-            buffer, self._buffer = self._buffer, None
+            buffer, self._buffer, self.is_partial = self._buffer, None, False
         found: list[tuple[int, bytes]] = []
         try:
             rest, need = self._read(buffer, found)
@@ -185,7 +188,7 @@ class Decoder:
             raise
         if rest < len(buffer):
             self._buffer = bytearray(memoryview(buffer)[rest:])
-            self._need = need
+            self._need, self.is_partial = need, True
         return found
 
     def _read(self, buffer: bytes | bytearray, found: list[tuple[int, bytes]]) -> tuple[int, int]:
@@ -194,6 +197,16 @@ class Decoder:
         """
         position, end, need = 0, len(buffer), 0
         while position < end:
+            if end - position >= _SMALL_HEAD_BYTES and not self._opcode:
+                # Whole and small, as in `feed`: a request for an update and the acknowledgement behind it, or
+                # the acknowledgements of one large read.
+                first, start = buffer[position], position + _SMALL_HEAD_BYTES
+                length = buffer[position + 1] - _MASKED
+                if first in _WHOLE and 0 <= length <= self._small_bytes_max and start + length <= end:
+                    payload = self._unmask(buffer[start : start + length], buffer[position + 2 : start])
+                    found.append((first & _OPCODE, payload))
+                    position = start + length
+                    continue
             # A frame of a client is at least two bytes, then up to eight of length, four of mask, and the
             # payload.
             need = 2

@@ -460,7 +460,7 @@ class Link(asyncio.Protocol):
         try:
             stream.up(payload)
         except RfbError as error:
-            self._broke(Close.MESSAGE_TOO_BIG if error.too_big else Close.BAD_MESSAGE, error.detail)
+            self._broke_rfb(error)
 
     def _take_text(self, payload: bytes) -> None:
         """Only the first message may be text on `binary`."""
@@ -524,6 +524,9 @@ class Link(asyncio.Protocol):
         if self.phase in {Phase.FIRST, Phase.OPENING}:
             self._transport.write(answers.no(answers.refusal(code)))
         self.end(LossCause.UNKNOWN, code)
+
+    def _broke_rfb(self, error: RfbError) -> None:
+        self._broke(Close.MESSAGE_TOO_BIG if error.too_big else Close.BAD_MESSAGE, error.detail)
 
     def _lost(self, cause: LossCause) -> None:
         """The socket is gone without a goodbye."""

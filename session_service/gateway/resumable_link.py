@@ -13,7 +13,7 @@ import msgspec
 from session_service.core import websocket
 from session_service.core.close_codes import Close, Next
 from session_service.core.continuity import serving
-from session_service.core.continuity.limits import MESSAGE_BYTES_MAX, SUBPROTOCOL
+from session_service.core.continuity.limits import ACK_S, MESSAGE_BYTES_MAX, SUBPROTOCOL
 from session_service.core.continuity.messages import (
     Ack,
     Beat,
@@ -26,9 +26,10 @@ from session_service.core.continuity.messages import (
     read_plain_ack,
 )
 from session_service.core.continuity.proof import CHALLENGE_BYTES, LEG_BYTES, encode
-from session_service.core.continuity.ring import Piece, Ring, messages_of
+from session_service.core.continuity.ring import Piece, messages_of
 from session_service.core.continuity.serving import ServerLink
 from session_service.core.records import LossCause
+from session_service.core.rfb import RfbError
 from session_service.core.websocket import BINARY, TEXT, FrameError, frame_head
 from session_service.gateway import answers
 from session_service.gateway.first_message import audiences
@@ -40,6 +41,9 @@ from session_service.gateway.resumable_stream import ResumableStream
 from session_service.gateway.stats import NO_CAUSE, resume_key
 from session_service.gateway.stream import CarriedStream
 from session_service.ports.streams import Attachment, LinkEnd, LinkRefusal, ResumeOffer
+
+ALONG_S: Final = ACK_S / 2
+"""So long before it is due, an acknowledgement goes along with something large."""
 
 
 class ResumableLink(Link):
@@ -86,42 +90,45 @@ class ResumableLink(Link):
 
     def _take_all(self, messages: list[tuple[int, bytes]]) -> None:
         """Of acknowledgements that come behind one another, each true and above the last one, only the newest
-        is acted on: it says it all. Whatever is odd about one leaves all of them to be judged one by one.
+        is acted on: it says it all. Whatever is odd about one has it judged by itself, in its place, so that
+        a false one does not hide behind a true one, and repeated ones are counted.
         """
-        if len(messages) > 1 and self.phase is Phase.OPEN and self._resumable is not None:
-            messages = self._newest(messages, self._resumable.core.ring)
-        super()._take_all(messages)
-
-    def _newest(self, messages: list[tuple[int, bytes]], ring: Ring) -> list[tuple[int, bytes]]:
-        at, kept, dropped = ring.acked, [], 0
-        waiting: tuple[int, bytes] | None = None
-        for message in messages:
-            offset = read_plain_ack(message[1]) if message[0] == TEXT else None
+        stream = self._resumable
+        if stream is None or self.phase is not Phase.OPEN:
+            super()._take_all(messages)
+            return
+        ring, waiting = stream.core.ring, 0
+        newest = ring.acked
+        for opcode, payload in messages:
+            offset = read_plain_ack(payload) if opcode == TEXT else None
+            if offset is not None and newest < offset <= ring.end:
+                newest, waiting = offset, waiting + 1
+                continue
+            if waiting:
+                self._acknowledged(stream, newest, waiting)
+                waiting = 0
             if offset is None:
-                if waiting is not None:
-                    kept.append(waiting)
-                    waiting = None
-                kept.append(message)
-            elif at < offset <= ring.end:
-                dropped += waiting is not None
-                at, waiting = offset, message
+                self._take(opcode, payload)
             else:
-                return messages
-        if waiting is not None:
-            kept.append(waiting)
-        self._acks_in += dropped
-        return kept
+                self._acknowledged(stream, offset, 1)
+            newest = ring.acked
+        if waiting:
+            self._acknowledged(stream, newest, waiting)
+
+    def _acknowledged(self, stream: ResumableStream, offset: int, count: int) -> None:
+        """Act on the newest of so many acknowledgements, unless what stood before them ended the link."""
+        if self.phase is Phase.OPEN:
+            try:
+                self._take_ack(stream, offset, count)
+            except FrameError as error:
+                self._broke(error.code, error.detail)
 
     def _take_text(self, payload: bytes) -> None:
         try:
             if self.phase is Phase.FIRST:
                 self._take_first(read_first(websocket.decode_text(payload)))
             elif self.phase is Phase.OPEN and self._resumable is not None:
-                offset = read_plain_ack(payload)
-                if offset is None:
-                    self._take_message(self._resumable, read_client(websocket.decode_text(payload)))
-                else:
-                    self._take_ack(self._resumable, offset)
+                self._take_message(self._resumable, read_client(websocket.decode_text(payload)))
             else:
                 raise FrameError(Close.BAD_MESSAGE, "a message before the answer")
         except FrameError as error:
@@ -250,13 +257,15 @@ class ResumableLink(Link):
     def carry(self, data: Piece) -> None:
         length, now, owed = len(data), self._time(), self._owed
         self._bytes_down += length
-        owed.said(now)
+        owed.said_at = now
         if length <= JOINED_BYTES_MAX:
-            super().carry(data)
+            self._transport.write(b"".join((frame_head(BINARY, length), data)))
             return
         parts: list[Piece] = []
-        if owed.due_at is not None and self._resumable is not None and not self._full:
-            # What is owed goes along; beside small answers it waits, so that there is not one for each.
+        due = owed.due_at
+        if due is not None and now >= due - ALONG_S and self._resumable is not None and not self._full:
+            # What is owed for a while goes along with something large; not at once, and never beside
+            # something small, so that there is not one for each answer.
             self._acks_out += 1
             parts.append(_text(owed.acknowledge(self._resumable.core.received, now)))
         for piece in messages_of(data, MESSAGE_BYTES_MAX):
@@ -267,7 +276,10 @@ class ResumableLink(Link):
         self._write(parts)
 
     def _pass(self, stream: CarriedStream, payload: bytes) -> None:
-        super()._pass(stream, payload)
+        try:
+            stream.up(payload)
+        except RfbError as error:
+            self._broke_rfb(error)
         if self.phase is not Phase.OPEN or self._resumable is None:
             return
         self._bytes_up += len(payload)
@@ -293,16 +305,16 @@ class ResumableLink(Link):
             self._owes_ack = False
             self._acknowledge(self._owed.acknowledge(self._resumable.core.received, self._time()))
 
-    def _take_ack(self, stream: ResumableStream, offset: int) -> None:
+    def _take_ack(self, stream: ResumableStream, offset: int, count: int) -> None:
         # What moves nothing is limited in number (4429).
         if offset <= stream.core.ring.acked and self._is_flooded():
             return
-        self._acks_in += 1
+        self._acks_in += count
         stream.acknowledge(offset)
 
     def _take_message(self, stream: ResumableStream, message: FromClient) -> None:
         if isinstance(message, Ack):
-            self._take_ack(stream, message.offset)
+            self._take_ack(stream, message.offset, 1)
             return
         if not isinstance(message, Bye) and self._is_flooded():
             return

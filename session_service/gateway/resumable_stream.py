@@ -95,7 +95,7 @@ class ResumableStream:
         let_go = self.core.replay(attempt)
         for piece in self.core.ring.since(attempt.received):
             carrier.carry(piece)
-        self._hub.rings.count(self, self._time())
+        self._hub.rings.count(self, self.kept_bytes, self._time())
         if let_go:
             self._release()
         if self._leg_full:
@@ -140,7 +140,7 @@ class ResumableStream:
         self.core.acknowledge(offset)
         self.heard_at = self._time()
         if offset != before:
-            self._hub.rings.count(self, self.heard_at)
+            self._hub.rings.count(self, self.core.ring.size, self.heard_at)
             self._read_or_not()
 
     def pause(self) -> None:
@@ -170,11 +170,11 @@ class ResumableStream:
             if self._proved_at:
                 self._hub.stats.back_frame(now - self._proved_at)
             self._asked_at = 0.0
-        self.core.send(data)
+        is_full = self.core.send(data)
         if self._carrier is not None:
             self._carrier.carry(data)
-        self._hub.rings.count(self, self._time())
-        if self.core.is_full:
+        self._hub.rings.count(self, self.core.ring.size, self._time())
+        if is_full:
             self._read_or_not()
 
     def leg_full(self) -> None:

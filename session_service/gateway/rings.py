@@ -37,18 +37,18 @@ class Rings:
         """How many streams no link carries."""
         return len(self._detached)
 
-    def count(self, stream: Kept, now: float) -> None:
-        """Note what a stream keeps by now; over the budget others, or itself, give up."""
-        kept = stream.kept_bytes
-        self.bytes_held += kept - self._counted.get(stream, 0)
-        self._counted[stream] = kept
+    def count(self, stream: Kept, kept: int, now: float) -> None:
+        """Note how many bytes a stream keeps by now; over the budget others, or itself, give up."""
+        counted = self._counted
+        self.bytes_held += kept - counted.get(stream, 0)
+        counted[stream] = kept
         if self.bytes_held > self._bytes_max:
             self._make_room(now)
 
     def detach(self, stream: Kept, now: float) -> None:
         """No link carries it now; it may have to give up at once."""
         self._detached[stream] = None
-        self.count(stream, now)
+        self.count(stream, stream.kept_bytes, now)
 
     def attach(self, stream: Kept) -> None:
         """A link carries it."""

@@ -83,7 +83,7 @@ MESSAGES = st.lists(
 def test_what_websockets_sends_is_what_we_read(
     messages: list[tuple[int, bytes]], cuts: list[int], data: st.DataObject
 ) -> None:
-    """With messages cut into fragments by their client, and control frames as they come."""
+    """Messages whole or cut into fragments by their client, and control frames as they come."""
     peer = client()
     for opcode, payload in messages:
         if opcode == PING:
@@ -92,6 +92,9 @@ def test_what_websockets_sends_is_what_we_read(
             peer.send_pong(payload)
         else:
             send: Any = peer.send_text if opcode == TEXT else peer.send_binary
+            if data.draw(st.booleans()):
+                send(payload)
+                continue
             middle = data.draw(st.integers(0, len(payload)))
             send(payload[:middle], fin=False)
             peer.send_continuation(payload[middle:], fin=True)

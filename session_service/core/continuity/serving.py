@@ -83,9 +83,10 @@ class ServerStream:
 
     # Towards the client.
 
-    def send(self, data: bytes) -> None:
-        """Keep bytes of the desktop, which the caller sends if a link is there."""
+    def send(self, data: bytes) -> bool:
+        """Keep bytes of the desktop, which the caller sends if a link is there; say whether `is_full` now."""
         self.ring.append(data)
+        return self.is_full
 
     def acknowledge(self, offset: int) -> None:
         """Trim. Raises FrameError (4400) when it cannot be true."""
@@ -95,7 +96,8 @@ class ServerStream:
     @property
     def is_full(self) -> bool:
         """True while the desktop must not be read."""
-        return self.ring.unacknowledged >= (self._detached_cap or self._cap)
+        ring = self.ring
+        return ring.end - ring.acked >= (self._detached_cap or self._cap)
 
     # Links.
 
@@ -130,48 +132,41 @@ class ServerStream:
 class ServerLink:
     """What one link owes its client in time: acknowledgements and signs of life. Times in seconds."""
 
-    __slots__ = ("_acknowledged", "_due_at", "_said_at")
+    __slots__ = ("_acknowledged", "due_at", "said_at")
 
     def __init__(self, *, received: int, now: float) -> None:
         self._acknowledged = received
-        self._due_at: float | None = None
-        self._said_at = now
+        self.due_at: float | None = None
+        """When an acknowledgement is due; None when everything is acknowledged."""
+        self.said_at = now
+        """When anything that the client can see was sent last; whoever sends it notes that here."""
 
     def received(self, offset: int, now: float) -> str | None:
         """The client's bytes were handed on up to `offset`; return an acknowledgement that is due by size."""
         if offset - self._acknowledged >= ACK_UP_BYTES:
             return self.acknowledge(offset, now)
-        if offset > self._acknowledged and self._due_at is None:
-            self._due_at = now + ACK_S
+        if offset > self._acknowledged and self.due_at is None:
+            self.due_at = now + ACK_S
         return None
 
     def acknowledge(self, offset: int, now: float) -> str:
         """Return an acknowledgement now; also the answer to a probe."""
         self._acknowledged = offset
-        self._due_at = None
-        self._said_at = now
+        self.due_at = None
+        self.said_at = now
         return f'{{"a":{offset}}}'
-
-    def said(self, now: float) -> None:
-        """Anything that the client can see was sent."""
-        self._said_at = now
-
-    @property
-    def due_at(self) -> float | None:
-        """When an acknowledgement is due; None when everything is acknowledged."""
-        return self._due_at
 
     def next_deadline(self) -> float:
         """When `tick` has something to say at the latest, if nothing happens until then."""
-        beat, due = self._said_at + BEAT_S, self._due_at
+        beat, due = self.said_at + BEAT_S, self.due_at
         return beat if due is None or beat < due else due
 
     def tick(self, now: float, *, received: int, sent: int) -> str | None:
         """Return what is due: an acknowledgement, or where the stream stands."""
-        if self._due_at is not None and now >= self._due_at:
+        if self.due_at is not None and now >= self.due_at:
             return self.acknowledge(received, now)
-        if now - self._said_at >= BEAT_S:
-            self._said_at = now
+        if now - self.said_at >= BEAT_S:
+            self.said_at = now
             return f'{{"h":{sent}}}'
         return None
 
