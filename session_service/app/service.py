@@ -39,6 +39,7 @@ from session_service.control.upkeep import keep_rule
 from session_service.core.policy import Policy
 from session_service.core.shards import names
 from session_service.gateway.gateway import Gateway
+from session_service.gateway.pictures import DesktopPictures
 from session_service.gateway.shards import Shards
 from session_service.http import setup
 from session_service.http.limits import KEEP_ALIVE_S, SETUP_CODE_S
@@ -173,6 +174,7 @@ class _Service:
                 accepting=self.probe.accepting,
                 disk=lambda: (room.disk_free_mb(self.layout.root), self.settings.room.disk_free_mb_min),
             ),
+            pictures=DesktopPictures(gateway_limits(self.settings)),
             resume_secret=resume_secret(self.layout.registry),
         )
         node = NodeFacts(

@@ -30,6 +30,7 @@ from session_service.control.holds import Holds
 from session_service.control.marks import MarkBook
 from session_service.control.node import Node
 from session_service.control.parts import NodeFacts, Parts
+from session_service.control.pictures import DesktopPicture, PictureDesk
 from session_service.control.reconcile import Reconciler
 from session_service.control.replication import Replication
 from session_service.control.returning import Returner
@@ -91,6 +92,7 @@ class Control:
         self._holds = Holds(parts=parts, node=self._node, sessions=self._sessions, alarms=self._alarms)
         self._saver = Saver(parts=parts, sessions=self._sessions, alarms=self._alarms, cores=node.cores)
         self._watch = Watch(parts=parts, node=self._node, sessions=self._sessions)
+        self._pictures = PictureDesk(parts=parts, node=self._node, sessions=self._sessions, tasks=self._tasks)
         self._marks = MarkBook(parts=parts, node=self._node, sessions=self._sessions, tasks=self._tasks)
         self._desk = LinkDesk(
             parts=parts,
@@ -454,6 +456,15 @@ class Control:
         if live is not None:
             return self._watch.view(live)
         return await self._watch.closed(await self._record(session_id))
+
+    async def picture(self, session_id: SessionId, *, user: User, device_id: str) -> DesktopPicture:
+        """Return a small picture of the user's own desktop; it is no link and touches nothing.
+
+        Raises:
+            NotFound, TransitionRefused, NotAllowed, TooManyAttempts, PartUnavailable, RegistryUnavailable.
+        """
+        self._must_be_open()
+        return await self._pictures.look(session_id, user=user, device_id=DeviceId(device_id))
 
     def open_views(self, *, user_id: UserId) -> list[SessionView]:
         """Return a user's open sessions as memory has them: also while the registry is away."""

@@ -11,6 +11,7 @@ from session_service.core.policy import DEFAULT, Policy
 from session_service.ports.checkpoints import Checkpoints
 from session_service.ports.clock import Clock, Ids
 from session_service.ports.desktops import DesktopProvider
+from session_service.ports.pictures import Pictures
 from session_service.ports.registry import Registry
 from session_service.ports.replication import SecondCopies
 from session_service.ports.streams import PlannedPause, Streams
@@ -89,6 +90,8 @@ class Parts:
     streams: StreamsPlace
     policy: Policy = DEFAULT
     admission: Admission = Admission()
+    pictures: Pictures | None = None
+    """Takes pictures of desktops for their users; None: nobody is shown any."""
     second: SecondCopies | None = None
     """The second store, if there is one."""
     second_required: bool = False

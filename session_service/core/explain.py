@@ -40,6 +40,7 @@ WORDS: Mapping[str, str] = {
     "file.uploaded": "A file was put into it.",
     "file.restored": "Saved files were put into its folder Restored.",
     "link.looked_on": "Somebody looked on.",
+    "picture.looked_at": "Its user was shown a picture of it.",
 }
 
 

@@ -95,6 +95,14 @@ LINK_SILENT_S: Final = 15.0
 its
 gateway: a link that does neither for this long is gone, and its end was never told."""
 
+# Pictures
+PICTURE_KEPT_S: Final = 10.0
+"""A picture of a desktop is told again for so long, and none is taken sooner; then it is forgotten."""
+PICTURES_AT_ONCE: Final = 2
+"""Looks under way on the node: each reads one screen."""
+PICTURES_WAITING_MAX: Final = 16
+"""... and those that are wanted and not there yet, these two included. Over it: `too_many_attempts`."""
+
 # Names
 WORKSPACE_NAME_CHARACTERS_MAX: Final = 64
 VIEWERS_PER_SESSION_MAX: Final = 32

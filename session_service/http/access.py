@@ -11,6 +11,9 @@ READ: Final = Access(role="user", scope="read", words="One's own; operators see 
 OWN: Final = Access(role="user", scope="read", words="One's own only.")
 ACT: Final = Access(role="user", scope="sessions", words="One's own; operators, audited, on all.")
 ACT_OWN: Final = Access(role="user", scope="sessions", words="One's own only.")
+SEE_OWN: Final = Access(
+    role="user", scope="sessions", words="One's own only, by the signed-in browser itself."
+)
 FILES: Final = Access(role="user", scope="files", words="One's own; administrators, audited, all.")
 FILES_OWN: Final = Access(role="user", scope="files", words="One's own only.")
 SIGN_IN: Final = Access(role="user", scope="read", words="The signed-in browser itself.")

@@ -121,6 +121,17 @@ class TicketOut(Answer):
     """For stock clients, where policy allows it: the ticket stands in the path."""
 
 
+class PictureOut(Answer):
+    """A small picture of one's own desktop; to be shown with its age and kept nowhere."""
+
+    taken_at: Instant
+    width: int
+    height: int
+    media_type: str
+    data: str
+    """The image, as base64."""
+
+
 class ExplainedOut(Answer):
     """One line of "explain this session"."""
 

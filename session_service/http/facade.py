@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from session_service.base.ids import SessionId, UserId, WorkspaceId
+from session_service.control.pictures import DesktopPicture
 from session_service.control.replication import Replication
 from session_service.core.actor import Actor
 from session_service.core.records import Session, User, Workspace
@@ -75,6 +76,8 @@ class ControlFacade(Protocol):
     ) -> Sequence[tuple[int, str, dict[str, str | int | float | bool | None]]]: ...
 
     async def view(self, session_id: SessionId) -> SessionView: ...
+
+    async def picture(self, session_id: SessionId, *, user: User, device_id: str) -> DesktopPicture: ...
 
     def open_views(self, *, user_id: UserId) -> Sequence[SessionView]: ...
 

@@ -4,6 +4,7 @@ Not the rules of a session: control decides. Here it is decided whose session so
 and an act on somebody else's is written to the audit log before it is done.
 """
 
+import base64
 from typing import Final
 
 from session_service.base import errors, log
@@ -245,6 +246,26 @@ async def issue_ticket(exchange: Exchange) -> answers.TicketOut:
         mode=ask.mode,
         path=f"/s/{shard}/ws",
         stock_path=f"/s/{shard}/t/{issued.token}",
+    )
+
+
+async def picture(exchange: Exchange) -> answers.PictureOut:
+    """Show one's own desktop to one's own browser; programs open a link, which is audited each time."""
+    caller = exchange.caller
+    if caller.via != "cookie":
+        raise errors.NotAllowed("A picture is for the signed-in browser; a program opens a link to look on.")
+    view = await own_view(exchange)
+    found = await exchange.services.control.picture(
+        view.session.id, user=caller.user, device_id=caller.device_id
+    )
+    if not await exchange.services.identification.is_still(caller):
+        raise errors.SignInRequired()  # signed out while it was taken
+    return answers.PictureOut(
+        taken_at=iso(found.taken_at_ms),
+        width=found.picture.width,
+        height=found.picture.height,
+        media_type="image/jpeg",
+        data=base64.b64encode(found.picture.jpeg).decode("ascii"),
     )
 
 

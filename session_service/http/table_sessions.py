@@ -158,6 +158,17 @@ SESSIONS: Final = (
     ),
     Route(
         method="GET",
+        path=f"{_SESSION}/picture",
+        name="pictureOfDesktop",
+        tag="sessions",
+        summary="A small picture of one's own desktop, a few seconds old at most; looking touches nothing.",
+        handler=sessions.picture,
+        access=access.SEE_OWN,
+        answer=answers.PictureOut,
+        may_fail_with=(errors.TransitionRefused, errors.TooManyAttempts, errors.PartUnavailable),
+    ),
+    Route(
+        method="GET",
         path=f"{_SESSION}/explanation",
         name="explainSession",
         tag="sessions",

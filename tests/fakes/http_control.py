@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from session_service.base import errors
 from session_service.base.ids import DeviceId, NodeId, PolicyId, SessionId, UserId, WorkspaceId
+from session_service.control.pictures import DesktopPicture
 from session_service.core.actor import Actor
 from session_service.core.changes import PutLease, PutSession, PutWorkspace, Unit
 from session_service.core.records import (
@@ -27,6 +28,7 @@ from session_service.core.records import (
 from session_service.core.views import Alarm, SessionView
 from session_service.ports.checkpoints import CheckpointInfo
 from session_service.ports.clock import Clock, Ids
+from session_service.ports.pictures import TakenPicture
 from session_service.ports.registry import Registry
 from session_service.ports.streams import PlannedPause
 
@@ -154,6 +156,17 @@ class HttpControl:
         self.viewers_closed.append((session_id, device_id, but_device_id))
         return 0
 
+    async def picture(self, session_id: SessionId, *, user: User, device_id: str) -> DesktopPicture:
+        await self._act("picture", session_id, None, frozenset({State.ACTIVE, State.HELD}))
+        record = await self._record(session_id)
+        assert record.user_id == user.id, "a picture of somebody else's desktop"
+        if self.picture_waits is not None:
+            await self.picture_waits.wait()
+        return DesktopPicture(
+            taken_at_ms=self._clock.wall_ms(), picture=TakenPicture(width=2, height=1, jpeg=b"JPEG")
+        )
+
+    picture_waits: asyncio.Event | None = None
     planned: PlannedPause | None = None
 
     def announce(self, pause: PlannedPause | None) -> None:

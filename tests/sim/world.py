@@ -23,6 +23,7 @@ from session_service.core.changes import PutSession, PutUser, PutWorkspace, Unit
 from session_service.core.policy import Policy
 from session_service.core.records import Session, User, Workspace
 from session_service.core.views import Alarm
+from session_service.ports.pictures import Pictures
 from session_service.ports.streams import Attachment, LinkEnd, LinkOffer, LinkRefusal
 from session_service.registry.memory import MemoryRegistry
 from tests.fakes.checkpoints import Repository
@@ -54,6 +55,7 @@ class Life:
                 streams=place,
                 policy=world.policy,
                 admission=Admission(accepting=lambda: world.accepting, disk=lambda: world.disk),
+                pictures=world.pictures,
                 resume_secret=bytes(range(32)),
             ),
             node=NodeFacts(id=world.node_id, boot_id=world.machine.boot_id, address="here"),
@@ -143,6 +145,8 @@ class World:
         self.machine.may_destroy = self._may_destroy
         self.policy = policy if policy is not None else Policy(hold_s=30.0)
         self.node_id = self.ids.ulid()
+        self.pictures: Pictures | None = None
+        """Takes pictures of desktops, where a test has some."""
         self.accepting = True
         self.disk = (0, 0)
         """MiB that are free, and that must stay so."""

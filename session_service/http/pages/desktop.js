@@ -21,6 +21,7 @@ import {
   linkButton,
   workAnswer,
 } from "./parts.js";
+import { Still } from "./still.js";
 import { name, say, t } from "./strings.js";
 import * as times from "./times.js";
 
@@ -53,6 +54,7 @@ let lastClosed = null;
 let timer = countdown();
 let drawn = "";
 let warned = 0;
+const still = new Still(() => draw());
 put(hero, bones());
 
 function own() {
@@ -80,6 +82,7 @@ function bones() {
 function draw() {
   if (!live.known) return;
   const session = matters();
+  const seen = still.of(session, live);
   const key = session
     ? JSON.stringify([
         session.id,
@@ -93,12 +96,13 @@ function draw() {
         session.hold_counting,
         live.fresh,
         isEnding(leftOf(session), session.hold_s),
+        seen?.at,
       ])
     : `none ${lastClosed?.id} ${workspaces[0]?.saved_as_of} ${live.fresh}`;
   if (key !== drawn) {
     const focused = document.activeElement?.dataset?.k;
     drawn = key;
-    put(hero, session ? card(session) : noDesktop());
+    put(hero, session ? card(session, seen) : noDesktop());
     if (focused) hero.querySelector(`[data-k="${focused}"]`)?.focus();
     drawNotices();
     drawOthers(others, {
@@ -124,7 +128,7 @@ function tick() {
   }
 }
 
-function card(session) {
+function card(session, seen) {
   const build = { starting: startingCard, active: activeCard, held: heldCard, closing: closingCard }[
     session.state
   ];
@@ -132,7 +136,7 @@ function card(session) {
   return h(
     "section",
     { class: "card hero", "aria-labelledby": "h-hero", "data-state": session.state },
-    picture(session),
+    seen ? lastPicture(seen) : picture(session),
     h(
       "div",
       { class: "body" },
@@ -151,6 +155,16 @@ function card(session) {
         more.length > 0 && h("div", { class: "row wrap minor" }, ...more),
       ),
     ),
+  );
+}
+
+/** Never live-looking: it is grey and says when it was taken. */
+function lastPicture(seen) {
+  return h(
+    "div",
+    { class: "picture stale" },
+    h("img", { src: seen.src, alt: t("picture.alt") }),
+    h("span", { class: "stamp" }, t("picture.from", { time: times.moment(seen.at) })),
   );
 }
 
