@@ -63,6 +63,7 @@ from storage.ops.values import (
     EntryInfo,
     FolderPage,
     KeyReport,
+    LeftOut,
     LogHead,
     Pending,
     Progress,
@@ -73,6 +74,7 @@ from storage.ops.values import (
 )
 from storage.replica.look import Repaired, ReplicaLook, ReplicaState
 from storage.replica.second import SecondStore
+from storage.repository.damage import Damage, damage_of
 from storage.repository.key_use import EpochUse, older_than
 from storage.repository.retention import Retention
 from storage.repository.rewrap import Rewrapped
@@ -95,6 +97,7 @@ __all__ = [
     "CollectRefused",
     "CommitContended",
     "CommitUncertain",
+    "Damage",
     "Diff",
     "Differences",
     "EntryInfo",
@@ -112,6 +115,7 @@ __all__ = [
     "KeyWays",
     "KeysChanged",
     "Kms",
+    "LeftOut",
     "LineLimits",
     "LogHead",
     "MustBeKept",
@@ -160,6 +164,7 @@ __all__ = [
     "WorkspaceErased",
     "WorkspaceRef",
     "code_of",
+    "damage_of",
     "has_repositories",
     "is_being_filled",
     "note_beside",

@@ -110,6 +110,16 @@ class WorkspaceErased(StorageRefused):
     )
 
 
+class FilesDamaged(StorageRefused):
+    """What was asked for needs an object of the store that is damaged or missing."""
+
+    code, status, action = (
+        "files_damaged",
+        409,
+        "All else can be fetched. `session-service replica repair` or a backup brings the object back.",
+    )
+
+
 class FenceMoved(SessionError):
     """Another owner has taken the workspace over; this one writes nothing more to its main line."""
 

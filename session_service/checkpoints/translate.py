@@ -34,6 +34,10 @@ def error(exc: storage.StorageError) -> errors.SessionError:
         return errors.NoRoom("The disk of this machine has no room for what is to be restored.", **facts)
     if isinstance(exc, storage.ObjectNotFound | storage.NoSuchCheckpoint | storage.PathMissing):
         return errors.NotFound(words, **facts)
+    damage = storage.damage_of(exc)
+    if damage is not None:
+        words = f"{damage.object or 'An object'} of the store is damaged: {damage.reason}"
+        return errors.FilesDamaged(words, object=damage.object, **facts)
     if exc.retryable:
         return errors.StorageUnavailable(words, **facts)
     return errors.StorageRefused(words, **facts)
@@ -45,6 +49,14 @@ def progress(value: storage.Progress) -> port.Progress:
 
 def _bad(paths: Iterable[storage.BadPath]) -> tuple[port.BadPath, ...]:
     return tuple(port.BadPath(path=path(one.path), grade=one.grade, error=one.error) for one in paths)
+
+
+def left_out(paths: Iterable[storage.LeftOut]) -> tuple[port.LeftOut, ...]:
+    """What a damaged object kept from being given, as it is told to the service."""
+    return tuple(
+        port.LeftOut(path=path(one.path), kind=one.kind, object=one.object, reason=one.reason)
+        for one in paths
+    )
 
 
 def info(value: storage.CheckpointInfo) -> port.CheckpointInfo:
@@ -110,6 +122,8 @@ def restored(home: str, value: storage.RestoreReport, seconds: float) -> port.Re
         not_made=_bad(value.not_made),
         seconds=seconds,
         seeded_bytes=value.seeded_bytes,
+        left_out=left_out(value.left_out),
+        left_out_count=value.left_out_count,
     )
 
 

@@ -433,6 +433,8 @@ class Worker:
                 seed=home,  # most of it is there, as a rule, and needs no fetching
                 progress=Emitter(call),
             )
+            if report.left_out and not report.entries:
+                raise _nothing_given(report)
             where = await asyncio.to_thread(homes.put_restored, draft, home, ask.owner)
         finally:
             await asyncio.to_thread(homes.drop_draft, draft)
@@ -486,6 +488,12 @@ class Worker:
             WorkspaceName(tenant_id=hex_to_ulid(ref.tenant), workspace_id=hex_to_ulid(ref.workspace))
             for ref in await (await self._open()).workspaces()
         ]
+
+
+def _nothing_given(report: storage.RestoreReport) -> errors.FilesDamaged:
+    [first, *_] = translate.left_out(report.left_out)
+    words = f"Nothing of it can be given: {first.object} of the store is damaged: {first.reason}"
+    return errors.FilesDamaged(words, object=first.object)
 
 
 async def _to_its_end(work: Callable[..., None], *args: Any) -> None:

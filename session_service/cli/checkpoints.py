@@ -20,6 +20,10 @@ WorkspaceId = Annotated[
 ]
 Seq = Annotated[int, typer.Argument(metavar="CHECKPOINT", help="The checkpoint's number.")]
 
+INCOMPLETE = 3
+"""Exit status of a restore that gave what it could, and not all."""
+REPAIR = "`session-service replica repair`, or a backup of the bucket, brings the objects back."
+
 
 @application.command()
 def workspaces(state_folder: StateFolder = None, json: AsJson = False) -> None:
@@ -200,20 +204,14 @@ def restore(
 ) -> None:
     """Bring files back: into a new folder, or beside what is there in a running desktop. Nothing is replaced.
 
+    What needs a damaged object of the store is left out and named; then the exit status is 3.
+
     Example: session-service checkpoints restore 01J9Z3M4N5P6Q7R8S9T0V1W2X3 12 Documents --to ./back
     """
     if (to is None) == (not session):
         raise errors.BadInput("Say where to: --to FOLDER, or --session SESSION.", field="to")
     if to is None:
-        made = console.run(lambda api: api.restore(session, seq=seq, path=path), state_folder)
-        if json:
-            console.print_json(made)
-            return
-        console.out.print(
-            f"{made.entries:,} entries, {console.size(made.bytes)}, in {made.path}", markup=False
-        )
-        for name in made.not_made:
-            console.out.print(f"not made again: {name}", markup=False)
+        _beside(console.run(lambda api: api.restore(session, seq=seq, path=path), state_folder), json)
         return
     if why := console.why_not_here(to):
         raise errors.BadInput(why, field="to")
@@ -222,6 +220,25 @@ def restore(
         console.print_json({"path": str(to), "bytes": total})
     else:
         console.out.print(f"{console.size(total)} to {to}", markup=False)
+
+
+def _beside(made: models.Restored, as_json: bool) -> None:
+    """Tell of files that were put into a running desktop, and end with the status of what is incomplete."""
+    if as_json:
+        console.print_json(made)
+    else:
+        console.out.print(
+            f"{made.entries:,} entries, {console.size(made.bytes)}, in {made.path}", markup=False
+        )
+        for name in made.not_made:
+            console.out.print(f"not made again: {name}", markup=False)
+        for one in made.left_out:
+            what = "not whole" if one.kind == "folder" else "left out"
+            console.out.print(f"{what}: {one.path or '/'} (needs {one.object}: {one.reason})", markup=False)
+        if not made.complete:
+            console.out.print(f"Incomplete: {made.left_out_count:,} in all. {REPAIR}", markup=False)
+    if not made.complete:
+        sys.exit(INCOMPLETE)
 
 
 async def _one(api: Api, workspace: str, seq: int) -> models.Checkpoint:

@@ -371,13 +371,28 @@ class Upload(_Answer, frozen=True, kw_only=True):
     bytes: int
 
 
+class LeftOut(_Answer, frozen=True, kw_only=True):
+    """A file that was left out, or a folder that is not whole, because an object of the store is damaged."""
+
+    path: str
+    kind: str
+    object: str
+    reason: str
+
+
 class Restored(_Answer, frozen=True, kw_only=True):
-    """Where restored files lie in the home, and what of them could not be made again."""
+    """Where restored files lie in the home, and what of them could not be made again.
+
+    Unless it is `complete`, something that is damaged in the store was left out and is named.
+    """
 
     path: str
     entries: int
     bytes: int
     not_made: list[str]
+    complete: bool = True
+    left_out: list[LeftOut] = msgspec.field(default_factory=list)
+    left_out_count: int = 0
 
 
 class Receipt(_Answer, frozen=True, kw_only=True):

@@ -39,6 +39,7 @@ WORDS: Mapping[str, str] = {
     "operator.acted": "An operator asked for: $act.",
     "file.uploaded": "A file was put into it.",
     "file.restored": "Saved files were put into its folder Restored.",
+    "file.restored_in_part": "Of these files $left_out could not be given: an object is damaged.",
     "link.looked_on": "Somebody looked on.",
     "picture.looked_at": "Its user was shown a picture of it.",
 }

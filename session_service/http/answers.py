@@ -230,13 +230,29 @@ class UploadOut(Answer):
     bytes: int
 
 
+class LeftOutOut(Answer):
+    """A file that was left out, or a folder (`kind`) that is not whole, because an object is damaged."""
+
+    path: str
+    kind: str
+    object: str
+    reason: str
+
+
 class RestoredOut(Answer):
-    """Where what was restored lies in the home; `not_made` names what could not be made again."""
+    """Where what was restored lies in the home; `not_made` names what could not be made again.
+
+    Unless it is `complete`, an object of the store is damaged, and `left_out` names the first of what needs
+    it; of these files nothing was made.
+    """
 
     path: str
     entries: int
     bytes: int
     not_made: list[str]
+    complete: bool
+    left_out: list[LeftOutOut]
+    left_out_count: int
 
 
 class ReceiptOut(Answer):

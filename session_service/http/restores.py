@@ -4,12 +4,19 @@ Beside what is there and never over it: a new folder below `Restored`. The stora
 the same reasons as with uploads, and refused in closing for the same reason, too.
 """
 
+from typing import Final
+
 from session_service.base import errors
+from session_service.core.records import AuditEntry, Session
 from session_service.http import answers, asks, audit, paths
 from session_service.http.routes import Exchange, Reply
 from session_service.http.sessions import own_view
 from session_service.http.uploads import open_for_files
 from session_service.http.workspaces import workspace_name
+from session_service.ports.checkpoints import RestoreReport
+
+LEFT_OUT_NAMED_MAX: Final = 1_000
+"""Paths of one answer; the rest is counted."""
 
 
 async def restore(exchange: Exchange) -> Reply:
@@ -38,10 +45,33 @@ async def restore(exchange: Exchange) -> Reply:
         home=desktop.home,
         owner=await exchange.services.owner_of(workspace_id=desktop.workspace_id, fence=desktop.fence),
     )
+    if report.left_out_count:
+        await audit.record(exchange, _in_part(exchange, session, report))
     made = answers.RestoredOut(
         path=report.home,
         entries=report.entries,
         bytes=report.bytes,
         not_made=[one.path for one in report.not_made],
+        complete=not report.left_out_count,
+        left_out=[
+            answers.LeftOutOut(path=one.path, kind=one.kind, object=one.object, reason=one.reason)
+            for one in report.left_out[:LEFT_OUT_NAMED_MAX]
+        ],
+        left_out_count=report.left_out_count,
     )
     return Reply(body=made, status=201)
+
+
+def _in_part(exchange: Exchange, session: Session, report: RestoreReport) -> AuditEntry:
+    """Return the record that not all was given; what was asked for stands in the one before."""
+    first = report.left_out[0]
+    return audit.entry(
+        exchange,
+        "file.restored_in_part",
+        user_id=session.user_id,
+        session_id=session.id,
+        workspace_id=session.workspace_id,
+        path=first.path,
+        object=first.object,
+        left_out=report.left_out_count,
+    )

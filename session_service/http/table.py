@@ -29,6 +29,7 @@ from session_service.http.table_sessions import SESSIONS
 _STORE_ERRORS: Final = (
     errors.StorageUnavailable,
     errors.StorageRefused,
+    errors.FilesDamaged,
     errors.WorkspaceErased,
     errors.PartUnavailable,
 )

@@ -10,6 +10,7 @@ _ACT_ERRORS: Final = (errors.TransitionRefused, errors.Conflict, errors.PartUnav
 _STORE_ERRORS: Final = (
     errors.StorageUnavailable,
     errors.StorageRefused,
+    errors.FilesDamaged,
     errors.WorkspaceErased,
     errors.PartUnavailable,
 )

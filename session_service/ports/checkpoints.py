@@ -111,8 +111,23 @@ class PendingLook(msgspec.Struct, frozen=True, kw_only=True):
     looked_at_ms: int
 
 
+class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
+    """What could not be given because an object of the store is damaged or missing: a file as a whole, or
+    a folder of which not all names could be read. kind: file, folder.
+    """
+
+    path: str
+    kind: str
+    object: str
+    reason: str
+
+
 class RestoreReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A restored home; `home` is its final folder (renamed into place when whole)."""
+    """A restored home; `home` is its final folder (renamed into place when whole).
+
+    A new home is whole or is not made. What is brought back beside a home may lack what is damaged: then
+    `left_out_count` is not 0, and `left_out` names the first of it.
+    """
 
     home: str
     seq: int | None
@@ -122,6 +137,8 @@ class RestoreReport(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     seeded_bytes: int = 0
     """Found on this machine, and not fetched."""
+    left_out: tuple[LeftOut, ...] = ()
+    left_out_count: int = 0
 
 
 class LastLook(msgspec.Struct, frozen=True, kw_only=True):
@@ -327,7 +344,8 @@ class Checkpoints(Protocol):
     ) -> RestoreReport:
         """Put a file or folder of a checkpoint into a new folder below `Restored` of a living home.
 
-        Nothing that is there is touched; `home` of the report is the new folder's path in the home.
+        Nothing that is there is touched; `home` of the report is the new folder's path in the home. What
+        cannot be given is named in the report; where nothing can be, FilesDamaged is raised.
         """
         ...
 

@@ -122,18 +122,24 @@ class Reading(Opened):
         owner: tuple[int, int] | None = None,
         becomes_home: bool = False,
         resumable: bool = False,
+        must_be_whole: bool | None = None,
         path: bytes = b"",
         seed: Path | None = None,
         progress: Tell | None = None,
     ) -> RestoreReport:
         """Restore a checkpoint into a folder that does not exist or is empty.
 
-        If this raises, the folder is partial; the caller drops it, or calls again if it is resumable.
+        What needs an object that is damaged or missing is left out as a whole and named in the report, which
+        is not `complete` then; everything else is given. If this raises, the folder is partial; the caller
+        drops it, or calls again if it is resumable.
 
         Args:
             path: a file or folder of the checkpoint, which comes under its own name; else all.
             resumable: take up what an earlier call with the same arguments left in the folder. A note lies
                 beside it meanwhile. Raises TargetNotEmpty where that cannot be: drop both and call again.
+                An incomplete one stays as such a folder: call again once the objects are back.
+            must_be_whole: raise ObjectDamaged (or what else was found) at the first damage, and leave nothing
+                out. A folder that becomes a home must be whole, always.
             seed: a folder that may hold some of it, under the paths of the checkpoint: a previous home, an
                 earlier restore, the home that runs. It may be anything, and may change meanwhile: what it has
                 is compared with the ids of the checkpoint, and only what is the same is not fetched.
@@ -152,6 +158,7 @@ class Reading(Opened):
             progress=self._told(progress),
             becomes_home=becomes_home,
             resumable=resumable,
+            must_be_whole=becomes_home if must_be_whole is None else must_be_whole,
             path=path,
             seed=seed,
         )

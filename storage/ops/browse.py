@@ -1,7 +1,8 @@
 """Looks into a checkpoint without restoring it: the list of checkpoints, folders, files."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Final
 
 from storage.errors import HostileTree, LimitReached, PathMissing
@@ -12,8 +13,9 @@ from storage.format.keys import BoxKind
 from storage.format.limits import DEPTH_FOLDERS_MAX, KIB
 from storage.format.tree import Entry
 from storage.ops.values import BadPath, CheckpointInfo, EntryInfo, FolderPage
+from storage.repository.damage import Damage
 from storage.repository.index import Places
-from storage.repository.reader import Reader
+from storage.repository.reader import OnLost, Reader
 from storage.repository.state import Row
 from storage.repository.verify import announced
 from storage.scan.entry import Kind
@@ -120,13 +122,15 @@ class Browser:
                     break
         raise PathMissing(path=path)
 
-    async def entries(self, folder: Entry, *, start: bytes = b"") -> AsyncGenerator[Entry, None]:
+    async def entries(
+        self, folder: Entry, *, start: bytes = b"", lost: OnLost | None = None
+    ) -> AsyncGenerator[Entry, None]:
         """Yield what is in a folder, from a name on; nothing if it could not be listed when it was saved."""
         if folder.type != Kind.FOLDER:
             raise PathMissing(path=folder.name, what="not a folder")
         if folder.content is None:
             return
-        async for entry in self._reader.folder(self._index, tree.node_ref(folder), start=start):
+        async for entry in self._reader.folder(self._index, tree.node_ref(folder), start=start, lost=lost):
             yield entry
 
     async def page(self, folder: Entry, *, after: bytes, prefix: bytes, limit: int) -> FolderPage:
@@ -152,17 +156,23 @@ class Browser:
                 found.append(entry_info(entry))
         return FolderPage(entries=tuple(found), more=False)
 
-    async def below(self, folder: Entry, prefix: bytes) -> AsyncIterator[tuple[bytes, Entry]]:
+    async def below(
+        self, folder: Entry, prefix: bytes, *, lost: Callable[[bytes, Damage], None] | None = None
+    ) -> AsyncIterator[tuple[bytes, Entry]]:
         """Yield (path, entry) of everything beneath a folder, a folder right before what is in it.
 
         One node is in memory for each folder on the way, however many entries these have.
+
+        Args:
+            lost: told each folder of which not all can be read; then the others follow. Without it the first
+                damage is an error.
 
         Raises:
             HostileTree: there is more than the checkpoint announced, or it is nested too deeply: a few
                 nodes can spell more entries than anybody could read.
         """
         totals = announced(self._row)
-        opened = [(prefix, self.entries(folder))]
+        opened = [(prefix, self.entries(folder, lost=lost and partial(lost, prefix)))]
         try:
             while opened:
                 path, entries = opened[-1]
@@ -176,7 +186,8 @@ class Browser:
                 if entry.type == Kind.FOLDER:
                     if len(opened) > DEPTH_FOLDERS_MAX:
                         raise HostileTree(path=inside[:PATH_BYTES_MAX], rule="depth")
-                    opened.append((inside, self.entries(entry)))
+                    told = lost and partial(lost, inside)
+                    opened.append((inside, self.entries(entry, lost=told)))
         finally:
             for _, entries in reversed(opened):
                 await entries.aclose()

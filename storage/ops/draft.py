@@ -30,13 +30,15 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOTE: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Draft:
     """An open folder to restore into."""
 
     fd: int
     resumed: bool
     """A restore of the same checkpoint was here before."""
+    to_be_continued: bool = False
+    """Set by a restore that could not give all: the note stays, and the folder may be taken up again."""
 
 
 def write_out(draft: Draft) -> None:
@@ -102,10 +104,12 @@ def resumable_draft(into: Path, about: tuple[object, ...]) -> Iterator[Draft]:
                 raise TargetNotEmpty(path=os.fspath(into), what="it is not what a restore left")
             os.ftruncate(note, 0)
             os.pwrite(note, wanted, 0)
-            yield Draft(fd=fd, resumed=resumed)
+            draft = Draft(fd=fd, resumed=resumed)
+            yield draft
         finally:
             os.close(fd)
-        os.unlink(note_beside(into))
+        if not draft.to_be_continued:
+            os.unlink(note_beside(into))
     finally:
         os.close(note)
 

@@ -5,7 +5,8 @@ bytes, and everything that wants a part of it is served while it is open, checke
 may be written by both lanes in turn; they meet on an inode for the time of one write, which is little beside
 opening a segment. Almost every file lies whole in one segment and is made by one call (`scan/lane.py`).
 
-A load whose objects were moved meanwhile is placed anew by the log as it is then.
+A load whose objects were moved meanwhile is placed anew by the log as it is then. Of a load with a damaged
+object each segment is tried alone; a file that needs one that is lost is taken back as a whole.
 
 Memory: for each lane a load being written, one being fetched, and one opened segment.
 
@@ -20,12 +21,13 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from storage.errors import ObjectMissing
+from storage.errors import ObjectMissing, StorageError
 from storage.format.frame import Buffer
 from storage.format.keys import BoxKind
 from storage.format.limits import MIB, SEALED_EXTRA_BYTES_MAX, SEGMENT_RAW_BYTES_MAX
 from storage.format.table import Segment
 from storage.ops.seeding import BATCH_BYTES, Seeding
+from storage.repository.damage import Damage, damage_of
 from storage.repository.index import Container, Places
 from storage.repository.reader import CACHE_BYTES, Reader, SealedRun
 from storage.repository.threads import Stop, Threads
@@ -62,6 +64,8 @@ class File:
     writer: OpenFile | None = None
     users: int = 0
     """Lanes that are writing it at this moment."""
+    lost: bool = False
+    """An object that it needs is damaged: it is not written."""
 
 
 class _Piece(NamedTuple):
@@ -100,9 +104,11 @@ class _Writers:
         self._lock = threading.Lock()
         self._open: OrderedDict[int, File] = OrderedDict()
 
-    def take(self, file: File) -> OpenFile:
-        """Return the writer of a file, which stays open until it is given back."""
+    def take(self, file: File) -> OpenFile | None:
+        """Return the writer of a file, which stays open until it is given back; None if it is lost."""
         with self._lock:
+            if file.lost:
+                return None
             if file.writer is None:
                 file.writer = self._extractor.file(file.path, file.facts)
             file.users += 1
@@ -118,12 +124,34 @@ class _Writers:
         with self._lock:
             file.users -= 1
             file.left -= chunks
+            if file.lost:
+                self._take_back(file)
+                return
             if file.left:
                 return
             del self._open[id(file)]
         assert file.writer is not None
         file.writer.close()
         file.writer = None
+
+    def lose(self, file: File) -> bool:
+        """Take back a file of which not all can be given; return False if that is known already."""
+        with self._lock:
+            known, file.lost = file.lost, True
+            self._take_back(file)
+            return not known
+
+    def _take_back(self, file: File) -> None:
+        """Remove what was written of it, once nobody writes it any more."""
+        if file.users:
+            return
+        self._open.pop(id(file), None)
+        inode = None
+        if file.writer is not None:
+            inode = file.writer.inode
+            file.writer.abandon()
+            file.writer = None
+        self._extractor.take_back(file.path, file.facts, inode=inode)
 
     def _rest_one(self) -> None:
         for key, file in self._open.items():
@@ -146,13 +174,21 @@ class Lanes:
         *,
         written: Callable[[int], None],
         seed: Callable[[], Seeding] | None = None,
+        lost: Callable[[bytes, Damage], None] | None = None,
     ) -> None:
-        """Take what writes and what is read from; `seed` is asked for one hand of a seed per lane."""
+        """Take what writes and what is read from.
+
+        Args:
+            seed: asked for one hand of a seed per lane.
+            lost: told each file that is left out because of damage, maybe in a thread; without it the first
+                damage is an error.
+        """
         self._reader = reader
         self._places = places
         self._threads = threads
         self._stop = stop
         self._written = written
+        self._lost = lost
         self._writers = _Writers(extractor)
         self._hands = [Lane(extractor) for _ in range(LANES)]
         self._seeds = [] if seed is None else [seed() for _ in self._hands]
@@ -222,20 +258,35 @@ class Lanes:
         return had
 
     async def _placed(self, pieces: Sequence[_Piece]) -> list[_Load]:
+        leave_out = False
         while True:
             looks = self._places.looks
             try:
-                return await self._threads.run(self._stop, self._loads_of, pieces, looks)
+                return await self._threads.run(self._stop, self._loads_of, pieces, looks, leave_out)
             except ObjectMissing:
                 if not await self._places.look_again(looks):
-                    raise
+                    if self._lost is None:
+                        raise
+                    leave_out = True
 
-    def _loads_of(self, pieces: Sequence[_Piece], looks: int) -> list[_Load]:
-        """Find where the chunks of pieces lie now, and put what lies together into loads, as it lies."""
+    def _loads_of(self, pieces: Sequence[_Piece], looks: int, leave_out: bool) -> list[_Load]:
+        """Find where the chunks of pieces lie now, and put what lies together into loads, as it lies.
+
+        With `leave_out` files with chunks that lie nowhere are lost; else they are an error.
+        """
         by_container: dict[str, tuple[Container, _Wanted]] = {}
         for piece in pieces:
             self._stop.check()
-            for container, number, part in self._parts(piece):
+            if piece.file.lost:
+                continue
+            try:
+                parts = list(self._parts(piece))
+            except ObjectMissing as exc:
+                if not leave_out:
+                    raise
+                self._lose([piece], exc)
+                continue
+            for container, number, part in parts:
                 wanted = by_container.setdefault(container.name, (container, {}))[1]
                 there = wanted.get(number)
                 if there is None:
@@ -284,20 +335,51 @@ class Lanes:
             load.sealed = await self._reader.fetch(
                 (load.container, segment) for segment, _ in load.wanted.values()
             )
-            self.fetched_bytes += sum(len(sealed.raw) for sealed in load.sealed)
-        except ObjectMissing:
-            if not await self._places.look_again(load.looks):
-                raise
+        except ObjectMissing as exc:
             pieces = [piece for _, served in load.wanted.values() for piece in served]
+            if await self._places.look_again(load.looks):
+                work.extendleft(reversed(await self._placed(pieces)))
+            elif not self._lose(pieces, exc, load.container):
+                raise
             load.wanted = {}
-            work.extendleft(reversed(await self._placed(pieces)))
+        except StorageError as exc:
+            if self._lost is None or damage_of(exc) is None:
+                raise
+            load.sealed = await self._fetched_alone(load)
+        self.fetched_bytes += sum(len(sealed.raw) for sealed in load.sealed)
+
+    async def _fetched_alone(self, load: _Load) -> list[SealedRun]:
+        """Fetch each segment of a load alone: one of them is damaged, and whoever needs it is lost."""
+        found: list[SealedRun] = []
+        for segment, served in load.wanted.values():
+            try:
+                found.append(await self._reader.fetch_run(load.container, [segment]))
+            except StorageError as exc:
+                if not self._lose(served, exc, load.container):
+                    raise
+        return found
+
+    def _lose(self, pieces: Iterable[_Piece], exc: StorageError, container: Container | None = None) -> bool:
+        """Leave out the files of some pieces if an error is damage and that is allowed; return whether."""
+        damage = damage_of(exc, name="" if container is None else container.name)
+        if damage is None or self._lost is None:
+            return False
+        for piece in pieces:
+            if self._writers.lose(piece.file):
+                self._lost(piece.file.path, damage)
+        return True
 
     def _write(self, load: _Load, hand: Lane) -> None:
         """Open what was fetched, segment by segment, and write it; in a thread."""
         for sealed in load.sealed:
-            for segment, raw in sealed.opened():
-                view = memoryview(raw)
+            for segment in sealed.run:
                 served = load.wanted[segment.index][1]
+                try:
+                    view = memoryview(sealed.open_one(segment))
+                except StorageError as exc:
+                    if not self._lose(served, exc, load.container):
+                        raise
+                    continue
                 for piece in served:
                     self._stop.check()
                     self._write_piece(piece, view[piece.start : piece.start + piece.length], hand)
@@ -306,10 +388,14 @@ class Lanes:
 
     def _write_piece(self, piece: _Piece, data: memoryview, hand: Lane) -> None:
         file, extents = piece.file, piece.file.facts.extents
+        if file.lost:
+            return
         if piece.chunks == len(file.refs) and extents is None:
             hand.file(file.path, file.facts, data)
             return
         writer = self._writers.take(file)
+        if writer is None:
+            return
         if extents is None:
             writer.write(piece.data_start, data)
         else:

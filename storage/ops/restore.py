@@ -4,6 +4,9 @@ The plan comes first (`restore_plan.py`); then folders, links and empty files; t
 with a word when the first tier is there. `lanes.py` writes them. A restore that was cut off may be taken up:
 what is whole stays (`draft.py`).
 
+What needs a damaged object is left out and named, and the rest is given, unless the restore must be whole: a
+folder that becomes somebody's home must be, for what it lacks would be saved as deleted.
+
 A restore that makes the home of a desktop leaves what it knows to the stat cache: files that it wrote itself
 and looked at through the descriptor it wrote them with need not be read again by the first checkpoint.
 
@@ -15,6 +18,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -25,12 +29,12 @@ from storage.ops.lanes import File, Lanes
 from storage.ops.restore_plan import Plan, Planner, tiers
 from storage.ops.seeding import Seeding
 from storage.ops.stat_cache import VOUCHED_NS, Remembered, StatCache, facts_of
-from storage.ops.values import BadPath, Progress, RestoreReport
+from storage.ops.values import BadPath, LeftOut, Progress, RestoreReport
 from storage.repository.index import Places
 from storage.repository.reader import Reader
 from storage.repository.state import Row
 from storage.repository.threads import Stop, Threads
-from storage.scan.entry import ExtractReport, Kind, RestorePolicy, StatFacts
+from storage.scan.entry import ExtractReport, Kind, RestoreFacts, RestorePolicy, StatFacts
 from storage.scan.extract import Extractor, require_space
 from storage.scan.seed import open_seed
 from storage.scan.settled import keeps_fine_times
@@ -41,6 +45,9 @@ NAMED_MAX: Final = 1_000
 PROGRESS_EVERY_ENTRIES: Final = 512
 CLOCK_REALTIME_COARSE: Final = 5
 """The clock that the kernel stamps files with; Python has no name for it."""
+
+
+NO_FACTS: Final = RestoreFacts(mode=0, uid=None, gid=None, mtime_s=0, mtime_ns=0)
 
 
 class Restore:
@@ -57,10 +64,12 @@ class Restore:
         progress: Callable[[Progress], None],
         becomes_home: bool = False,
         resumable: bool = False,
+        must_be_whole: bool = False,
         path: bytes = b"",
         seed: Path | None = None,
     ) -> None:
         assert not (path and (becomes_home or resumable)), "a part of a home is not made into one"
+        assert must_be_whole or not becomes_home, "what a home lacks would be saved as deleted"
         assert row.checkpoint is not None
         self._reader = reader
         self._places = places
@@ -74,6 +83,7 @@ class Restore:
         self._met = 0
         self._becomes_home = becomes_home
         self._resumable = resumable
+        self._must_be_whole = must_be_whole
         self._path = path
         self._seed = seed
         self._lanes: Lanes | None = None
@@ -84,11 +94,13 @@ class Restore:
         """Make everything below `into`, which is an empty folder, does not exist, or is to be taken up.
 
         A failed restore leaves a partial folder that is the caller's to drop, or to try again if resumable.
+        So does an incomplete one that is resumable: it may be completed once the objects are back.
         """
         with self._draft(into) as draft:
-            plan = await Planner(
-                self._reader, self._places, self._row, keep_entries=self._becomes_home, path=self._path
-            ).run(self._met_one)
+            plan = await self._plan().run(self._met_one)
+            if draft.resumed and plan.folders_lost:
+                # Half a file may stand there of which the name cannot be read any more.
+                raise TargetNotEmpty(path=os.fspath(into), what="a folder of it cannot be read any more")
             if not draft.resumed:
                 require_space(draft.fd, bytes_needed=plan.bytes, entries_needed=plan.entries_made)
             try:
@@ -97,6 +109,7 @@ class Restore:
                 if not draft.resumed or exc.retryable:
                     raise
                 raise TargetNotEmpty(path=os.fspath(into), what="it could not be taken up") from exc
+            draft.to_be_continued = bool(plan.left_out)
         plan.differences += [BadPath(path=path, grade=what) for path, what in report.differences]
         assert self._lanes is not None, "it has written"
         return RestoreReport(
@@ -108,6 +121,18 @@ class Restore:
             resumed=draft.resumed,
             seeded_bytes=self._lanes.seeded_bytes,
             fetched_bytes=self._lanes.fetched_bytes,
+            left_out=tuple(sorted(plan.left_out.values(), key=_path_of)[:NAMED_MAX]),
+            left_out_count=len(plan.left_out),
+        )
+
+    def _plan(self) -> Planner:
+        return Planner(
+            self._reader,
+            self._places,
+            self._row,
+            keep_entries=self._becomes_home,
+            path=self._path,
+            must_be_whole=self._must_be_whole,
         )
 
     def _draft(self, into: Path) -> AbstractContextManager[Draft]:
@@ -166,21 +191,28 @@ class Restore:
             else:
                 left.append(file)
         plan.files = left
+        for path, facts in plan.lists_lost:
+            if extractor.is_whole(path, facts):
+                del plan.left_out[path]  # it was made when its lists could be read
+            else:
+                extractor.take_back(path, facts, inode=None)
 
     async def _write_files(self, extractor: Extractor, plan: Plan) -> None:
         """Write tier by tier, and say when a desktop could start."""
         first, *others = tiers(plan.files)
         plan.files = []
-        with self._open_lanes(extractor) as lanes:
+        lost_before = len(plan.left_out)
+        with self._open_lanes(extractor, plan) as lanes:
             await lanes.write(first)
-            self._progress(Progress(stage="usable", done=self._written, total=None, unit="bytes"))
+            if len(plan.left_out) == lost_before:
+                self._progress(Progress(stage="usable", done=self._written, total=None, unit="bytes"))
             for tier in others:
                 await lanes.write(tier)
             if lanes.seeded_bytes:
                 self._progress(Progress(stage="seeded", done=lanes.seeded_bytes, unit="bytes"))
 
     @contextmanager
-    def _open_lanes(self, extractor: Extractor) -> Iterator[Lanes]:
+    def _open_lanes(self, extractor: Extractor, plan: Plan) -> Iterator[Lanes]:
         """Open the seed, if there is one, and what writes."""
         seed_fd = None if self._seed is None else open_seed(self._seed)
         beneath = self._path.rpartition(b"/")[0]
@@ -196,6 +228,7 @@ class Restore:
                 self._stop,
                 written=self._count_written,
                 seed=seed,
+                lost=None if self._must_be_whole else plan.leave_out,
             )
             with closing(self._lanes):
                 yield self._lanes
@@ -218,8 +251,13 @@ class Restore:
 
     def _finish(self, extractor: Extractor, plan: Plan) -> ExtractReport:
         for path, first in plan.links:
-            extractor.hardlink(path, first)
-        return extractor.finish()
+            lost = plan.left_out.get(first)
+            if lost is None:
+                extractor.hardlink(path, first)
+            else:
+                plan.left_out[path] = replace(lost, path=path)
+                extractor.take_back(path, NO_FACTS, inode=None)
+        return extractor.finish(root=not (plan.left_out and self._resumable))
 
     async def _remembered(self, device: int, made: dict[bytes, StatFacts], plan: Plan) -> StatCache | None:
         """Return a stat cache of the files that were written, or None where it would prove nothing.
@@ -243,6 +281,10 @@ class Restore:
         for path, items in folders.items():
             cache.put(path, items)
         return cache
+
+
+def _path_of(one: LeftOut) -> bytes:
+    return one.path
 
 
 async def _clock_is_past(newest_ns: int) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from heapq import nlargest
 from typing import Final
 
-from storage.errors import HostileTree
+from storage.errors import HostileTree, StorageError
 from storage.format import tree
 from storage.format.extras import Extras, GradeTag
 from storage.format.limits import DEPTH_FOLDERS_MAX, KIB, MIB
@@ -22,12 +22,13 @@ from storage.format.table import checked_chunk_refs
 from storage.format.tree import Entry
 from storage.ops.browse import Browser
 from storage.ops.lanes import File
-from storage.ops.values import BadPath
+from storage.ops.values import BadPath, LeftOut
+from storage.repository.damage import Damage, damage_of
 from storage.repository.index import Places
 from storage.repository.reader import Reader
 from storage.repository.state import Row
 from storage.repository.verify import announced, walk_tree
-from storage.scan.entry import NO_ATTRIBUTES, Attributes, Kind, RestoreFacts
+from storage.scan.entry import NO_ATTRIBUTES, Attributes, Kind, RawPath, RestoreFacts
 from storage.scan.walk import PATH_BYTES_MAX
 
 SMALL_FILE_BYTES: Final = 1 * MIB
@@ -63,6 +64,10 @@ class Plan:
     links: list[tuple[bytes, bytes]] = field(default_factory=list)
     not_made: list[BadPath] = field(default_factory=list)
     differences: list[BadPath] = field(default_factory=list)
+    left_out: dict[bytes, LeftOut] = field(default_factory=dict)
+    """By path: what cannot be given."""
+    lists_lost: list[tuple[bytes, RestoreFacts]] = field(default_factory=list)
+    """Of these the files of which it cannot even be read what is in them."""
     bytes: int = 0
     """How many bytes will be written."""
 
@@ -71,12 +76,33 @@ class Plan:
         """Return how many entries will be made."""
         return len(self.made) + len(self.files) + len(self.links)
 
+    @property
+    def folders_lost(self) -> bool:
+        """Return whether there may be entries of which not even the names are known."""
+        return any(one.kind == "folder" for one in self.left_out.values())
+
+    def leave_out(self, path: RawPath, damage: Damage, *, kind: str = "file") -> None:
+        """Note what cannot be given, and why; the first reason counts."""
+        told = LeftOut(path=path, kind=kind, object=damage.object, reason=damage.reason)
+        self.left_out.setdefault(path, told)
+
+    def lose_folder(self, path: RawPath, damage: Damage) -> None:
+        """Note a folder of which not all can be read."""
+        self.leave_out(path, damage, kind="folder")
+
 
 class Planner:
     """Makes the plan of one checkpoint. Used once."""
 
     def __init__(
-        self, reader: Reader, places: Places, row: Row, *, keep_entries: bool = False, path: bytes = b""
+        self,
+        reader: Reader,
+        places: Places,
+        row: Row,
+        *,
+        keep_entries: bool = False,
+        path: bytes = b"",
+        must_be_whole: bool,
     ) -> None:
         """Take a checkpoint, and what of it is wanted: a file, or a folder with all that is in it."""
         assert row.checkpoint is not None
@@ -92,6 +118,7 @@ class Planner:
         self._parts_left = totals.entries + totals.size // PART_BYTES_MIN + PARTS_SPARE
         self._groups: dict[bytes, tuple[bytes, Entry]] = {}
         self._plan = Plan()
+        self._lost = None if must_be_whole else self._plan.lose_folder
 
     async def run(self, met_one: Callable[[], None]) -> Plan:
         """Walk the tree; `met_one` is called for every entry."""
@@ -102,7 +129,9 @@ class Planner:
             plan.made.append((b"", root, facts))
         else:
             plan.made.append((b"", root, facts_of(root, tree.entry_extras(root), None)))
-        walk = self._part() if self._path else walk_tree(self._reader, self._places, self._row)
+        walk = (
+            self._part() if self._path else walk_tree(self._reader, self._places, self._row, lost=self._lost)
+        )
         async for path, entry in walk:
             met_one()
             if len(path) > PATH_BYTES_MAX:
@@ -110,7 +139,7 @@ class Planner:
             if self._keep_entries:
                 plan.entries[path] = entry
             if not self._take_plain(path, entry):
-                await self._take(path, entry)
+                await self._take_or_leave(path, entry)
         if plan.bytes - self._bytes_unannounced > self._bytes_announced:
             # The walk counts a link group once; names of it with contents of their own count here.
             raise HostileTree(rule="more bytes than announced")
@@ -125,7 +154,7 @@ class Planner:
         deepest = DEPTH_FOLDERS_MAX - self._path.count(b"/")
         yield start.name, start
         if start.type == Kind.FOLDER:
-            async for path, entry in browser.below(start, start.name):
+            async for path, entry in browser.below(start, start.name, lost=self._lost):
                 totals.count(entry)
                 if path.count(b"/") > deepest:
                     raise HostileTree(path=path[:PATH_BYTES_MAX], rule="depth")
@@ -146,6 +175,17 @@ class Planner:
         else:
             return False
         return True
+
+    async def _take_or_leave(self, path: bytes, entry: Entry) -> None:
+        try:
+            await self._take(path, entry)
+        except StorageError as exc:
+            damage = damage_of(exc)
+            if self._lost is None or damage is None or entry.type != Kind.FILE:
+                raise
+            self._plan.leave_out(path, damage)
+            facts = RestoreFacts(entry.mode, entry.uid, entry.gid, entry.mtime_s, entry.mtime_ns, entry.size)
+            self._plan.lists_lost.append((path, facts))
 
     async def _take(self, path: bytes, entry: Entry) -> None:
         plan, extras = self._plan, tree.entry_extras(entry)

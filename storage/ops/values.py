@@ -142,11 +142,27 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """What could not be given because an object that it needs is damaged or missing. Of a file nothing is
+    given; of a folder what could be read of it is.
+    """
+
+    path: bytes
+    kind: str
+    """file; or folder: not all of its names could be read."""
+    object: str
+    """Name of the damaged object in the repository; empty if none could be told."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Diff:
     """What differs between two checkpoints; `more` says that not every path is named."""
 
     changes: tuple[Change, ...]
     more: bool = False
+    left_out: tuple[LeftOut, ...] = ()
+    """Folders of which not all could be compared, because an object is damaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,11 +205,19 @@ class RestoreReport:
     """Of contents that were in the seed, and not fetched."""
     fetched_bytes: int = 0
     """Of sealed segments with contents that were fetched from the store."""
+    left_out: tuple[LeftOut, ...] = ()
+    """The first of them, by path."""
+    left_out_count: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Return whether all was given that the checkpoint holds."""
+        return not self.left_out_count
 
     @property
     def whole(self) -> bool:
         """Return whether every entry of the checkpoint was made."""
-        return not self.not_made
+        return self.complete and not self.not_made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

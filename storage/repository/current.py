@@ -34,6 +34,8 @@ class CurrentPlaces:
         self._read_log = read_log
         self._lock = asyncio.Lock()
         self._looks = 0
+        self._read_anew: tuple[int, bytes] | None = None
+        """Where the log ended when it was last read from its beginning, and told nothing new."""
 
     @property
     def looks(self) -> int:
@@ -59,12 +61,15 @@ class CurrentPlaces:
             if looks != self._looks:
                 return True
             for cold in (False, True):
+                if cold and self._read_anew == self._seen:
+                    return False  # whoever leaves out what is damaged asks for each object of many
                 state = await self._read_log(cold)
                 self._require_rows(state)
                 if (state.seq, state.hash) != self._seen and self._looks < LOOKS_MAX:
                     self._index, self._seen = state.index, (state.seq, state.hash)
                     self._looks += 1
                     return True
+            self._read_anew = self._seen
             return False
 
     def _require_rows(self, state: LogState) -> None:

@@ -31,6 +31,7 @@ from storage.format.keys import BoxKind, EpochKeys
 from storage.format.limits import EXTENTS_INLINE_MAX, HEADER_BYTES, MIB
 from storage.format.table import Segment, cut_chunks, digest, open_segment, read_chunk_refs
 from storage.format.tree import Child, Content, Entry, NodeRef
+from storage.repository.damage import Damage, damage_of
 from storage.repository.index import Container, Places
 from storage.repository.prefixed import Prefixed
 from storage.repository.slots import RepositoryKeys
@@ -44,6 +45,7 @@ RANGE_BYTES_MAX: Final = 4 * MIB
 READS_AT_ONCE: Final = 8
 HEADERS_MAX: Final = 1_024
 
+OnLost = Callable[[Damage], None]
 Chunks = dict[int, bytes]
 """Chunks of one segment by their first raw byte."""
 
@@ -60,11 +62,18 @@ class SealedRun:
 
     def opened(self) -> "Iterator[tuple[Segment, Buffer]]":
         """Open one segment after the other: CPU work, for a thread."""
-        view = memoryview(self.raw)
-        first = self.run[0].offset
         for segment in self.run:
-            at = segment.offset - first
-            yield segment, open_segment(self.keys, self.header, segment, view[at : at + segment.sealed_bytes])
+            yield segment, self.open_one(segment)
+
+    def open_one(self, segment: Segment) -> Buffer:
+        """Open one of these segments."""
+        at = segment.offset - self.run[0].offset
+        box = memoryview(self.raw)[at : at + segment.sealed_bytes]
+        try:
+            return open_segment(self.keys, self.header, segment, box)
+        except FormatError as exc:
+            exc.facts.setdefault("object", self.container.name)
+            raise
 
     def check(self) -> None:
         """Compare every segment with its row: that alone tells a damaged copy from a whole one."""
@@ -200,7 +209,11 @@ class Reader:
         return sealed
 
     async def _fetched(self, place: Prefixed, container: Container, run: Sequence[Segment]) -> SealedRun:
-        keys, header = await self._header(place, container)
+        try:
+            keys, header = await self._header(place, container)
+        except FormatError as exc:
+            exc.facts.setdefault("object", container.name)
+            raise
         start = container.area_start + run[0].offset
         length = run[-1].offset + run[-1].sealed_bytes - run[0].offset
         try:
@@ -232,22 +245,37 @@ class Reader:
                 self._headers.popitem(last=False)
         return known
 
-    async def folder(self, index: Places, ref: NodeRef, *, start: bytes = b"") -> AsyncIterator[Entry]:
+    async def folder(
+        self, index: Places, ref: NodeRef, *, start: bytes = b"", lost: OnLost | None = None
+    ) -> AsyncIterator[Entry]:
         """Yield the entries of a folder, ascending by name over all of its nodes."""
-        async for entries in self.nodes(index, ref, start=start):
+        async for entries in self.nodes(index, ref, start=start, lost=lost):
             for entry in entries:
                 yield entry
 
-    async def nodes(self, index: Places, ref: NodeRef, *, start: bytes = b"") -> AsyncIterator[list[Entry]]:
+    async def nodes(
+        self, index: Places, ref: NodeRef, *, start: bytes = b"", lost: OnLost | None = None
+    ) -> AsyncIterator[list[Entry]]:
         """Yield the entries of a folder as `folder` does, those of one node at a time.
 
         Args:
             start: the lowest name that is wanted. Nodes with lower names alone are not read.
+            lost: called for each node that cannot be read, with all that is beneath it; then the others
+                follow. Without it the first one is an error.
         """
         todo: list[tuple[bytes, int, bytes | None, bytes | None]] = [(ref[0], ref[1], None, None)]
         while todo:
             node_id, level, first, behind = todo.pop()
-            children, entries = await self.node(index, (node_id, level), first=first)
+            try:
+                children, entries = await self.node(index, (node_id, level), first=first)
+                if entries and behind is not None and entries[-1].name >= behind:
+                    raise Malformed(rule="names ascend over nodes")  # in a node they do: its decoder looked
+            except StorageError as exc:
+                damage = damage_of(exc)
+                if lost is None or damage is None:
+                    raise
+                lost(damage)
+                continue
             if children:
                 ends = [*(child.first for child in children[1:]), behind]
                 low = max(bisect_right(children, start, key=_first_name) - 1, 0)
@@ -256,8 +284,6 @@ class Reader:
                     for child, end in zip(reversed(children[low:]), reversed(ends[low:]), strict=True)
                 ]
                 continue
-            if entries and behind is not None and entries[-1].name >= behind:
-                raise Malformed(rule="names ascend over nodes")  # in a node they do: its decoder looked
             if entries and entries[0].name < start:
                 entries = [entry for entry in entries if entry.name >= start]
             if entries:

@@ -8,8 +8,9 @@ may be ended or wiped on less, so the value that says so can be made here only.
 Source: storage.md 4.4 rules 2, 3 and 6, 4.2 "Self-check read".
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import KW_ONLY, InitVar, dataclass, field
+from functools import partial
 from typing import Final
 
 from storage.errors import (
@@ -28,6 +29,7 @@ from storage.format.limits import DEPTH_FOLDERS_MAX, ENTRIES_MAX
 from storage.format.table import read_chunk_refs
 from storage.format.tree import Entry, EntryType
 from storage.ids import WorkspaceRef
+from storage.repository.damage import Damage
 from storage.repository.index import ChunkIndex, Container, Places
 from storage.repository.log import CommitLog, Placed
 from storage.repository.prefixed import Prefixed
@@ -106,12 +108,17 @@ def announced(row: Row) -> TreeTotals:
 
 
 async def walk_tree(
-    reader: Reader, index: Places, row: Row, *, skip_known: set[tuple[bytes, int]] | None = None
+    reader: Reader,
+    index: Places,
+    row: Row,
+    *,
+    skip_known: set[tuple[bytes, int]] | None = None,
+    lost: Callable[[bytes, Damage], None] | None = None,
 ) -> AsyncIterator[tuple[bytes, Entry]]:
     """Yield (path, entry) of everything below a checkpoint's root, a folder before what is in it.
 
     With `skip_known`, folders whose node is in the set are yielded and not entered again; then totals are not
-    checked.
+    checked. With `lost`, it is told each folder of which not all can be read, and the walk goes on.
     """
     assert row.checkpoint is not None
     totals = announced(row)
@@ -129,7 +136,7 @@ async def walk_tree(
             skip_known.add(ref)
         below: list[tuple[bytes, Entry, int]] = []
         beneath = path + b"/" if path else b""
-        async for entries in reader.nodes(index, ref):
+        async for entries in reader.nodes(index, ref, lost=lost and partial(lost, path)):
             for entry in entries:
                 if skip_known is None:
                     totals.count(entry)

@@ -192,6 +192,28 @@ class Extractor:
             self.plain_file(path, found)
             return True
 
+    def take_back(self, path: bytes, facts: RestoreFacts, *, inode: int | None) -> None:
+        """Remove what was written of a file that cannot be finished: half of it must not keep its name.
+
+        Args:
+            inode: of the file as it was made here; None if at most an earlier extractor has left something.
+        """
+        with self._lock, Target(path):
+            parent_fd, leaf = self._place(path, new=False)
+            try:
+                found = os.stat(leaf, dir_fd=parent_fd, follow_symlinks=False)
+            except FileNotFoundError:
+                return
+            left = inode is None and self._resumed and found.st_ino not in self._files
+            if not stat.S_ISREG(found.st_mode) or not (left or found.st_ino == inode):
+                return  # what stands there is another one's, if names are compared without case
+            os.unlink(leaf, dir_fd=parent_fd)
+            self._begun.discard(path)
+            if not left:
+                self._files.discard(found.st_ino)
+                self._entries -= 1
+                self._bytes -= _check_extents(path, facts)
+
     def symlink(self, path: bytes, target: bytes, facts: RestoreFacts) -> None:
         """Write a link; where it leads is nobody's business here."""
         if not 1 <= len(target) <= TARGET_BYTES_MAX or b"\0" in target:
@@ -228,11 +250,16 @@ class Extractor:
             finally:
                 os.close(handle)
 
-    def finish(self) -> ExtractReport:
-        """Dress the folders, each after those in it, the root last; nothing may be made afterwards."""
+    def finish(self, *, root: bool = True) -> ExtractReport:
+        """Dress the folders, each after those in it, the root last; nothing may be made afterwards.
+
+        Without `root` that stays closed to everybody else, so that another extractor may go on here.
+        """
         with self._lock:
             assert not self._writers, "every file is closed before the folders are finished"
             for path in sorted(self._folders, reverse=True):  # what is in a folder sorts behind it
+                if not path and not root:
+                    continue
                 folder = self._folders[path]
                 with Target(path):
                     fd = self._open.fd(path)
@@ -364,7 +391,7 @@ class OpenFile:
         self.path = path
         self._extractor = extractor
         self._fd = fd
-        self._inode = inode
+        self.inode = inode
         self._resting = False
         self._facts = facts
         self._end = 0
@@ -394,7 +421,7 @@ class OpenFile:
     def wake(self) -> None:
         """Open the file again if it rests."""
         if self._resting:
-            self._fd = self._extractor.reopen(self.path, self._inode)
+            self._fd = self._extractor.reopen(self.path, self.inode)
             self._resting = False
 
     def close(self) -> None:

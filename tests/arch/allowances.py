@@ -72,6 +72,10 @@ DESTROYING: dict[tuple[str, str], str] = {
     ): "the half-written upload that this call made, and notes beside drafts that are gone",
     ("storage/ops/draft.py", "unlink"): "the note beside a folder that this restore has filled",
     (
+        "storage/scan/extract.py",
+        "unlink",
+    ): "half a file that this restore has made or taken up in its own folder, and cannot finish",
+    (
         "session_service/checkpoints/key_commands.py",
         "kill",
     ): "a command of ours that does not end in its time",

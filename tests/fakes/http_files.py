@@ -12,6 +12,7 @@ from session_service.ports.checkpoints import (
     CheckpointInfo,
     FolderEntry,
     FolderPage,
+    LeftOut,
     Progress,
     RestoreReport,
     StoreStatus,
@@ -48,6 +49,7 @@ class HttpFiles:
         }
         self.failure: Exception | None = None
         self.fails_after: int | None = None
+        self.left_out: list[LeftOut] = []
         self.hangs = False
         self.hanging = 0
         self.uploaded: list[tuple[str, str, bytes, tuple[int, int] | None]] = []
@@ -124,7 +126,14 @@ class HttpFiles:
     ) -> RestoreReport:
         await self._answer()
         self._known(seq)
-        return RestoreReport(home="Restored/2026-01-01 00.00.00", seq=seq, entries=1, bytes=5)
+        return RestoreReport(
+            home="Restored/2026-01-01 00.00.00",
+            seq=seq,
+            entries=1,
+            bytes=5,
+            left_out=tuple(self.left_out),
+            left_out_count=len(self.left_out),
+        )
 
     async def upload(
         self,

@@ -88,6 +88,47 @@ async def test_files_come_back_beside_what_is_there(world: World) -> None:
     assert list(home.parent.iterdir()) == [home]
 
 
+async def test_a_damaged_object_costs_files_that_come_back_and_no_home_is_made_of_the_rest(
+    world: World,
+) -> None:
+    """Beside what is there the rest comes back, and what is missing is named. A home that lacked something
+    would be saved as if its user had deleted it.
+    """
+    home, first = await world.saved()
+    (home / "docs" / "large").write_bytes(os.urandom(2_000_000))
+    plan = SavePlan(
+        workspace=MINE, session_id=SESSION, fence=1, home=str(home), reason="demand", frozen=False
+    )
+    seq = (await world.ask("save", messages.Save(plan=plan))).info.seq
+    (home / "docs" / "large").unlink()
+    [pack] = (world.layout.root / "objects").rglob("p/*")
+    whole = pack.read_bytes()
+    pack.chmod(0o600)
+    pack.write_bytes(whole[:500_000] + bytes([whole[500_000] ^ 1]) + whole[500_001:])
+    report = await world.ask(
+        "bring_back", messages.BringBack(workspace=MINE, seq=seq, path=b"docs", home=str(home), owner=None)
+    )
+    assert [(one.path, one.kind, one.object) for one in report.left_out] == [
+        ("docs/large", "file", f"p/{pack.name}")
+    ]
+    assert report.left_out_count == 1
+    assert len(list((home / report.home / "docs").iterdir())) == 50
+    for call, ask in (
+        (
+            "bring_back",
+            messages.BringBack(workspace=MINE, seq=seq, path=b"docs/large", home=str(home), owner=None),
+        ),
+        ("new_home", messages.NewHome(workspace=MINE, fence=2, seq=seq, owner=None)),
+        ("read", messages.AtPath(workspace=MINE, seq=seq, path=b"docs/large")),
+    ):
+        with pytest.raises(errors.FilesDamaged, match=pack.name):
+            await world.ask(call, ask)
+    assert [path.name for path in home.parent.iterdir() if not path.name.startswith("2.new")] == ["1"]
+    assert len(list((home / "Restored").iterdir())) == 1, "an empty folder would look like a restore"
+    older = await world.ask("new_home", messages.NewHome(workspace=MINE, fence=2, seq=first, owner=None))
+    assert len(list(Path(older.home, "docs").iterdir())) == 50
+
+
 async def test_a_home_that_stands_here_under_an_earlier_fence_saves_the_fetching(world: World) -> None:
     """Its files are believed only byte by byte, and it is left as it is."""
     home, seq = await world.saved()

@@ -101,8 +101,11 @@ async def test_what_needs_nothing_of_it_is_read_and_what_does_is_told_which_pack
     assert [path.name for path in (folded.folder / "back").iterdir()] == ["new"]
     for seq in (folded.seqs[0], folded.seqs[2]):
         with pytest.raises(storage.ObjectDamaged) as told:
-            await opened.restore(REF, seq=seq, into=folded.folder / f"back {seq}")
+            await opened.restore(REF, seq=seq, into=folded.folder / f"home {seq}", becomes_home=True)
         assert told.value.facts["object"] == folded.old
+        report = await opened.restore(REF, seq=seq, into=folded.folder / f"back {seq}")
+        assert {one.object for one in report.left_out} == {folded.old}
+        assert not (folded.folder / f"back {seq}" / "old").exists()
     faults = (await opened.verify(REF, "structure")).faults
     assert any(fault.startswith(f"{folded.old}: ") for fault in faults)
     assert not any(fault.startswith(folded.new) for fault in faults)

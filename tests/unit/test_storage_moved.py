@@ -178,8 +178,10 @@ async def test_what_the_newest_log_cannot_find_is_damage(bucket, home, tmp_path)
     del bucket.objects[PREFIX + pack]
     reader = Node(bucket, tmp_path / "reader").open()
     with pytest.raises(storage.StorageError) as told:
-        await reader.restore(REF, seq=infos[-1].seq, into=tmp_path / "back")
+        await reader.restore(REF, seq=infos[-1].seq, into=tmp_path / "back", must_be_whole=True)
     assert told.value.code == "object_damaged"
+    report = await reader.restore(REF, seq=infos[-1].seq, into=tmp_path / "what is left")
+    assert {(one.object, one.reason) for one in report.left_out} == {(pack, "missing")}
 
 
 @pytest.mark.parametrize("at", range(1, 7))

@@ -91,14 +91,17 @@ async def test_two_objects_that_changed_places_are_found(small):
 
 
 async def test_a_damaged_chunk_is_never_given_out(small):
-    """Restore and download stop with a declared error; what was read before was checked."""
+    """A restore leaves the file out; one that must be whole, and a download, stop with a declared error."""
     bucket, folder = small
     name = next(name for name in bucket.objects if "/p/" in name)
     raw = bucket.objects[name]
     bucket.objects[name] = changed(raw, 500_000)
     opened = Node(bucket, folder / "third cache").open()
     with pytest.raises(storage.FormatError):
-        await opened.restore(REF, seq=3, into=folder / "back")
+        await opened.restore(REF, seq=3, into=folder / "whole", must_be_whole=True)
+    report = await opened.restore(REF, seq=3, into=folder / "back")
+    assert [one.path for one in report.left_out] == [b"big"]
+    assert not (folder / "back" / "big").exists()
     with pytest.raises(storage.FormatError):
         [piece async for piece in opened.read(REF, seq=3, path=b"big")]
     assert [piece async for piece in opened.read(REF, seq=3, path=b"a")] == [b"one"]

@@ -144,7 +144,9 @@ async def test_a_user_file_is_never_read_as_a_folder(forge, tmp_path):
         return taker.offer(BoxKind.DATA, node), 0
 
     info = await commit(plant)
-    assert (await refused(opened, info, tmp_path / "back")).code == "object_damaged"
+    report = await opened.restore(REF, seq=info.seq, into=tmp_path / "back")
+    assert [(one.path, one.kind) for one in report.left_out] == [(b"", "folder")]
+    assert list((tmp_path / "back").iterdir()) == []
 
 
 async def test_a_link_is_written_and_never_followed(forge, tmp_path):

@@ -18,6 +18,7 @@ const PICTURE = /\.(png|jpe?g|gif|webp|svg|avif)$/i;
 const TABLE = /\.(csv|tsv|ods|xlsx?)$/i;
 const FOLD_MIN = 3; // so many automatic checkpoints in a row become one line
 const CHECKPOINTS_MAX = 1000;
+const LEFT_OUT_SHOWN_MAX = 20;
 const RESTORE_MS_MAX = 600_000;
 
 const asked = new URLSearchParams(location.search);
@@ -430,7 +431,35 @@ function restore(inside) {
         { seq: shown.seq, path: inside },
         { wait_ms: RESTORE_MS_MAX },
       );
-      toast(t("files.restored", { entries: times.entries(made.entries), place: plain(made.path) }));
+      const told = t("files.restored", { entries: times.entries(made.entries), place: plain(made.path) });
+      if (made.complete) toast(told);
+      else toastLeftOut(told, made);
+    },
+  });
+}
+
+/** Say that not all was put back; it stays until it is dismissed. */
+function toastLeftOut(told, made) {
+  const list = made.left_out.slice(0, LEFT_OUT_SHOWN_MAX).map((one) => {
+    const key = one.kind === "folder" ? "files.left_out_folder" : "files.left_out_file";
+    return say(key, { path: plain(one.path || "/"), object: plain(one.object), reason: plain(one.reason) });
+  });
+  const more = made.left_out_count - list.length;
+  if (more > 0) list.push(t("files.left_out_more", { count: more }));
+  toast(`${told} ${t("files.left_out", { count: made.left_out_count })}`, {
+    state: "alarm",
+    glyph: "octagon-alert",
+    act: {
+      label: t("files.left_out_which"),
+      run: () =>
+        doing({
+          title: t("files.left_out_title"),
+          lede: t("files.left_out_lede"),
+          does: list,
+          verb: t("act.close"),
+          cancel: t("act.dismiss"),
+          run: () => {},
+        }),
     },
   });
 }

@@ -6,14 +6,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import aiohttp
+import msgspec
 import pytest
 
 from session_service.base import errors
 from session_service.base.ids import WorkspaceId
 from session_service.client.api import FOLDER_PAGE_ENTRIES
 from session_service.core.changes import PutDesktop, Unit
+from session_service.core.explain import in_words
 from session_service.core.records import Desktop, State
 from session_service.http import cursors, limits, paths, uploads
+from session_service.ports.checkpoints import LeftOut
 from storage.format.limits import NAME_BYTES_MAX
 from storage.ops.browse import FOLDER_PAGE_ENTRIES_MAX
 from tests.fakes.http_files import HOSTILE_NAME
@@ -187,6 +190,21 @@ async def test_saved_files_come_back_beside_what_is_there(world: HttpWorld) -> N
     assert "file.restored" in {r.entry.kind for r in await world.registry.audit()}
     await world.control.change(session.rpartition("/")[2], state=State.CLOSING)
     assert (await ada.ask("POST", session + "/restores", json=ask)).code == "transition_refused"
+
+
+async def test_files_that_a_damaged_object_kept_from_coming_back_are_named(world: HttpWorld) -> None:
+    """In the answer, and in the audit log beside what was asked for."""
+    ada = await world.signed_in("ada")
+    session = await with_desktop(world, ada)
+    lost = LeftOut(path="docs/letter", kind="file", object="p/1-abc", reason="missing")
+    world.files.left_out.append(lost)
+    seen = await ada.ask("POST", session + "/restores", json={"seq": 1, "path": "docs"})
+    assert seen.status == 201, seen.raw
+    assert (seen.body["complete"], seen.body["left_out_count"]) == (False, 1)
+    assert seen.body["left_out"] == [msgspec.to_builtins(lost)]
+    [record] = [r.entry for r in await world.registry.audit() if r.entry.kind == "file.restored_in_part"]
+    assert {("path", "docs/letter"), ("object", "p/1-abc"), ("left_out", 1)} <= set(record.facts)
+    assert "1 could not be given" in in_words(record)
 
 
 async def test_no_file_goes_into_a_closing_desktop(world: HttpWorld) -> None:
