@@ -8,6 +8,7 @@ Not a gateway, not HTTP: callers were authenticated before. Every call here answ
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from session_service.base.aio import Tasks
@@ -494,8 +495,8 @@ class Control:
             found.append(self._watch.view(live) if live is not None else await self._watch.closed(record))
         return found
 
-    def subscribe(self) -> AsyncIterator[SessionView]:
-        """Return the changes of all sessions from now on, each session's newest state once."""
+    def subscribe(self) -> AbstractContextManager[AsyncIterator[SessionView]]:
+        """Give the changes of all sessions from now on, each session's newest state once; as a block."""
         return self._watch.subscribe()
 
     def alarms(self) -> list[Alarm]:

@@ -5,7 +5,8 @@ growing list.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 from session_service.base.errors import TooManyAttempts
 from session_service.control.node import Node
@@ -45,8 +46,12 @@ class Watch:
         for watcher in self._watchers.values():
             watcher.note(live)
 
-    def subscribe(self) -> AsyncIterator[SessionView]:
-        """Return the changes from now on; close the iterator when done.
+    @contextmanager
+    def subscribe(self) -> Iterator[AsyncIterator[SessionView]]:
+        """Give the changes from now on, inside of the block.
+
+        A block, because a generator that was never asked for its first value runs no `finally`: a page that
+        left at once would be a watcher for ever.
 
         Raises:
             TooManyAttempts: too many watch already.
@@ -54,19 +59,20 @@ class Watch:
         if len(self._watchers) >= limits.SUBSCRIBERS_MAX:
             raise TooManyAttempts("Too many pages watch at the same time.")
         self._next += 1
-        watcher = self._watchers[self._next] = _Watcher()
-        return self._changes(self._next, watcher)
-
-    async def _changes(self, key: int, watcher: _Watcher) -> AsyncIterator[SessionView]:
+        key, watcher = self._next, _Watcher()
+        self._watchers[key] = watcher
         try:
-            while True:
-                await watcher.filled.wait()
-                watcher.filled.clear()
-                notes, watcher.notes = watcher.notes, {}
-                for live in notes.values():
-                    yield self.view(live)
+            yield self._changes(watcher)
         finally:
-            self._watchers.pop(key, None)
+            del self._watchers[key]
+
+    async def _changes(self, watcher: _Watcher) -> AsyncIterator[SessionView]:
+        while True:
+            await watcher.filled.wait()
+            watcher.filled.clear()
+            notes, watcher.notes = watcher.notes, {}
+            for live in notes.values():
+                yield self.view(live)
 
     def view(self, live: Live) -> SessionView:
         """Return one open session as it is now."""

@@ -5,6 +5,7 @@ Not control itself: tests of the HTTP side run on a twin with the same calls, an
 """
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from session_service.base.ids import SessionId, UserId, WorkspaceId
@@ -90,7 +91,7 @@ class ControlFacade(Protocol):
         self, *, user_id: UserId | None = None, open_only: bool = True
     ) -> Sequence[SessionView]: ...
 
-    def subscribe(self) -> AsyncIterator[SessionView]: ...
+    def subscribe(self) -> AbstractContextManager[AsyncIterator[SessionView]]: ...
 
     def alarms(self) -> Sequence[Alarm]: ...
 

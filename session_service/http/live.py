@@ -8,7 +8,7 @@ waits, a reader that takes nothing is cut off, and one that may no longer read i
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from aiohttp import web
 
@@ -22,18 +22,22 @@ from session_service.http.serve import begin_stream, unbuffered
 
 async def stream(exchange: Exchange) -> web.StreamResponse:
     """Send changes until the reader leaves, may no longer read, or the service stops."""
-    async with exchange.services.streams.turn(exchange.caller.user.id):
+    services = exchange.services
+    async with services.streams.turn(exchange.caller.user.id):
         response = unbuffered("text/event-stream")
-        changes = exchange.services.control.subscribe()
         mailbox = _Mailbox()
-        await begin_stream(exchange, response)
+        reader = _Reader(exchange, response, mailbox)
         try:
-            async with asyncio.TaskGroup() as group:
-                collecting = group.create_task(_collect(changes, mailbox), name="events-collect")
-                try:
-                    await _Reader(exchange, response, mailbox).run()
-                finally:
-                    collecting.cancel()
+            with services.control.subscribe() as changes:
+                # Before the head, which promises a stream: without a registry it is a problem document.
+                views = await reader.seen()
+                await begin_stream(exchange, response)
+                async with asyncio.TaskGroup() as group:
+                    collecting = group.create_task(_collect(changes, mailbox), name="events-collect")
+                    try:
+                        await reader.run(views)
+                    finally:
+                        collecting.cancel()
         except* (ConnectionError, TimeoutError):
             if exchange.request.transport is not None:
                 exchange.request.transport.abort()
@@ -75,9 +79,14 @@ class _Reader:
         self._alarms: list[answers.AlarmOut] = []
         self._told_ms = self._looked_ms = self._services.clock.monotonic_ms()
 
-    async def run(self) -> None:
-        """Send the snapshot, then changes; returns when this reader is to be left."""
-        await self._snapshot()
+    async def seen(self) -> Sequence[SessionView]:
+        """Return the sessions that this reader may see. Raises RegistryUnavailable."""
+        user_id = None if self._caller.may_operate else self._caller.user.id
+        return await self._services.control.views(user_id=user_id)
+
+    async def run(self, views: Sequence[SessionView]) -> None:
+        """Send a snapshot of `views`, then changes; returns when this reader is to be left."""
+        await self._snapshot(views)
         while not self._services.streams.stopping.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(limits.STREAM_LOOK_S):
@@ -92,9 +101,7 @@ class _Reader:
                 await self._write(b": heartbeat\n")
                 await self._send("beat", {"time": iso(self._services.clock.wall_ms())})
 
-    async def _snapshot(self) -> None:
-        user_id = None if self._caller.may_operate else self._caller.user.id
-        views = await self._services.control.views(user_id=user_id)
+    async def _snapshot(self, views: Sequence[SessionView]) -> None:
         self._alarms = self._visible_alarms()
         await self._write(b"retry: 2000\n")
         await self._send(

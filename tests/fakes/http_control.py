@@ -6,7 +6,8 @@ what.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from session_service.base import errors
@@ -209,14 +210,18 @@ class HttpControl:
         records = await self._registry.sessions(states=OPEN_STATES if open_only else None, user_id=user_id)
         return [await self._view(record) for record in records]
 
-    async def subscribe(self) -> AsyncIterator[SessionView]:
+    @contextmanager
+    def subscribe(self) -> Iterator[AsyncIterator[SessionView]]:
         queue: asyncio.Queue[SessionView] = asyncio.Queue()
         self._readers.append(queue)
         try:
-            while True:
-                yield await queue.get()
+            yield self._changes(queue)
         finally:
             self._readers.remove(queue)
+
+    async def _changes(self, queue: asyncio.Queue[SessionView]) -> AsyncIterator[SessionView]:
+        while True:
+            yield await queue.get()
 
     def alarms(self) -> list[Alarm]:
         return list(self.open_alarms)

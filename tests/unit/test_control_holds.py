@@ -257,19 +257,22 @@ def test_a_full_machine_refuses_a_start_and_touches_nothing() -> None:
 
 
 def test_watchers_get_each_session_once_and_never_a_growing_list() -> None:
-    """A slow reader finds the newest state; a closed iterator is forgotten."""
+    """A slow reader finds the newest state; who left is forgotten, also before the first change."""
     world = World(policy=Policy(hold_s=5.0, checkpoint_target_s=1.0))
 
     async def act(life: Life) -> None:
         await ready(life)
-        watch = life.control.subscribe()
-        page, session_id = await held(life)
-        await until(lambda: world.row(session_id).state is State.CLOSED)
-        view = await anext(watch)
-        assert (view.session.id, view.session.state) == (session_id, State.CLOSED)
-        (notes,) = life.control._watch._watchers.values()
-        assert not notes.notes
-        await watch.aclose()  # type: ignore[attr-defined]  # an asynchronous generator
+        for _ in range(limits.SUBSCRIBERS_MAX + 1):
+            with life.control.subscribe():
+                pass
+        assert not life.control._watch._watchers
+        with life.control.subscribe() as watch:
+            page, session_id = await held(life)
+            await until(lambda: world.row(session_id).state is State.CLOSED)
+            view = await anext(watch)
+            assert (view.session.id, view.session.state) == (session_id, State.CLOSED)
+            (notes,) = life.control._watch._watchers.values()
+            assert not notes.notes
         assert not life.control._watch._watchers
         shown = await life.control.views(open_only=False)
         assert [one.session.outcome for one in shown] == [Outcome.SAVED]

@@ -5,12 +5,14 @@ import { get } from "./api.js";
 
 const SILENT_MS = 22_000; // a beat comes every 15 s
 const LOOK_MS = 1_000;
+const OPENING_MS = 22_000; // a stream that was asked for and says nothing: its line may have died in silence
 const RETRY_MS_MAX = 15_000;
 const PARKED_MS = 60_000; // a page that nobody sees gives its connection back: browsers have six for each service
 
 /** What the service tells: "change" after news, "fresh" when it begins or stops to be live. */
 export class Live extends EventTarget {
   #source = null;
+  #openedAt = 0;
   #retry = 0;
   #timer = 0;
   #hiddenSince = null;
@@ -42,6 +44,7 @@ export class Live extends EventTarget {
   }
 
   #open() {
+    this.#openedAt = performance.now();
     clearTimeout(this.#timer);
     this.#source?.close();
     const source = new EventSource("/api/v1/events/stream");
@@ -120,6 +123,8 @@ export class Live extends EventTarget {
     if (this.fresh && performance.now() - this.heardAt > SILENT_MS) {
       this.#stale();
       this.#open();
+    } else if (!this.fresh && performance.now() - this.#openedAt > OPENING_MS) {
+      this.#open(); // no browser gives up a connection that hangs in less than minutes
     }
   }
 

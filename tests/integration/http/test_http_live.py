@@ -3,15 +3,16 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import aiohttp
 import pytest
 import structlog
 
+from session_service.base import errors
 from session_service.core.views import Alarm
-from session_service.http import limits
+from session_service.http import limits, live
 from tests.fakes.http_world import Browser, HttpWorld
 from tests.fakes.until import until
 
@@ -171,10 +172,14 @@ async def test_a_fault_of_ours_ends_the_stream_and_is_logged(
 ) -> None:
     """Cut, not finished: the page comes back and gets a new snapshot."""
 
-    async def broken() -> AsyncIterator[object]:
+    async def changes() -> AsyncIterator[object]:
         await asyncio.sleep(0)
         raise RuntimeError("a mistake of ours")
         yield
+
+    @contextlib.contextmanager
+    def broken() -> Iterator[AsyncIterator[object]]:
+        yield changes()
 
     monkeypatch.setattr(world.control, "subscribe", broken)
     ada = await world.signed_in("ada")
@@ -193,3 +198,31 @@ async def test_a_stopping_service_ends_its_streams(world: HttpWorld) -> None:
         await events.of("snapshot")
         await world.app.shutdown()
         await events.end()
+
+
+async def test_a_stream_that_cannot_begin_is_refused_with_a_reason_and_leaves_nobody_listening(
+    world: HttpWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the registry; and of readers that left before their first event nobody listens on."""
+    ada = await world.signed_in("ada")
+    views = world.control.views
+
+    async def away(**_: object) -> list[object]:
+        raise errors.RegistryUnavailable()
+
+    monkeypatch.setattr(world.control, "views", away)
+    for _ in range(3):
+        assert (await ada.get(STREAM)).code == "registry_unavailable"
+    assert world.control.readers == 0
+    monkeypatch.setattr(world.control, "views", views)
+
+    async def left(*_: object) -> None:
+        raise ConnectionResetError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(live, "begin_stream", left)
+        with contextlib.suppress(aiohttp.ClientError):
+            await ada.get(STREAM)
+    await until(lambda: world.control.readers == 0)
+    async with events_of(ada) as events:
+        assert (await events.of("snapshot"))["sessions"] == []
