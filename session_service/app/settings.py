@@ -258,7 +258,9 @@ def load(config: Path | None = None, flags: dict[str, Any] | None = None) -> Set
     """
     try:
         file_values: dict[str, Any] = tomllib.loads(config.read_text()) if config else {}
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except OSError as exc:
+        raise ConfigurationRefused(f"{config} cannot be read: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigurationRefused(f"{config}: {exc}") from exc
     known = set(Settings.model_fields)
     for name in os.environ:
@@ -274,16 +276,32 @@ def load(config: Path | None = None, flags: dict[str, Any] | None = None) -> Set
     except ValidationError as exc:
         first_error = exc.errors()[0]
         place = ".".join(str(part) for part in first_error["loc"])
+        if first_error["type"] == "extra_forbidden":
+            raise ConfigurationRefused(
+                f"there is no setting {place}; docs/configuration.md lists all"
+            ) from exc
         raise ConfigurationRefused(f"setting {place}: {first_error['msg']}") from exc
     _check(settings)
     return settings
 
 
+def store_flaw(url: str) -> str:
+    """Say what is wrong with the address of a store, as the end of a sentence; empty if nothing is."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"file", "s3"}:
+        return "begins with neither file:// nor s3://"
+    if parts.scheme == "s3" and not parts.netloc:
+        return "names no bucket: s3://bucket/prefix?endpoint=URL"
+    if parts.scheme == "file" and (parts.netloc or not parts.path.startswith("/")):
+        return "names no folder: file:///folder, with three slashes"
+    return ""
+
+
 def _check(settings: Settings) -> None:
     store = settings.store
     for name, url in (("url", store.url), ("second_url", store.second_url)):
-        if url and urlsplit(url).scheme not in {"file", "s3"}:
-            raise ConfigurationRefused(f"store.{name} begins with neither file:// nor s3://")
+        if url and (flaw := store_flaw(url)):
+            raise ConfigurationRefused(f"store.{name} {flaw}")
     if store.second_url and store.second_url == store.url:
         raise ConfigurationRefused("store.second_url is store.url: a second copy belongs to another place")
     if store.second_required == "close" and not store.second_url:

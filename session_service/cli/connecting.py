@@ -7,6 +7,7 @@ the viewer dials again. The port is on the loopback of this machine only, and ta
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -39,6 +40,12 @@ class Outcome(Enum):
     """The stream began anew; the viewer must, too."""
 
 
+class PortTaken(errors.SessionError):
+    """The local port for the viewer cannot be opened."""
+
+    code, status, action = "port_taken", 409, "Name another one with --port; 0 takes a free one."
+
+
 class LocalPort:
     """Joins one viewer after the other with the session's stream.
 
@@ -58,7 +65,12 @@ class LocalPort:
 
     async def run(self, port: int) -> None:
         """Serve viewers until cancelled. Raises SessionError where nothing goes on by itself."""
-        server = await asyncio.start_server(self._take, LOCAL, port)
+        try:
+            server = await asyncio.start_server(self._take, LOCAL, port)
+        except OSError as exc:
+            raise PortTaken(
+                f"The port {port} of {LOCAL} cannot be had: {os.strerror(exc.errno or 0)}."
+            ) from exc
         async with server:
             self.port = server.sockets[0].getsockname()[1]
             self._tell(f"Point a VNC viewer at {LOCAL}:{self.port}. Ctrl-C leaves; the desktop is held.")
@@ -170,6 +182,12 @@ def connect(
 
     Example: session-service connect 01J9Z3M4N5P6Q7R8S9T0V1W2X3 --port 5901
     """
+    if url and not url.startswith(("http://", "https://")):
+        raise typer.BadParameter("It is an address as in https://desk.example.", param_hint="--url")
+    if token_file is not None and not url:
+        raise typer.BadParameter(
+            "A token is for --url; on this machine you are who you are.", param_hint="--token-file"
+        )
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(
             _connect(session, port, "view" if view_only else "control", url, token_file, state_folder)
@@ -195,7 +213,7 @@ async def _api(
 ) -> AsyncIterator[tuple[Api, str]]:
     """Reach a service by address and token, or the one of this machine as the user who runs the command."""
     if url:
-        token = token_file.read_text().strip() if token_file is not None else ""
+        token = console.text_of(token_file).strip() if token_file is not None else ""
         async with Transport(url, token=token) as transport:
             yield Api(transport), url
         return

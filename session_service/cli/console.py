@@ -50,6 +50,12 @@ class NoService(errors.SessionError):
     )
 
 
+class FileUnreadable(errors.SessionError):
+    """A file that an option names cannot be read."""
+
+    code, status, action = "file_unreadable", 400, "Name a file that is there and that you may read."
+
+
 class _Terminal(Console):
     """What is printed may hold names that others chose."""
 
@@ -174,10 +180,20 @@ def remaining(seconds: float | None) -> str:
     )
 
 
+def text_of(file: Path) -> str:
+    """Return what a small file of text holds. Raises FileUnreadable."""
+    try:
+        return file.read_text("utf-8")
+    except OSError as exc:
+        raise FileUnreadable(f"{file} cannot be read: {exc.strerror}.") from exc
+    except UnicodeDecodeError as exc:
+        raise FileUnreadable(f"{file} is no text.") from exc
+
+
 def password_from(file: Path | None, prompt: str) -> str:
     """Read a password from a file, or ask for it twice without showing it."""
     if file is not None:
-        return file.read_text().rstrip("\n")
+        return text_of(file).rstrip("\n")
     return str(typer.prompt(prompt, hide_input=True, confirmation_prompt=True))
 
 

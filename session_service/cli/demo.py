@@ -8,12 +8,15 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from session_service.app.settings import store_flaw
 from session_service.cli import console
 from session_service.cli.console import AsJson
 from session_service.cli.stage import Stage
 from session_service.cli.story import Step, Story
 
 HOLD_S: Final = 10.0
+BARE: Final = "minio"
+"""What `--s3` stands for when no address follows."""
 SENTENCES: Final = {
     "start a desktop": "A desktop was started; it is held until somebody comes.",
     "type through a websocket": "A file was written in its terminal, and read back from storage.",
@@ -59,6 +62,10 @@ def demo(
 
     Example: session-service demo --s3 --json
     """
+    if s3 not in {"", BARE} and (flaw := store_flaw(s3)):
+        raise typer.BadParameter(
+            f"{s3} {flaw}. Without an address --s3 starts a MinIO for the purpose.", param_hint="--s3"
+        )
     steps: list[Step] = []
 
     def tell(step: Step) -> None:
@@ -69,7 +76,7 @@ def demo(
     async def play() -> bool:
         async with Stage(hold_s=HOLD_S, store_url=s3, credentials_file=credentials_file) as stage:
             if not json:
-                where = "MinIO, started for this" if s3 == "minio" else s3 or "a folder"
+                where = "MinIO, started for this" if s3 == BARE else s3 or "a folder"
                 console.out.print(
                     f"A real service with a hold of {HOLD_S:.0f} s is up; files go to {where}.\n"
                 )
@@ -94,5 +101,5 @@ def with_bare_s3(arguments: list[str]) -> list[str]:
     done = list(arguments)
     for place, word in enumerate(arguments):
         if word == "--s3" and (place + 1 == len(arguments) or arguments[place + 1].startswith("-")):
-            done[place] = "--s3=minio"
+            done[place] = f"--s3={BARE}"
     return done

@@ -215,7 +215,7 @@ def recovery(
     code = storage.code_of(private)
     if yes_typed is not None:
         _write_new(yes_typed, code)
-        typed = yes_typed.read_text("ascii")
+        typed = console.text_of(yes_typed)
     else:
         _show_code(code)
         typed = ""
@@ -279,7 +279,7 @@ def open_(
     layout = Layout(settings.state_folder)
     if (pid := running_parent(layout)) is not None:
         raise errors.Conflict(f"process {pid} runs the service: stop it first with `session-service stop`")
-    text = recovery_code_file.read_text("ascii") if recovery_code_file else str(typer.prompt("Recovery code"))
+    text = console.text_of(recovery_code_file) if recovery_code_file else str(typer.prompt("Recovery code"))
     layout.keys.mkdir(mode=0o700, parents=True, exist_ok=True)
     name, done = asyncio.run(
         key_opening.open_by_code(

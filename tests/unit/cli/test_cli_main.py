@@ -67,3 +67,22 @@ def test_s3_may_stand_alone_in_the_demonstration() -> None:
     assert demo.with_bare_s3(["demo", "--s3", "--json"]) == ["demo", "--s3=minio", "--json"]
     assert demo.with_bare_s3(["demo", "--s3"]) == ["demo", "--s3=minio"]
     assert demo.with_bare_s3(["demo", "--s3", "s3://b/p"]) == ["demo", "--s3", "s3://b/p"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["demo", "--s3", "nonsense"], "begins with neither file:// nor s3://"),
+        (["demo", "--s3", "s3://"], "names no bucket"),
+        (["demo", "--s3", "file:folder"], "names no folder"),
+        (["connect", "S", "--url", "desk.example"], "https://desk.example"),
+        (["connect", "S", "--token-file", "t"], "--url"),
+        (["connect", "S", "--url", "http://127.0.0.1:1", "--token-file", "not there"], "[file_unreadable]"),
+        (["serve", "--config", "not there", "--check"], "cannot be read"),
+    ],
+)
+def test_what_was_mistyped_is_named_and_nothing_is_started(words: list[str], said: str) -> None:
+    done = run(*words)
+    assert done.returncode in {1, 2}
+    assert said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
