@@ -42,6 +42,23 @@ NAMELESS = """
 [...document.querySelectorAll("button, a[href], input:not([type=file]), select, textarea")].filter(e =>
   e.checkVisibility() && !(e.textContent.trim() || e.ariaLabel || e.title || e.labels?.length)).length"""
 
+SMALL = """
+[...document.querySelectorAll("button, a.button, .mark, nav a, select, summary, .input")]
+  .filter(e => e.checkVisibility({ visibilityProperty: true })).map(e => [e, e.getBoundingClientRect()])
+  .filter(([e, box]) => box.width > 0 && (box.width < 43.5 || box.height < 43.5) && !e.closest("td, .panel"))
+  .map(([e, box]) => `${e.className} ${e.textContent} ${box.width} x ${box.height}`)"""
+FOCUSED = """(() => {
+  const e = document.activeElement, box = e.getBoundingClientRect(), look = getComputedStyle(e);
+  const ring = look.outlineStyle !== "none" && parseFloat(look.outlineWidth) >= 2;
+  const label = e.labels?.[0] && getComputedStyle(e.labels[0]);
+  const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+  return {
+    name: (e.ariaLabel ?? e.textContent.trim()) || e.id, is_body: e === document.body,
+    ring: ring || label?.outlineStyle === "solid", at: [...document.querySelectorAll("*")].indexOf(e),
+    hidden: !(top && (e === top || e.contains(top) || top.contains(e))),
+  };
+})()"""
+
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[RunningService]:
@@ -61,6 +78,12 @@ async def look(page: Page, name: str) -> None:
     assert await page.evaluate("document.querySelectorAll('main h1, dialog[open] h1').length") >= 1, name
     if folder := os.environ.get("PAGE_PICTURES"):
         await page.screenshot(path=Path(folder) / f"{name}.png", animations="disabled")
+    if page.viewport_size["width"] == 390:
+        before = page.viewport_size
+        await page.set_viewport_size({"width": 320, "height": 640})
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 320, name
+        assert await page.evaluate(SMALL) == [], name
+        await page.set_viewport_size(before)
 
 
 @pytest.mark.parametrize(("size", "phone", "dark"), [("wide", False, False), ("phone", True, True)])
@@ -121,3 +144,44 @@ async def test_each_other_page_fits_with_the_longest_things_in_it(
     await page.goto(f"{shared.address}/sign-in")
     await page.wait_for_selector("h1")
     await look(page, f"{size}-sign-in")
+
+
+async def test_the_keyboard_reaches_everything_in_order_and_shows_where_it_is(
+    shared: RunningService, open_page: OpenPage
+) -> None:
+    """By Tab alone, from the link that skips to the content; a menu and a dialog close by Escape and give the
+    focus back.
+    """
+    cookies = await signed_in(shared)
+    user_id = (await shared.api("GET", "/users"))["items"][0]["id"]
+    page = await open_page(cookies=cookies)
+    told = Told(sessions=states(user_id)["held"])
+    await tell(page, told, user_id=user_id)
+    for place, must in (
+        ("/desktop", {"Resume", "Extend…", "End and save…"}),
+        ("/files", {"Download all"}),
+        ("/receipts", {"Receipts"}),
+        ("/people", {"New account…"}),
+    ):
+        await page.goto(shared.address + place)
+        await expect(page.get_by_text(next(iter(must)), exact=True).first).to_be_visible()
+        names, last = set(), -1
+        for _ in range(80):
+            await page.keyboard.press("Tab")
+            seen = await page.evaluate(FOCUSED)
+            if seen["is_body"] or seen["at"] < last:
+                break
+            assert seen["ring"], (place, seen)
+            assert not seen["hidden"], (place, seen)
+            names.add(seen["name"])
+            last = seen["at"]
+        assert must <= names, (place, names)
+    await page.goto(f"{shared.address}/desktop")
+    for name, role in (("Account ada", "menu"), ("Extend…", "dialog"), ("End and save…", "dialog")):
+        opener = page.get_by_role("button", name=name)
+        await opener.focus()
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role(role)).to_be_visible()  # type: ignore[arg-type]  # names of roles
+        await page.keyboard.press("Escape")
+        await expect(page.get_by_role(role)).to_have_count(0)  # type: ignore[arg-type]  # names of roles
+        await expect(opener).to_be_focused()

@@ -130,7 +130,8 @@ export function workAnswer(session, fresh) {
   }
   if (pending === null || pending === undefined)
     return ["work", say(fresh ? "work.saved" : "work.saved_last", { time }), "good"];
-  return ["work", say(fresh ? "work.all" : "work.all_last", { time }), "good"];
+  if (!fresh) return ["work", say("work.all_last", { time }), "good"];
+  return ["work", say(session.state === "held" ? "work.all_held" : "work.all", { time }), "good"];
 }
 
 /** Say whether the newest save is older than it should be while something waits to be saved. */

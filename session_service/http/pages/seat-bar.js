@@ -9,7 +9,7 @@ import * as times from "./times.js";
 
 export class SeatBar {
   #state = h("span", { class: "row" });
-  #saved = h("span", { class: "row" });
+  #saved = h("span", { class: "row saved-place" });
   #quiet = h("span", { class: "small quiet", role: "status" });
   #workspace = h("span", { class: "strong wide-only" });
   #key = "";
