@@ -69,6 +69,7 @@ class FolderPart(AtPath, frozen=True, kw_only=True):
 
 class Archive(AtPath, frozen=True, kw_only=True):
     kind: str = "zip"
+    checked: bool = False
 
 
 class BringBack(AtPath, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from session_service.base import errors
 from session_service.base.ids import hex_to_ulid
 from session_service.checkpoints import keyring
 from session_service.ports import checkpoints as port
+from session_service.ports import damage
 
 _REFUSED: Final = (storage.StoreRefused, storage.StoreUnsafe)
 
@@ -34,10 +35,10 @@ def error(exc: storage.StorageError) -> errors.SessionError:
         return errors.NoRoom("The disk of this machine has no room for what is to be restored.", **facts)
     if isinstance(exc, storage.ObjectNotFound | storage.NoSuchCheckpoint | storage.PathMissing):
         return errors.NotFound(words, **facts)
-    damage = storage.damage_of(exc)
-    if damage is not None:
-        words = f"{damage.object or 'An object'} of the store is damaged: {damage.reason}"
-        return errors.FilesDamaged(words, object=damage.object, **facts)
+    found = storage.damage_of(exc)
+    if found is not None:
+        words = f"{found.object or 'An object'} of the store is damaged: {found.reason}"
+        return errors.FilesDamaged(words, object=found.object, **facts)
     if exc.retryable:
         return errors.StorageUnavailable(words, **facts)
     return errors.StorageRefused(words, **facts)
@@ -51,10 +52,10 @@ def _bad(paths: Iterable[storage.BadPath]) -> tuple[port.BadPath, ...]:
     return tuple(port.BadPath(path=path(one.path), grade=one.grade, error=one.error) for one in paths)
 
 
-def left_out(paths: Iterable[storage.LeftOut]) -> tuple[port.LeftOut, ...]:
+def left_out(paths: Iterable[storage.LeftOut]) -> tuple[damage.LeftOut, ...]:
     """What a damaged object kept from being given, as it is told to the service."""
     return tuple(
-        port.LeftOut(path=path(one.path), kind=one.kind, object=one.object, reason=one.reason)
+        damage.LeftOut(path=path(one.path), kind=one.kind, object=one.object, reason=one.reason)
         for one in paths
     )
 

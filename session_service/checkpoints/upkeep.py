@@ -156,7 +156,7 @@ class UpkeepCalls:
             )
             for one in found.changes
         )
-        return Difference(changes=changes, more=found.more)
+        return Difference(changes=changes, more=found.more, left_out=translate.left_out(found.left_out))
 
     async def conflicts(self, call: rpc.Call) -> list[CheckpointInfo]:
         ask = call.params(Named)

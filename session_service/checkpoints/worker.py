@@ -415,7 +415,10 @@ class Worker:
         kind = ARCHIVES.get(ask.kind)
         if kind is None:
             raise errors.BadInput(f"an archive is one of {', '.join(ARCHIVES)}", kind=ask.kind)
-        await _pass_on(call, store.archive(_ref(ask.workspace), seq=ask.seq, path=ask.path, kind=kind))
+        pieces = store.archive(
+            _ref(ask.workspace), seq=ask.seq, path=ask.path, kind=kind, checked=ask.checked
+        )
+        await _pass_on(call, pieces)
 
     async def bring_back(self, call: rpc.Call) -> RestoreReport:
         ask = call.params(messages.BringBack)

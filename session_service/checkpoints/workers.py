@@ -269,9 +269,9 @@ class Workers:
         return self._reader().stream("read", params, bytes)
 
     def archive(
-        self, workspace: WorkspaceName, *, seq: int, path: bytes, kind: str = "zip"
+        self, workspace: WorkspaceName, *, seq: int, path: bytes, kind: str = "zip", checked: bool = False
     ) -> AsyncIterator[bytes]:
-        params = messages.Archive(workspace=workspace, seq=seq, path=path, kind=kind)
+        params = messages.Archive(workspace=workspace, seq=seq, path=path, kind=kind, checked=checked)
         return self._reader().stream("archive", params, bytes)
 
     async def bring_back(

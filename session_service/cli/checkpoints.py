@@ -1,16 +1,19 @@
 """`checkpoints`: list, look into, fetch from, restore, verify. Only a restore into a desktop needs one."""
 
 import asyncio
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from session_service.base import errors
 from session_service.cli import console, moving
 from session_service.cli.console import AsJson, StateFolder
 from session_service.cli.harmless import in_a_cell
+from session_service.cli.incomplete import INCOMPLETE, REPAIR, Missing, Tail
 from session_service.client import models
 from session_service.client.api import Api
 
@@ -19,10 +22,6 @@ WorkspaceId = Annotated[
     str, typer.Argument(metavar="WORKSPACE", help="The workspace's id, as `checkpoints workspaces` shows it.")
 ]
 Seq = Annotated[int, typer.Argument(metavar="CHECKPOINT", help="The checkpoint's number.")]
-
-INCOMPLETE = 3
-"""Exit status of a restore that gave what it could, and not all."""
-REPAIR = "`session-service replica repair`, or a backup of the bucket, brings the objects back."
 
 
 @application.command()
@@ -158,6 +157,9 @@ def get(
 ) -> None:
     """Fetch one file, or a folder as a zip or a tar.
 
+    What needs a damaged object of the store is not in an archive but in a list, its last file; then the exit
+    status is 3.
+
     Example: session-service checkpoints get 01J9Z3M4N5P6Q7R8S9T0V1W2X3 12 Documents --zip --to documents.zip
     """
     if zip_ and tar:
@@ -178,6 +180,7 @@ def get(
         with moving.shown("fetch", total=whole, as_json=json) as moved:
             async for piece in pieces:
                 sink.write(piece)
+                tail.take(piece)
                 total += len(piece)
                 moved(len(piece))
         sink.flush()
@@ -185,9 +188,14 @@ def get(
             sink.close()
         return total
 
+    tail = Tail()
     total = console.run(fetch, state_folder)
     if to is not None and not json:
         console.out.print(f"{console.size(total)} to {to}")
+    if (zip_ and tail.zip_is_incomplete()) or (tar and tail.missing_of_tar() is not None):
+        words = f"Incomplete: its last file, INCOMPLETE.txt, lists what is missing. {REPAIR}"
+        typer.echo(words, err=True)  # the archive itself may go to standard output
+        sys.exit(INCOMPLETE)
 
 
 @application.command()
@@ -215,11 +223,24 @@ def restore(
         return
     if why := console.why_not_here(to):
         raise errors.BadInput(why, field="to")
-    total = console.run(lambda api: _unpacked(api, workspace, seq, path, to, json), state_folder)
-    if json:
-        console.print_json({"path": str(to), "bytes": total})
+    _apart(to, *console.run(lambda api: _unpacked(api, workspace, seq, path, to, json), state_folder), json)
+
+
+def _apart(to: Path, total: int, missing: list[Missing], as_json: bool) -> None:
+    """Tell of files that were put into a folder, and end with the status of what is incomplete."""
+    if as_json:
+        left_out = msgspec.to_builtins(missing)
+        told = {"path": str(to), "bytes": total, "complete": not missing, "left_out": left_out}
+        console.print_json(told)
     else:
         console.out.print(f"{console.size(total)} to {to}", markup=False)
+        for one in missing:
+            what = "not whole" if one.path.endswith("/") else "left out"
+            console.out.print(f"{what}: {one.path} (needs {one.object}: {one.reason})", markup=False)
+        if missing:
+            console.out.print(f"Incomplete. {REPAIR}", markup=False)
+    if missing:
+        sys.exit(INCOMPLETE)
 
 
 def _beside(made: models.Restored, as_json: bool) -> None:
@@ -248,17 +269,43 @@ async def _one(api: Api, workspace: str, seq: int) -> models.Checkpoint:
     raise errors.NotFound(f"there is no checkpoint {seq}")
 
 
-async def _unpacked(api: Api, workspace: str, seq: int, path: str, to: Path, as_json: bool) -> int:
+async def _unpacked(
+    api: Api, workspace: str, seq: int, path: str, to: Path, as_json: bool
+) -> tuple[int, list[Missing]]:
+    """Restore into a new folder, which gets its name when it is there: half a file never stands below it.
+
+    A large file may turn out to be damaged in its middle, which ends the download. Then all is asked for once
+    more, and checked before it is sent.
+    """
+    draft = to.with_name(f"{to.name}.part")
+    if why := console.why_not_here(draft):
+        raise errors.BadInput(why, field="to")
+    try:
+        found = await _unpacked_into(api, workspace, seq, path, draft, as_json, checked=False)
+    except errors.PartUnavailable:
+        if not draft.exists():
+            raise
+        shutil.rmtree(draft)
+        found = await _unpacked_into(api, workspace, seq, path, draft, as_json, checked=True)
+    draft.rename(to)
+    return found
+
+
+async def _unpacked_into(
+    api: Api, workspace: str, seq: int, path: str, to: Path, as_json: bool, *, checked: bool
+) -> tuple[int, list[Missing]]:
     """Unpack a tar from the service into a new folder. tar follows no link out of it and keeps no owner."""
     whole = None if path else (await _one(api, workspace, seq)).bytes
     to.mkdir(mode=0o700)
+    tail = Tail()
     command = ("tar", "--extract", "--no-same-owner", "--directory", str(to), "--file", "-")
     process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
     assert process.stdin is not None
     total = 0
     try:
         with moving.shown("restore", total=whole, as_json=as_json) as moved:
-            async for piece in api.archive(workspace, seq, path=path, kind="tar"):
+            async for piece in api.archive(workspace, seq, path=path, kind="tar", checked=checked):
+                tail.take(piece)
                 process.stdin.write(piece)
                 await process.stdin.drain()
                 total += len(piece)
@@ -270,7 +317,8 @@ async def _unpacked(api: Api, workspace: str, seq: int, path: str, to: Path, as_
         status = await process.wait()
     if status:
         raise errors.NoRoom(f"tar could not write everything to {to}; what it said stands above")
-    return total
+    listed = tail.missing_of_tar()
+    return total, [] if listed is None else listed[1]
 
 
 @application.command()

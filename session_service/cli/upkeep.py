@@ -3,6 +3,7 @@
 Not the rules of what must stay: the service refuses, and says why.
 """
 
+import sys
 from typing import Annotated, Final
 
 import typer
@@ -11,6 +12,7 @@ from session_service.base import errors
 from session_service.cli import checkpoints, console, moving
 from session_service.cli.checkpoints import Seq, WorkspaceId
 from session_service.cli.console import AsJson, StateFolder
+from session_service.cli.incomplete import INCOMPLETE
 from session_service.cli.keys import what_is_left
 
 application: Final = checkpoints.application
@@ -150,16 +152,25 @@ def diff(
 ) -> None:
     """Show which paths differ between two checkpoints.
 
+    A folder that cannot be compared because an object is damaged is named; then the exit status is 3.
+
     Example: session-service checkpoints diff 01J9Z3M4N5P6Q7R8S9T0V1W2X3 12 15
     """
     found = console.run(lambda api: api.diff(workspace, after, against=before), state_folder)
     if json:
         console.print_json(found)
+        if found.left_out:
+            sys.exit(INCOMPLETE)
         return
     rows = [[one.what, _size(one.size_before), _size(one.size_after), one.path] for one in found.changes]
     console.table(("CHANGE", "SIZE BEFORE", "SIZE AFTER", "PATH"), rows, empty="Nothing differs.")
     if found.more:
         console.out.print("More paths differ than are shown.")
+    for one in found.left_out:
+        words = f"not compared to its end: {one.path or '/'} (needs {one.object}: {one.reason})"
+        console.out.print(words, markup=False)
+    if found.left_out:
+        sys.exit(INCOMPLETE)
 
 
 @application.command()

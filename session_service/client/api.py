@@ -235,11 +235,16 @@ class Api:
         return self._transport.chunks(place, {"path": path})
 
     def archive(
-        self, workspace_id: str, seq: int, *, path: str = "", kind: str = "zip"
+        self, workspace_id: str, seq: int, *, path: str = "", kind: str = "zip", checked: bool = False
     ) -> AsyncIterator[bytes]:
-        """Stream a folder, or the whole home, as a zip or a tar."""
+        """Stream a folder, or the whole home, as a zip or a tar; what is damaged is listed in its last file.
+
+        With `checked` the service reads large files twice, so that damage in one does not end the stream.
+        """
         place = f"{API}/workspaces/{workspace_id}/checkpoints/{seq}/archive"
-        return self._transport.chunks(place, {"path": path, "kind": kind})
+        return self._transport.chunks(
+            place, {"path": path, "kind": kind} | ({"checked": "true"} if checked else {})
+        )
 
     async def restore(self, session_id: str, *, seq: int, path: str = "") -> models.Restored:
         """Put files of a checkpoint into a new folder below `Restored` of a running desktop's home."""

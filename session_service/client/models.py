@@ -351,11 +351,24 @@ class PathChange(_Answer, frozen=True, kw_only=True):
     size_after: int | None
 
 
+class LeftOut(_Answer, frozen=True, kw_only=True):
+    """A file that was left out, or a folder that is not whole, because an object of the store is damaged."""
+
+    path: str
+    kind: str
+    object: str
+    reason: str
+
+
 class Difference(_Answer, frozen=True, kw_only=True):
-    """What changed from one checkpoint to another; `more`: not every path is named."""
+    """What changed from one checkpoint to another; `more`: not every path is named.
+
+    What is left out are folders that could not be compared to their end, because the store is damaged.
+    """
 
     changes: list[PathChange]
     more: bool
+    left_out: list[LeftOut] = msgspec.field(default_factory=list)
 
 
 class AuditChain(_Answer, frozen=True, kw_only=True):
@@ -369,15 +382,6 @@ class Upload(_Answer, frozen=True, kw_only=True):
 
     path: str
     bytes: int
-
-
-class LeftOut(_Answer, frozen=True, kw_only=True):
-    """A file that was left out, or a folder that is not whole, because an object of the store is damaged."""
-
-    path: str
-    kind: str
-    object: str
-    reason: str
 
 
 class Restored(_Answer, frozen=True, kw_only=True):

@@ -4,9 +4,15 @@ list.
 Times are ISO 8601 UTC texts. Unknown is null, never 0. Made from records in `render.py`.
 """
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from session_service.ports.damage import LeftOut
+
+LEFT_OUT_NAMED_MAX: Final = 1_000
+"""Paths that one answer names."""
 
 Instant = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Fact = str | int | float | bool | None
@@ -237,6 +243,14 @@ class LeftOutOut(Answer):
     kind: str
     object: str
     reason: str
+
+
+def left_out(found: Sequence[LeftOut]) -> list[LeftOutOut]:
+    """Return what an answer names of it; the rest is counted, where that is told."""
+    return [
+        LeftOutOut(path=one.path, kind=one.kind, object=one.object, reason=one.reason)
+        for one in found[:LEFT_OUT_NAMED_MAX]
+    ]
 
 
 class RestoredOut(Answer):

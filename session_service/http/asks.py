@@ -166,9 +166,12 @@ class PathQuery(Ask):
 
 
 class ArchiveQuery(PathQuery):
-    """Which folder, and as what kind of file."""
+    """Which folder, and as what kind of file. With `checked` large files are read twice, so that one that is
+    damaged in the store is left out and listed, where it would end the download otherwise.
+    """
 
     kind: Literal["zip", "tar"] = "zip"
+    checked: bool = False
 
 
 class RestoreAsk(Ask):

@@ -4,8 +4,6 @@ Beside what is there and never over it: a new folder below `Restored`. The stora
 the same reasons as with uploads, and refused in closing for the same reason, too.
 """
 
-from typing import Final
-
 from session_service.base import errors
 from session_service.core.records import AuditEntry, Session
 from session_service.http import answers, asks, audit, paths
@@ -14,9 +12,6 @@ from session_service.http.sessions import own_view
 from session_service.http.uploads import open_for_files
 from session_service.http.workspaces import workspace_name
 from session_service.ports.checkpoints import RestoreReport
-
-LEFT_OUT_NAMED_MAX: Final = 1_000
-"""Paths of one answer; the rest is counted."""
 
 
 async def restore(exchange: Exchange) -> Reply:
@@ -53,10 +48,7 @@ async def restore(exchange: Exchange) -> Reply:
         bytes=report.bytes,
         not_made=[one.path for one in report.not_made],
         complete=not report.left_out_count,
-        left_out=[
-            answers.LeftOutOut(path=one.path, kind=one.kind, object=one.object, reason=one.reason)
-            for one in report.left_out[:LEFT_OUT_NAMED_MAX]
-        ],
+        left_out=answers.left_out(report.left_out),
         left_out_count=report.left_out_count,
     )
     return Reply(body=made, status=201)

@@ -93,6 +93,9 @@ class DiffOut(answers.Answer):
 
     changes: list[ChangeOut]
     more: Annotated[bool, Field(description="Not every path is named.")]
+    left_out: Annotated[
+        list[answers.LeftOutOut], Field(description="folders not compared to their end, for damage")
+    ]
 
 
 class AuditOut(answers.Answer):
@@ -221,7 +224,7 @@ async def compare_checkpoints(exchange: Exchange) -> DiffOut:
         ChangeOut(path=one.path, what=one.what, size_before=one.size_before, size_after=one.size_after)
         for one in found.changes
     ]
-    return DiffOut(changes=changes, more=found.more)
+    return DiffOut(changes=changes, more=found.more, left_out=answers.left_out(found.left_out))
 
 
 async def verify_audit(exchange: Exchange) -> AuditOut:

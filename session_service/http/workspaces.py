@@ -140,7 +140,7 @@ async def download_archive(exchange: Exchange) -> web.StreamResponse:
     path, seq = paths.raw(query.path), _seq(exchange)
     await _record_read(exchange, workspace, "archive.downloaded", path, seq)
     source = exchange.services.checkpoints.archive(
-        workspace_name(workspace), seq=seq, path=path, kind=query.kind
+        workspace_name(workspace), seq=seq, path=path, kind=query.kind, checked=query.checked
     )
     name = paths.shown(path.rsplit(b"/", 1)[-1]) if path else workspace.name
     media = f"application/{ARCHIVES[query.kind]}"

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from session_service.ports.damage import LeftOut
 from session_service.ports.desktops import EndProof
 from session_service.ports.keys import ErasedLook, KeyLook, RewrapLook, StoreKeys, TombstoneLook
 from session_service.ports.upkeep import Difference, ForeignLook, KeepRule, Upkept
@@ -109,17 +110,6 @@ class PendingLook(msgspec.Struct, frozen=True, kw_only=True):
     files: int | None
     bytes: int | None
     looked_at_ms: int
-
-
-class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
-    """What could not be given because an object of the store is damaged or missing: a file as a whole, or
-    a folder of which not all names could be read. kind: file, folder.
-    """
-
-    path: str
-    kind: str
-    object: str
-    reason: str
 
 
 class RestoreReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -327,9 +317,13 @@ class Checkpoints(Protocol):
         ...
 
     def archive(
-        self, workspace: WorkspaceName, *, seq: int, path: bytes, kind: str = "zip"
+        self, workspace: WorkspaceName, *, seq: int, path: bytes, kind: str = "zip", checked: bool = False
     ) -> AsyncIterator[bytes]:
-        """Stream a folder as a zip or a tar."""
+        """Stream a folder as a zip or a tar; what is damaged in the store is listed in its last member.
+
+        Args:
+            checked: read each file to its end before it is sent, so that damage never ends the stream.
+        """
         ...
 
     async def bring_back(

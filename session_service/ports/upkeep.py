@@ -6,6 +6,8 @@ repeated.
 
 import msgspec
 
+from session_service.ports.damage import LeftOut
+
 
 class Upkept(msgspec.Struct, frozen=True, kw_only=True):
     """What one run of upkeep did. `refused` says in words why nothing was collected; empty = it was."""
@@ -59,7 +61,11 @@ class PathChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """What differs between two checkpoints; `more` says that not every path is named."""
+    """What differs between two checkpoints; `more` says that not every path is named.
+
+    Folders that are left out could not be compared to their end, because an object of the store is damaged.
+    """
 
     changes: tuple[PathChange, ...]
     more: bool = False
+    left_out: tuple[LeftOut, ...] = ()

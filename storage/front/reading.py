@@ -102,15 +102,28 @@ class Reading(Opened):
                 yield piece
 
     async def archive(
-        self, ref: WorkspaceRef, *, seq: int, path: bytes = b"", kind: ArchiveKind = "zip"
+        self,
+        ref: WorkspaceRef,
+        *,
+        seq: int,
+        path: bytes = b"",
+        kind: ArchiveKind = "zip",
+        checked: bool = False,
     ) -> AsyncIterator[bytes]:
-        """Yield a zip or tar of a folder of a checkpoint, made while it is read."""
+        """Yield a zip or tar of a folder of a checkpoint, made while it is read.
+
+        What needs a damaged object is left out and listed in the last member. Damage in the middle of a large
+        file is an error in the middle of the archive, unless `checked`: then each large file is read twice,
+        and left out like any other.
+        """
         browser, state, row = await self._browser(ref, seq)
         entry = await browser.find(path)
         assert row.checkpoint is not None, "it is countable"
         long = row.checkpoint.totals.size >= PINNED_FROM_BYTES
         async with self._lending.pinned(await self._upkeep(ref), state, row, long=long):
-            async for piece in archive.stream(browser, entry, kind=kind, scratch=self._scratch):
+            async for piece in archive.stream(
+                browser, entry, kind=kind, scratch=self._scratch, checked=checked
+            ):
                 yield piece
 
     async def restore(

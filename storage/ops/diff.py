@@ -2,17 +2,19 @@
 
 Folders with the same node are equal and never entered, and so are equal nodes of a large folder, so the price
 is that of the difference. What is in memory is a node of either side for each folder on the way. A rename is
-a removal and an addition. Not here: what differs inside of a file.
+a removal and an addition. A folder with a damaged node is named, and the others are compared. Not here: what
+differs inside of a file.
 """
 
 from collections.abc import AsyncIterator
 from typing import Final
 
-from storage.errors import HostileTree, Malformed
+from storage.errors import HostileTree, Malformed, StorageError
 from storage.format import tree
 from storage.format.limits import DEPTH_FOLDERS_MAX
 from storage.format.tree import Entry, EntryType
-from storage.ops.values import Change, Diff
+from storage.ops.values import Change, Diff, LeftOut
+from storage.repository.damage import damage_of
 from storage.repository.index import Places
 from storage.repository.reader import Reader
 from storage.repository.state import Row
@@ -20,6 +22,8 @@ from storage.scan.walk import PATH_BYTES_MAX
 
 CHANGES_MAX: Final = 10_000
 """Changes that are named; more are only said to be there."""
+LOST_MAX: Final = 1_000
+"""Folders that are named as not compared; one more of them is an error."""
 
 
 async def compare(reader: Reader, index: Places, before: Row, after: Row) -> Diff:
@@ -27,18 +31,30 @@ async def compare(reader: Reader, index: Places, before: Row, after: Row) -> Dif
     assert before.checkpoint is not None
     assert after.checkpoint is not None
     found: list[Change] = []
-    async for change in _below(reader, index, before.checkpoint.root, after.checkpoint.root):
+    lost: list[LeftOut] = []
+    async for change in _below(reader, index, before.checkpoint.root, after.checkpoint.root, lost):
         if len(found) == CHANGES_MAX:
-            return Diff(changes=tuple(found), more=True)
+            return Diff(changes=tuple(found), more=True, left_out=tuple(lost))
         found.append(change)
-    return Diff(changes=tuple(found))
+    return Diff(changes=tuple(found), left_out=tuple(lost))
 
 
-async def _below(reader: Reader, index: Places, before: Entry, after: Entry) -> AsyncIterator[Change]:
+async def _below(
+    reader: Reader, index: Places, before: Entry, after: Entry, lost: list[LeftOut]
+) -> AsyncIterator[Change]:
     opened = [(b"", _Pairs(reader, index, before, after))]
     while opened:
         path, pairs = opened[-1]
-        pair = await pairs.next()
+        try:
+            pair = await pairs.next()
+        except StorageError as exc:
+            damage = damage_of(exc)
+            if damage is None or len(lost) == LOST_MAX:
+                raise
+            # What was told of it is true; what follows in it is known of one side only, or of none.
+            lost.append(LeftOut(path=path, kind="folder", object=damage.object, reason=damage.reason))
+            opened.pop()
+            continue
         if pair is None:
             opened.pop()
             continue

@@ -64,7 +64,7 @@ class ZipDirectory:
         archive.filelist.clear()
         archive.NameToInfo.clear()
 
-    def pieces(self, start: int) -> Iterator[bytes]:
+    def pieces(self, start: int, *, comment: bytes = b"") -> Iterator[bytes]:
         """Yield the directory and the end of an archive whose members have so many bytes."""
         size = self._records.tell()
         with _told_if_full():
@@ -78,7 +78,8 @@ class ZipDirectory:
             )
             yield _LOCATOR_64.pack(b"PK\6\7", 0, start + size, 1)
         count = min(self._members, _LARGE_16)
-        yield _END.pack(b"PK\5\6", 0, 0, count, count, min(size, _LARGE_32), min(start, _LARGE_32), 0)
+        size, start = min(size, _LARGE_32), min(start, _LARGE_32)
+        yield _END.pack(b"PK\5\6", 0, 0, count, count, size, start, len(comment)) + comment
 
 
 @contextlib.contextmanager

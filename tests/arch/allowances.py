@@ -54,6 +54,10 @@ DESTROYING: dict[tuple[str, str], str] = {
         "terminate",
     ): "ends the service and the store that the demonstration started",
     (
+        "session_service/cli/checkpoints.py",
+        "rmtree",
+    ): "the folder NAME.part that this command made a moment before, of a download that was cut off",
+    (
         "session_service/cli/stage.py",
         "rmtree",
     ): "the demonstration's own folder, once none of its desktops is left",

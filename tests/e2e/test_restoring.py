@@ -21,19 +21,24 @@ from tests.fakes.until import until
 
 pytestmark = pytest.mark.slow
 BODY_BYTES = 300_000
+LARGE_BYTES = 12_000_000
 COMMAND_S = 60
 
 
-async def command(service: RunningService, *words: str, on_terminal: bool = False) -> tuple[str, str]:
+async def command(
+    service: RunningService, *words: str, on_terminal: bool = False, status: int = 0
+) -> tuple[str, str]:
     """Run `session-service checkpoints`; return standard output and error, the latter of a terminal."""
     line = [str(Path(sys.executable).parent / "session-service"), "checkpoints", *words]
     line += ["--state-folder", str(service.state_folder)]
-    return await asyncio.to_thread(_on_terminal if on_terminal else _plain, line)
+    if on_terminal:
+        return await asyncio.to_thread(_on_terminal, line)
+    return await asyncio.to_thread(_plain, line, status)
 
 
-def _plain(line: list[str]) -> tuple[str, str]:
+def _plain(line: list[str], status: int) -> tuple[str, str]:
     done = subprocess.run(line, capture_output=True, text=True, timeout=COMMAND_S, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == status, done.stderr
     return done.stdout, done.stderr
 
 
@@ -96,6 +101,43 @@ async def test_what_was_saved_is_found_fetched_and_brought_back_by_the_command(
         assert (made["entries"], made["not_made"]) == (2, [])
         assert home_file(handle, f"{made['path']}/docs/body").read_bytes() == body
         assert not home_file(handle, "docs/body").exists()
+
+
+async def test_a_damaged_object_costs_its_files_and_is_told_by_the_command(tmp_path: Path) -> None:
+    """In three ways back, each with exit status 3: half of the large file is nowhere, all else is there."""
+    async with RunningService(hold_s=600, template="bare") as service:
+        account = {"name": "ada", "role": "administrator", "password": "long enough to be good"}
+        await service.call("POST", "/api/v1/users", account)
+        session_id = (await service.api("POST", "/sessions", {}))["id"]
+        await service.until_state(session_id, "active", "held")
+        path = service.state_folder / "desktops" / session_id / "state.json"
+        handle: Handle = msgspec.json.decode(path.read_bytes(), type=DesktopState).handle
+        await run_in_terminal(handle, f"head -c {LARGE_BYTES} /dev/urandom > ~/large; echo 1 > ~/a")
+        await until(home_file(handle, "a").is_file)
+        saved = await saved_with(service, session_id, "a")
+        workspace, seq = saved["workspace"]["id"], str(saved["saved_seq"])
+        for pack in (service.state_folder / "objects").rglob("p/*"):
+            raw = bytearray(pack.read_bytes())
+            raw[-1_000_000] ^= 1  # behind what is read before a header goes out
+            pack.chmod(0o600)
+            pack.write_bytes(raw)
+        back, packed = tmp_path / "back", tmp_path / "all.tar"
+        told, _ = await command(service, "restore", workspace, seq, "--to", str(back), "--json", status=3)
+        report = json.loads(told)
+        assert (report["complete"], [one["path"] for one in report["left_out"]]) == (False, ["large"])
+        assert report["left_out"][0]["object"].startswith("p/")
+        assert (back / "a").read_text() == "1\n"
+        assert not (back / "large").exists()
+        assert not back.with_name("back.part").exists()
+        await command(service, "get", workspace, seq, "--tar", "--to", str(packed), status=1)
+        told, _ = await command(service, "restore", workspace, seq, "--session", session_id)
+        assert "left out" not in told, "its home has it still, and gives it"
+        await run_in_terminal(handle, "rm ~/large ~/Restored -r; echo 2 > ~/b")
+        await until(home_file(handle, "b").is_file)
+        told, _ = await command(service, "restore", workspace, seq, "--session", session_id, status=3)
+        assert "left out: large" in told
+        _, why = await command(service, "restore", workspace, seq, "large", "--session", session_id, status=1)
+        assert "is damaged" in why
 
 
 async def _looked_at(service: RunningService, workspace: str, before: str, after: str) -> None:

@@ -304,7 +304,7 @@ class Repository:
         raise BadInput("not in this fake")
 
     def archive(
-        self, workspace: WorkspaceName, *, seq: int, path: bytes, kind: str = "zip"
+        self, workspace: WorkspaceName, *, seq: int, path: bytes, kind: str = "zip", checked: bool = False
     ) -> AsyncIterator[bytes]:
         raise BadInput("not in this fake")
 

@@ -12,12 +12,12 @@ from session_service.ports.checkpoints import (
     CheckpointInfo,
     FolderEntry,
     FolderPage,
-    LeftOut,
     Progress,
     RestoreReport,
     StoreStatus,
     WorkspaceName,
 )
+from session_service.ports.damage import LeftOut
 from session_service.ports.keys import (
     ErasedLook,
     KeyLook,
@@ -108,7 +108,7 @@ class HttpFiles:
             self.reading -= 1
 
     async def archive(
-        self, workspace: WorkspaceName, *, seq: int, path: bytes, kind: str = "zip"
+        self, workspace: WorkspaceName, *, seq: int, path: bytes, kind: str = "zip", checked: bool = False
     ) -> AsyncIterator[bytes]:
         await self._answer()
         self._known(seq)

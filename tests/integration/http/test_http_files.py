@@ -16,7 +16,7 @@ from session_service.core.changes import PutDesktop, Unit
 from session_service.core.explain import in_words
 from session_service.core.records import Desktop, State
 from session_service.http import cursors, limits, paths, uploads
-from session_service.ports.checkpoints import LeftOut
+from session_service.ports.damage import LeftOut
 from storage.format.limits import NAME_BYTES_MAX
 from storage.ops.browse import FOLDER_PAGE_ENTRIES_MAX
 from tests.fakes.http_files import HOSTILE_NAME
