@@ -32,14 +32,16 @@ def allowed() -> int:
 def fitted(limits: GatewayLimits, descriptors: int) -> GatewayLimits:
     """Return limits at which connections are turned away before the descriptors for desktops are gone.
 
-    A link has two. What is left over is for streams that wait for their client, one each.
+    A link has two, and one in the service where another process carries it. What is left over is for streams
+    that wait for their client, one each.
     """
     if descriptors == resource.RLIM_INFINITY:
         return limits
     left = max(64, descriptors - OWN)
     return replace(
         limits,
-        links_max=min(limits.links_max, left // 3),
+        links_max=min(limits.links_max, left // 4),
+        legs_max=min(limits.legs_max, left // 8),
         waiting_sockets_max=min(limits.waiting_sockets_max, left // 4),
         page_sockets_max=min(limits.page_sockets_max, left // 16),
     )

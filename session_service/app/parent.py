@@ -117,7 +117,7 @@ def _parts(settings: "Settings", layout: Layout, who: accounts.Accounts) -> list
     return [
         _Part(
             name=name,
-            command=(*accounts.command_prefix(name.split("-")[0], who), *shared, name, str(os.getpid())),
+            command=(*accounts.command_prefix(name, who), *shared, name, str(os.getpid())),
         )
         for name in names
     ]
@@ -153,7 +153,7 @@ class Parent:
         if (pid := running_parent(self._layout)) is not None:
             raise AlreadyRunning(f"process {pid} runs the service in {self._layout.root}")
         who = accounts.find()
-        if who.gateway_uid is None and gateway_processes(self._settings) > 1:
+        if who.gateway_gid is None and gateway_processes(self._settings) > 1:
             raise ConfigurationRefused(
                 f"the system account {accounts.GATEWAY_ACCOUNT} is missing: run ./deploy/up once, or make it "
                 "with useradd --system, or set gateway.processes = 1"

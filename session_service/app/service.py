@@ -131,14 +131,18 @@ class _Service:
         self.certificate = _certificate(settings)
         self.listening = listening.for_part(os.environ)
         self.processes = gateway_processes(settings)
+        self.who = accounts.find_parts(root=settings.state_folder.stat().st_uid == 0)
         self.control = self._control()
         self.shards = Shards(
             self.control.attachments,
             calls=self.layout.gateway_calls,
             sockets=self.layout.gateway_sockets,
-            peer_uids=self._gateway_uids(),
+            peer_uids=frozenset({os.geteuid(), *map(self.who.gateway_uid, names(self.processes))}),
             origins=self.origins,
             shards=names(self.processes),
+            uid_of=self.who.gateway_uid,
+            gid=self.who.gateway_gid if self.who.root else None,
+            limits=gateway_limits(settings),
         )
         self.figures = CollectorRegistry()
         self.runner = web.AppRunner(
@@ -149,11 +153,6 @@ class _Service:
             keepalive_timeout=KEEP_ALIVE_S,
             auto_decompress=False,  # no route takes a packed body
         )
-
-    def _gateway_uids(self) -> frozenset[int]:
-        """Who may ask control: gateway processes, and nobody else."""
-        root = self.settings.state_folder.stat().st_uid == 0
-        return frozenset({os.geteuid(), accounts.find_parts(root=root).gateway_uid or os.geteuid()})
 
     def _control(self) -> Control:
         parts = Parts(

@@ -20,7 +20,7 @@ from session_service.core.close_codes import Close
 from session_service.core.shards import FIRST
 from session_service.gateway.address import Networks
 from session_service.gateway.front import Front
-from session_service.gateway.hub import Hub
+from session_service.gateway.hub import Connect, Hub
 from session_service.gateway.limits import GatewayLimits
 from session_service.gateway.liveness import Ticker
 from session_service.gateway.messages import Passed
@@ -63,6 +63,7 @@ class Gateway:
         shard: the part of the path that names this gateway.
         shards: all of them; this gateway serves one whose process is away.
         elsewhere: who takes the connections of another shard; None when nobody is there.
+        desktops: connects desktops; None where we may do it ourselves.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Gateway:
         shard: str = SHARD,
         shards: Collection[str] = (),
         elsewhere: Callable[[str], Owner | None] = _nobody,
+        desktops: Connect | None = None,
     ) -> None:
         limits = limits or GatewayLimits()
         stats = GatewayStats()
@@ -89,6 +91,7 @@ class Gateway:
             own=f"GET /s/{shard}/".encode(),
             shards=frozenset((shard, *shards)),
             elsewhere=elsewhere,
+            desktops=desktops,
             trusted=trusted,
             limits=limits,
             stats=stats,

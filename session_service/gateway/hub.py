@@ -4,6 +4,7 @@ Not behaviour: connections act, this remembers. There is one per gateway, made b
 """
 
 import asyncio
+import socket
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -24,6 +25,12 @@ from session_service.ports.streams import Attachments, PlannedPause
 if TYPE_CHECKING:
     from session_service.gateway.passing import Owner
     from session_service.gateway.resumable_stream import ResumableStream
+
+
+class Connect(Protocol):
+    """Whoever connects the desktop of a session for a link."""
+
+    async def __call__(self, session_id: str, link_id: str, /) -> socket.socket: ...
 
 
 class Waiting(Protocol):
@@ -71,6 +78,8 @@ class Hub:
     rings: Rings
     options: SocketOptions
     soon: Soon = field(default_factory=Soon)
+    desktops: "Connect | None" = None
+    """Who connects desktops for us; None: we may do it ourselves."""
     streams: "dict[str, ResumableStream]" = field(default_factory=dict)
     """The resumable stream of a session, attached or not."""
     planned: PlannedPause | None = None

@@ -5,6 +5,7 @@ link in place of its socket reached another socket as root in a trial (design.md
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 import stat
@@ -42,9 +43,19 @@ class DesktopLeg(asyncio.Protocol):
     number of its descriptor is closed, whoever has it by then.
     """
 
-    __slots__ = ("_early", "_limits", "_owner", "_paused", "_ticker", "_transport", "closing_at")
+    __slots__ = (
+        "_connected",
+        "_early",
+        "_limits",
+        "_owner",
+        "_paused",
+        "_ticker",
+        "_transport",
+        "closing_at",
+    )
 
-    def __init__(self, limits: GatewayLimits, ticker: Ticker) -> None:
+    def __init__(self, limits: GatewayLimits, ticker: Ticker, connected: socket.socket) -> None:
+        self._connected = connected
         self._owner: LegOwner | None = None
         self._early: bytes | None = b""
         """What the desktop said before `begin`; None from there on."""
@@ -88,6 +99,9 @@ class DesktopLeg(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         owner, self._owner, self._transport = self._owner, None, None
+        # The service may have a descriptor of it, too: the desktop hears of its end by this.
+        with contextlib.suppress(OSError):
+            self._connected.shutdown(socket.SHUT_RDWR)
         self._ticker.remove(self)
         if owner is not None:
             owner.leg_lost()

@@ -45,6 +45,10 @@ class GatewayLimits:
     """A reader of the HTTP side may take nothing for so long (TCP_USER_TIMEOUT); downloads pause for 60 s."""
     links_max: int = 10_000
     """Open links of this process; more are answered 503. Two descriptors and about 6 KiB each."""
+    legs_max: int = 40_000
+    """Desktops' sockets of all gateway processes together, of each of which the service keeps a descriptor;
+    beyond it none is handed on, and the client is told to come back.
+    """
     down_bytes_max: int = 256 * 1024
     """Waiting for one client; beyond it the desktop is not read. Less starves a fast client."""
     up_bytes_max: int = 256 * 1024
@@ -77,6 +81,10 @@ class GatewayLimits:
     leg_connect_s: float = 5.0
     """For the desktop to take a connection; it is a unix socket, so anything above milliseconds is
     trouble.
+    """
+    leg_handed_s: float = 8.0
+    """For a desktop's socket to come from the service: its connecting, an older process that stands still for
+    a second, and the way.
     """
     poll_s: float = 0.2
     """Between looks at a session that is starting."""

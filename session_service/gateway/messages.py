@@ -81,8 +81,14 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True):
     stats: GatewayStats
 
 
-class Passed(msgspec.Struct, frozen=True, kw_only=True):
+class Passed(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="client"):
     """What goes with a socket that is handed on: who is at its other end, and what was read of it already."""
 
     peer: str
     head: bytes
+
+
+class DesktopOf(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="desktop"):
+    """What goes with the connected socket of a desktop: the link that it was asked for."""
+
+    link_id: str

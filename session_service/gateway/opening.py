@@ -8,6 +8,7 @@ commits, because a commit whose answer nobody takes would leave a session with a
 import asyncio
 import contextlib
 import re
+import socket
 from typing import TYPE_CHECKING, Final
 
 from session_service.core.close_codes import Close, Next
@@ -85,7 +86,7 @@ async def _open_leg(hub: Hub, link: "Link", attachment: Attachment) -> None:
     if stream is None:
         return
     try:
-        leg = await _connected_leg(hub, attachment)
+        leg = await _connected_leg(hub, attachment, link.link_id)
         if link.is_over():
             leg.abort()
         elif not leg.begin(stream):
@@ -104,13 +105,18 @@ async def _open_leg(hub: Hub, link: "Link", attachment: Attachment) -> None:
         link.refuse(_retry(link.retry_step))
 
 
-async def _connected_leg(hub: Hub, attachment: Attachment) -> DesktopLeg:
-    connected = await open_desktop_socket(attachment.socket, attachment.uid, hub.limits)
-    leg = DesktopLeg(hub.limits, hub.ticker)
+async def _connected_leg(hub: Hub, attachment: Attachment, link_id: str) -> DesktopLeg:
+    if hub.desktops is None:
+        connected = await open_desktop_socket(attachment.socket, attachment.uid, hub.limits)
+    else:
+        connected = await hub.desktops(attachment.session_id, link_id)
+    leg = DesktopLeg(hub.limits, hub.ticker, connected)
     try:
         await asyncio.get_running_loop().create_unix_connection(lambda: leg, sock=connected)
     except BaseException:
         with contextlib.suppress(OSError):  # uvloop has closed it where it had taken it over
+            connected.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
             connected.close()
         raise
     return leg

@@ -6,13 +6,15 @@ one is answered.
 """
 
 import asyncio
+import socket
 from typing import Final
 
 import msgspec
 
-from session_service.gateway.messages import Serve, Told
+from session_service.gateway.messages import DesktopOf, Serve, Told
 from session_service.gateway.passing import Passer
 from session_service.gateway.stats import GatewayStats
+from session_service.ports.streams import Attachment
 
 SETTLE_S: Final = 1.0
 """For an order to be carried out; a gateway process that takes longer stands still, and its links do, too."""
@@ -26,6 +28,10 @@ class Outpost:
         self.process_id = serve.process_id
         self.links: dict[str, str] = {}
         """Session ids of the links that were attached there, by link id."""
+        self.due: dict[str, Attachment] = {}
+        """By link id: where a link leads whose desktop was not asked for yet. It may be asked for once."""
+        self.connecting: set[str] = set()
+        """Link ids whose desktop is being connected; taken out where it shall not be handed on any more."""
         self.stats = GatewayStats()
         self.passer: Passer | None = None
         self.is_gone = False
@@ -43,6 +49,18 @@ class Outpost:
         """Everything up to `number` was carried out there."""
         self._heard = max(self._heard, number)
         self._changed.set()
+
+    def forget(self, link_id: str) -> None:
+        """It is closed, or shall be: no desktop is handed on for it. Unknown is done."""
+        self.due.pop(link_id, None)
+        self.connecting.discard(link_id)
+
+    def hand_on(self, what: DesktopOf, connected: socket.socket) -> bool:
+        """Give the process a descriptor of a desktop's socket; False: it cannot be sent."""
+        try:
+            return self.passer is not None and self.passer.take(what, connected.fileno())
+        except OSError:  # the channel is busy, and no descriptor is left to keep it by
+            return False
 
     async def settled(self) -> None:
         """Return when every order given so far was carried out, or the process is gone or stands still."""

@@ -18,7 +18,7 @@ import msgspec
 
 from session_service.base import private_socket
 from session_service.base.rpc import peer_credentials
-from session_service.gateway.messages import Passed, Serve
+from session_service.gateway.messages import DesktopOf, Passed, Serve
 
 DATAGRAM_BYTES_MAX: Final = 64 * 1024
 """A request head and what a client said behind it; nobody with manners says more before the answer."""
@@ -50,7 +50,7 @@ class Passer:
         self._channel: socket.socket | None = channel
         self._waiting: deque[tuple[bytes, int]] = deque()
 
-    def take(self, passed: Passed, descriptor: int) -> bool:
+    def take(self, passed: Passed | DesktopOf, descriptor: int) -> bool:
         data = msgspec.msgpack.encode(passed)
         if self._channel is None or len(data) > DATAGRAM_BYTES_MAX or len(self._waiting) >= WAITING_MAX:
             return False
@@ -111,9 +111,11 @@ class PassingDoor:
         self._silent: dict[socket.socket, asyncio.TimerHandle] = {}
         """Channels that have not said yet whose they are."""
 
-    def open(self, *, mode: int) -> None:
+    def open(self, *, mode: int, gid: int | None = None) -> None:
         """Listen; a stale socket of an earlier run is replaced."""
         listening = private_socket.bound(self._path, socket.SOCK_SEQPACKET)
+        if gid is not None:
+            os.chown(self._path, -1, gid)
         self._path.chmod(mode)
         listening.listen()
         self._listening = listening
@@ -166,8 +168,13 @@ class PassingDoor:
 class Receiver:
     """The gateway process's end."""
 
-    def __init__(self, take: Callable[[Passed, socket.socket], None]) -> None:
+    def __init__(
+        self,
+        take: Callable[[Passed, socket.socket], None],
+        desktop: Callable[[str, socket.socket | None], None],
+    ) -> None:
         self._take = take
+        self._desktop = desktop
         self._channel: socket.socket | None = None
 
     def open(self, path: Path, serve: Serve) -> None:
@@ -210,11 +217,15 @@ class Receiver:
                 found.frombytes(content[: len(content) - len(content) % _DESCRIPTOR_BYTES])
             sockets = [socket.socket(fileno=descriptor) for descriptor in found]
             try:
-                passed = msgspec.msgpack.decode(data, type=Passed)
+                passed = msgspec.msgpack.decode(data, type=Passed | DesktopOf)
             except msgspec.DecodeError:
                 for one in sockets:
                     one.close()
                 continue
             for one in sockets:
                 one.setblocking(False)
+            if isinstance(passed, DesktopOf):
+                self._desktop(passed.link_id, sockets[0] if sockets else None)
+                continue
+            for one in sockets:
                 self._take(passed, one)

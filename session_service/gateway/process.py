@@ -19,6 +19,7 @@ from session_service.base.aio import Tasks
 from session_service.base.rpc import Client
 from session_service.gateway.address import Networks
 from session_service.gateway.gateway import Gateway
+from session_service.gateway.legs_taken import LegsTaken
 from session_service.gateway.limits import GatewayLimits
 from session_service.gateway.messages import (
     Answer,
@@ -80,6 +81,10 @@ class ControlCalls:
     def leg_lost(self, session_id: str, link_id: str) -> None:
         self.report("leg_lost", LinkNamed(session_id=session_id, link_id=link_id))
 
+    async def desktop(self, link: LinkNamed) -> bool:
+        """Have the desktop of a link connected; its socket comes over the channel."""
+        return await self._client.call("desktop", link, bool)
+
     def report(self, method: str, what: Any) -> None:
         """Tell the service something. When it is away it knows by that: whatever we had is lost to it."""
         self._tasks.spawn(self._client.call(method, what, bool), name=f"report-{method}")
@@ -106,6 +111,7 @@ class GatewayProcess:
         self.joined = asyncio.Event()
         """Set when the service has said who we are; for tests."""
         self._calls = ControlCalls(Client(settings.calls, part="service"), settings.shard)
+        legs = LegsTaken(self._calls.desktop, limit_s=settings.limits.leg_handed_s)
         self.gateway = Gateway(
             attachments=self._calls,
             http=_no_http,
@@ -115,8 +121,9 @@ class GatewayProcess:
             limits=settings.limits,
             shard=settings.shard,
             shards=settings.shards,
+            desktops=legs.connected,
         )
-        self._receiver = Receiver(self.gateway.take)
+        self._receiver = Receiver(self.gateway.take, legs.arrived)
 
     async def run(self, stop: asyncio.Event) -> bool:
         """Serve until `stop` or until the service is gone; say whether it was there at all."""

@@ -14,16 +14,21 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Final, Protocol
 
+import msgspec
 import structlog
 
 from session_service.base import errors, rpc
 from session_service.base.aio import Tasks
 from session_service.core.close_codes import Close
 from session_service.core.records import LossCause
+from session_service.gateway.leg import DesktopSocketRefused, open_desktop_socket
+from session_service.gateway.legs_given import LegsGiven
+from session_service.gateway.limits import GatewayLimits
 from session_service.gateway.messages import (
     Answer,
     Attach,
     Counted,
+    DesktopOf,
     Heard,
     LinkNamed,
     ResumeAsk,
@@ -54,6 +59,8 @@ SOCKETS_MAX: Final = 256
 LINK_ID_CHARACTERS_MAX: Final = 64
 ARRIVED_MAX: Final = 64
 """Channels for sockets whose process has not joined; beyond it the oldest is closed."""
+GOODBYE_S: Final = 1.0
+"""For a gateway process that left to say goodbye to its links, until its desktops are cut off."""
 LEAVE_S: Final = 4.0
 """For the gateway processes to say goodbye to their links."""
 
@@ -80,11 +87,20 @@ class Shards:
         peer_uids: frozenset[int],
         origins: Callable[[], Collection[str]],
         shards: Collection[str] | None = None,
+        uid_of: Callable[[str], int] | None = None,
+        gid: int | None = None,
+        limits: GatewayLimits | None = None,
     ) -> None:
         self._desk = desk
         self._origins = origins
         self._shards = None if shards is None else frozenset(shards)
         """Which a gateway process may have; None: any."""
+        self._uid_of = uid_of
+        """The account of a shard's process; None: all of them are one."""
+        self._gid = gid
+        """The group of gateway processes; None: they are of our own."""
+        self._limits = limits or GatewayLimits()
+        self._legs = LegsGiven()
         self._inside: Inside | None = None
         self._pause: PlannedPause | None = None
         self._outposts: dict[str, Outpost] = {}
@@ -110,6 +126,7 @@ class Shards:
                 "ended": self._link_ended,
                 "leave": self._link_left,
                 "leg_lost": self._leg_lost,
+                "desktop": self._desktop,
                 "counted": self._counted,
             },
             peer_uids=peer_uids,
@@ -122,8 +139,8 @@ class Shards:
     async def open(self, inside: Inside) -> None:
         """Let gateway processes join."""
         self._inside = inside
-        await self._server.start(mode=0o660)
-        self._door.open(mode=0o660)
+        await self._server.start(mode=0o660, gid=self._gid)
+        self._door.open(mode=0o660, gid=self._gid)
 
     async def close(self) -> None:
         """Tell every gateway process to say goodbye to its links, and return when they are gone."""
@@ -138,6 +155,7 @@ class Shards:
         except TimeoutError:
             self._log.warning("part.ended", name="gateway", late=sorted(self._outposts))
         await self._server.close()
+        self._legs.close()
         for outpost in tuple(self._outposts.values()):
             self._gone(outpost)
         while self._arrived:
@@ -162,6 +180,9 @@ class Shards:
         told = Told(kind="close_link", session_id=session_id, link_id=link_id, code=code, why=why, by=by)
         if outpost is not None:
             outpost.tell(told)
+            outpost.forget(link_id)
+            if link_id in self._legs:  # it looks on: nobody comes back to its stream
+                self._tasks.spawn(self._cut_when_told(outpost, link_id), name=f"cut-{link_id}")
             return
         if self._inside is not None:
             self._inside.close_link(session_id, link_id, code=code, why=why, by=by)
@@ -230,6 +251,8 @@ class Shards:
         serve = call.params(Serve)
         old = self._outposts.get(serve.shard)
         unknown = self._shards is not None and serve.shard not in self._shards
+        if not unknown and self._uid_of is not None:
+            unknown = call.peer_uid != self._uid_of(serve.shard)
         if unknown or serve.process_id != call.peer_pid or (old and old.process_id != call.peer_pid):
             # A process has one shard, its own: who takes another one's is given its clients. One that died
             # has left by the end of its connection, and whoever follows it asks again.
@@ -269,6 +292,8 @@ class Shards:
         end = call.params(LinkEnd)
         if (outpost := self._carrier(end.session_id, end.link_id, call)) is not None:
             del self._owners[end.link_id], outpost.links[end.link_id]
+            outpost.forget(end.link_id)
+            self._legs.cut(end.link_id)
             self._desk.ended(end)
         return True
 
@@ -283,6 +308,40 @@ class Shards:
         if self._carrier(link.session_id, link.link_id, call) is not None:
             self._desk.leg_lost(link.session_id, link.link_id)
         return True
+
+    async def _desktop(self, call: rpc.Call) -> bool:
+        """Connect the desktop of an attached link, and hand its socket on; once for each attachment."""
+        link = call.params(LinkNamed)
+        outpost = self._carrier(link.session_id, link.link_id, call)
+        attachment = None if outpost is None else outpost.due.pop(link.link_id, None)
+        if outpost is None or attachment is None:
+            raise errors.PartUnavailable(part="desktop")
+        name = link.session_id if attachment.mode == "control" else link.link_id
+        self._legs.cut(name)
+        outpost.connecting.add(link.link_id)
+        try:
+            if len(self._legs) >= self._limits.legs_max:
+                raise DesktopSocketRefused("too many desktops at once")
+            connected = await open_desktop_socket(attachment.socket, attachment.uid, self._limits)
+            if link.link_id not in outpost.connecting or outpost.is_gone:
+                connected.close()
+                raise DesktopSocketRefused("its link was closed meanwhile")
+            self._legs.keep(name, outpost, connected)
+            if not outpost.hand_on(DesktopOf(link_id=link.link_id), connected):
+                self._legs.cut(name)
+                raise DesktopSocketRefused("the channel is closed or full")
+        except (DesktopSocketRefused, OSError, TimeoutError) as exc:
+            reason = str(exc) if isinstance(exc, DesktopSocketRefused) else type(exc).__name__
+            self._log.error("desktop.refused", **msgspec.structs.asdict(link), reason=reason)
+            raise errors.PartUnavailable(part="desktop") from exc
+        finally:
+            outpost.connecting.discard(link.link_id)
+        return True
+
+    async def _cut_when_told(self, outpost: Outpost, link_id: str) -> None:
+        """Cut the leg of a link that was closed: behind its order, so that its client is told why."""
+        await outpost.settled()
+        self._legs.cut(link_id)
 
     async def _counted(self, call: rpc.Call) -> bool:
         counted = call.params(Counted)
@@ -332,11 +391,12 @@ class Shards:
         if isinstance(answer, LinkRefusal):
             return Answer(refusal=answer)
         outpost.links[offer.link_id] = answer.session_id
+        outpost.due[offer.link_id] = answer  # now, so that a newer one which comes meanwhile takes it away
         if not outpost.is_gone:
             await self._settle(outpost, answer)
         if outpost.is_gone:
             self._lost(outpost, offer.link_id)
-        return Answer(attachment=answer)
+        return Answer(attachment=msgspec.structs.replace(answer, socket="", uid=None))
 
     async def _settle(self, place: Outpost | None, attachment: Attachment) -> None:
         """Nothing of an older link may reach the desktop from here on: displaced links were closed there, and
@@ -356,6 +416,9 @@ class Shards:
                     self._inside.end_stream(session_id)
         for outpost in tuple(self._outposts.values()):
             await outpost.settled()
+        if session_id in self._places and self._places[session_id] is place:
+            # They have let go of it by now. Who stands still, or does as he likes, has nothing from here on.
+            self._legs.cut_elsewhere(session_id, place)
 
     def _sockets_arrived(self, serve: Serve, passer: Passer) -> None:
         outpost = self._outposts.get(serve.shard)
@@ -377,6 +440,8 @@ class Shards:
         if outpost.is_gone:
             return
         outpost.leave()
+        # Not at once: one that only lost us tells its links when to come back. A newer link does not wait.
+        asyncio.get_running_loop().call_later(GOODBYE_S, self._legs.cut_all, outpost)
         if self._outposts.get(outpost.shard) is outpost:
             del self._outposts[outpost.shard]
         self._ended = ended(self._ended, outpost.stats)

@@ -185,7 +185,7 @@ async def test_sockets_wait_for_a_process_that_is_busy_and_come_in_order(tmp_pat
         got.append(passed.peer)
         connection.close()
 
-    receiver = Receiver(take)
+    receiver = Receiver(take, lambda _link_id, _connected: None)
     receiver.open(tmp_path / "door", serve)
     await until(lambda: len(passers) == 1)
     loop = asyncio.get_running_loop()

@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from session_service.base.errors import BadInput, PartUnavailable
 from session_service.base.rpc import Client
 from session_service.core.close_codes import Close
-from session_service.gateway import opening
+from session_service.gateway import opening, shards
 from session_service.gateway.leg import DesktopLeg
 from session_service.gateway.link import Phase
 from session_service.gateway.messages import (
@@ -204,9 +204,10 @@ async def test_a_link_that_is_taken_over_while_its_desktop_is_opened_stays_down(
     await until(lambda: viewer.transport is None or viewer.transport.is_closing())
 
 
+@pytest.mark.parametrize("shard", ["0", "1"])
 @pytest.mark.parametrize("subprotocol", ["binary", "continuity.v1"])
 async def test_a_link_whose_desktop_cannot_be_connected_for_any_reason_ends(
-    pair: World, desktop: FakeDesktop, monkeypatch: pytest.MonkeyPatch, subprotocol: str
+    pair: World, desktop: FakeDesktop, monkeypatch: pytest.MonkeyPatch, subprotocol: str, shard: str
 ) -> None:
     """It stayed attached with nothing behind it, for as long as its client answered pings."""
     pair.control.add_session("s", str(desktop.path))
@@ -216,8 +217,9 @@ async def test_a_link_whose_desktop_cannot_be_connected_for_any_reason_ends(
         one.close()
         return one
 
-    monkeypatch.setattr(opening, "open_desktop_socket", closed_already)
-    async with pair.connect(subprotocols=[subprotocol]) as client:
+    for opener in (opening, shards):
+        monkeypatch.setattr(opener, "open_desktop_socket", closed_already)
+    async with pair.connect(f"/s/{shard}/ws", subprotocols=[subprotocol]) as client:
         await client.send(pair.first(pair.control.ticket("s")))
         assert await closed_without_opening(client) == Close.RETRY
     await pair.control.end_of()

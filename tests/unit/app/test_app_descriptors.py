@@ -14,9 +14,9 @@ from tests.fakes.child import child_environment
 @pytest.mark.parametrize("allowed", [1024, 4096, 20_000])
 def test_all_that_may_be_connected_at_once_fits_into_what_is_allowed(allowed: int) -> None:
     limits = descriptors.fitted(GatewayLimits(), allowed)
-    used = 2 * limits.links_max + limits.waiting_sockets_max + limits.page_sockets_max
-    assert 0 < used < allowed - descriptors.OWN
-    assert min(limits.links_max, limits.waiting_sockets_max, limits.page_sockets_max) >= 16
+    each = (limits.links_max, limits.legs_max, limits.waiting_sockets_max, limits.page_sockets_max)
+    assert 0 < limits.links_max + sum(each) < allowed - descriptors.OWN
+    assert min(each) >= 16
 
 
 def test_a_large_machine_has_the_limits_that_were_specified() -> None:

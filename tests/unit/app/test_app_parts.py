@@ -18,6 +18,7 @@ from session_service.app.settings import Alarms, Gateway, Room, Settings
 from session_service.base import errors
 from session_service.base.layout import Layout
 from session_service.core.views import Alarm
+from session_service.host import owners
 from tests.fakes.until import until
 
 ALARM = Alarm(id="a", kind="close_stuck", since_ms=1, detail="the store is away", action="bring it back")
@@ -31,13 +32,16 @@ def test_the_part_that_faces_the_network_keeps_no_capability() -> None:
     )
 
 
-def test_a_gateway_process_is_a_user_of_its_own_in_the_group_that_opens_desktops() -> None:
-    """So that the registry, which is the service's alone, is closed to it."""
+def test_each_gateway_process_is_a_user_of_its_own_in_a_group_that_opens_no_desktop() -> None:
+    """So that the registry is closed to it, and none can end another."""
     who = accounts.Accounts(
-        root=True, service_uid=901, service_gid=902, worker_uid=903, worker_gid=904, gateway_uid=905
+        root=True, service_uid=901, service_gid=902, worker_uid=903, worker_gid=904, gateway_gid=905
     )
-    words = set(accounts.command_prefix("gateway", who))
-    assert {"--reuid=905", "--regid=902", "--clear-groups", "--no-new-privs", "--bounding-set=-all"} <= words
+    first, second = (set(accounts.command_prefix(f"gateway-{shard}", who)) for shard in (1, 2))
+    assert {"--regid=905", "--clear-groups", "--no-new-privs", "--bounding-set=-all"} <= first & second
+    assert first ^ second == {f"--reuid={accounts.GATEWAY_FIRST_UID + shard}" for shard in (1, 2)}
+    assert accounts.GATEWAY_FIRST_UID >= owners.FIRST_UID + owners.POOL_SIZE
+    assert "--groups=905" in accounts.command_prefix("service", who)
 
 
 def test_there_is_a_gateway_for_each_core_where_that_is_wanted() -> None:
@@ -58,13 +62,13 @@ def parts_for(processes: int | str) -> list[str]:
 def test_the_worker_keeps_the_rights_on_files_and_nothing_else() -> None:
     who = accounts.Accounts(root=True, service_uid=901, service_gid=902, worker_uid=903, worker_gid=904)
     (ambient,) = [
-        word for word in accounts.command_prefix("worker", who) if word.startswith("--ambient-caps=")
+        word for word in accounts.command_prefix("worker-0", who) if word.startswith("--ambient-caps=")
     ]
     assert ambient == "--ambient-caps=-all,+chown,+dac_override,+dac_read_search,+fowner,+fsetid"
 
 
 def test_every_part_is_told_when_its_parent_dies() -> None:
-    for part in ("host", "worker", "service"):
+    for part in ("host", "worker-0", "service"):
         words = accounts.command_prefix(part, accounts.find_parts(root=False))
         assert words[1:3] == ("--pdeathsig", "TERM")
 
