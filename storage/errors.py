@@ -297,6 +297,12 @@ class RouteLost(ScanError):
     code = "route_lost"
 
 
+class CacheLost(ScanError):
+    """What is remembered of a home cannot be read any more. Its caller scans without it."""
+
+    code = "cache_lost"
+
+
 class RestoreError(StorageError):
     """A restore could not be done."""
 

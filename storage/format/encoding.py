@@ -29,7 +29,7 @@ def encode(value: object) -> bytes:
         raise LimitReached(limit="integer or text that msgpack cannot hold") from exc
 
 
-def decode(decoder: "msgspec.msgpack.Decoder[T]", raw: bytes, *, what: str) -> T:
+def decode(decoder: "msgspec.msgpack.Decoder[T]", raw: bytes | memoryview | msgspec.Raw, *, what: str) -> T:
     """Return the value in `raw`.
 
     Besides its own errors msgspec lets RecursionError and UnicodeDecodeError through.

@@ -121,7 +121,7 @@ def read_table(table: Table) -> tuple[Segment, ...]:
         if end > len(chunks):
             raise Malformed(rule="chunks of a row")
         refs = chunks[at:end]
-        if _checked_bytes(refs) != raw:
+        if chunk_refs_bytes(refs) != raw:
             raise Malformed(rule="sum of chunks")
         found.append(
             Segment(
@@ -151,8 +151,10 @@ def read_chunk_refs(packed: bytes) -> list[tuple[bytes, int]]:
     return refs
 
 
-def _checked_bytes(packed: bytes) -> int:
-    """Return how long the chunks of packed references are together; as `read_chunk_refs`."""
+def chunk_refs_bytes(packed: bytes) -> int:
+    """Return how long the chunks of packed references are together; checked as by `read_chunk_refs`."""
+    if len(packed) % CHUNK_BYTES:
+        raise Malformed(rule="chunk references")
     total = 0
     for (length,) in _LENGTH.iter_unpack(packed):
         if not 0 < length <= CHUNK_BYTES_MAX:

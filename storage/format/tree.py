@@ -32,7 +32,7 @@ from storage.format.limits import (
     NODE_LEVELS_MAX,
     SYMLINK_TARGET_BYTES_MAX,
 )
-from storage.format.table import CHUNK_BYTES, read_chunk_refs
+from storage.format.table import CHUNK_BYTES, chunk_refs_bytes
 
 NODE_VERSION: Final = 1
 CUT_ITEMS_MIN: Final = 32
@@ -243,7 +243,7 @@ def check_content_refs(content: Content) -> int | None:
     if isinstance(content, bytes):
         if not 0 < len(content) <= CHUNK_REFS_INLINE_MAX * CHUNK_BYTES:
             raise Malformed(rule="chunk references")
-        return sum(length for _, length in read_chunk_refs(content))
+        return chunk_refs_bytes(content)
     if not _is_node_ref(content):
         raise Malformed(rule="list reference")
     return None
@@ -260,7 +260,7 @@ def _check_file(entry: Entry, extras: Extras) -> None:
         raise Malformed(rule="content length")
 
 
-def encode_leaf(entries: Sequence[bytes]) -> bytes:
+def encode_leaf(entries: Sequence[bytes | msgspec.Raw]) -> bytes:
     """Return the bytes of a node of level 0 from entries that are encoded already; as `encode_node`."""
     count = len(entries)
     if count < _SHORT_ARRAY:
@@ -273,30 +273,34 @@ def encode_leaf(entries: Sequence[bytes]) -> bytes:
     return raw
 
 
-def split_folder(entries: Sequence[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
-    """Cut a folder's entries, ascending by name, into the runs of its nodes of level 0.
+class LeafCut:
+    """Cuts a folder's entries, given one by one and ascending by name, into the runs of its nodes of level 0.
 
     A cut falls after a name whose hash says so (about every 256), so that one change moves no other cut. A
     run has 32 to 1,024 entries and at most 128 KiB; the bytes are those of the entries, the node's own are
-    few.
-
-    Args:
-        entries: name and bytes of each.
+    few. Where a run ends depends on nothing that was before it.
     """
-    run: list[tuple[bytes, bytes]] = []
-    size = 0
-    for entry in entries:
-        name, raw = entry
-        if run and (size + len(raw) > CUT_NODE_BYTES or len(run) == CUT_ITEMS_MAX):
-            yield run
-            run, size = [], 0
-        run.append(entry)
-        size += len(raw)
-        if len(run) >= CUT_ITEMS_MIN and _cuts(name, level=0):
-            yield run
-            run, size = [], 0
-    if run or not entries:
-        yield run
+
+    __slots__ = ("_count", "_size")
+
+    def __init__(self) -> None:
+        self._count = self._size = 0
+
+    def before(self, raw_bytes: int) -> bool:
+        """Return whether the run ends before an entry of so many bytes."""
+        if self._count and (self._size + raw_bytes > CUT_NODE_BYTES or self._count == CUT_ITEMS_MAX):
+            self._count = self._size = 0
+            return True
+        return False
+
+    def after(self, name: bytes, raw_bytes: int) -> bool:
+        """Take an entry; return whether the run ends with it, whatever follows."""
+        self._count += 1
+        self._size += raw_bytes
+        if self._count >= CUT_ITEMS_MIN and _cuts(name, level=0):
+            self._count = self._size = 0
+            return True
+        return False
 
 
 def split_children(children: Sequence[Child], level: int) -> Iterator[list[Child]]:

@@ -174,6 +174,7 @@ class Reading(Opened):
             must_be_whole=becomes_home if must_be_whole is None else must_be_whole,
             path=path,
             seed=seed,
+            blobs=workspace.stat_file.fresh(),
         )
         async with self._lending.pinned(await self._upkeep(ref), state, row):
             report = await restore.run(into)

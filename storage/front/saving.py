@@ -3,9 +3,10 @@
 Calls that write a workspace's log wait for each other; nothing here forgets or removes anything.
 """
 
+from functools import partial
 from pathlib import Path
 
-from storage.errors import NoSuchCheckpoint
+from storage.errors import CacheLost, NoSuchCheckpoint
 from storage.format.entries import CheckpointFlag, EntryKind
 from storage.front.countable import countable
 from storage.front.opened import Opened, Tell
@@ -160,7 +161,10 @@ class Saving(Opened):
         async with workspace.lock:
             cache = await workspace.remembered(await workspace.log.refresh())
         stop = Stop()
-        return await self._threads.run(stop, count_pending, home, cache, stop)
+        try:
+            return await self._threads.run(stop, count_pending, home, cache, stop)
+        except CacheLost:
+            return await self._threads.run(stop, count_pending, home, None, stop)
 
     async def same_as(
         self, ref: WorkspaceRef, *, seq: int, hash: bytes, home: Path, accepted: bool = False
@@ -180,14 +184,18 @@ class Saving(Opened):
         assert row.checkpoint is not None
         async with workspace.lock:
             cache = await workspace.remembered(state, cold=False)
-        gathered, taker = await look_again(
+        look = partial(
+            look_again,
             home,
             row,
             keys=workspace.keys.newest,
             known=state.index.knows,
             threads=self._threads,
-            cache=cache,
         )
+        try:
+            gathered, taker = await look(cache=cache)
+        except CacheLost:
+            gathered, taker = await look(cache=None)
         saved = row.checkpoint.root
         lacking = gathered.count(2) or gathered.count(3)
         if gathered.root != saved or (lacking and not accepted):

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final
 
-from storage.errors import RouteLost
+from storage.errors import CacheLost, RouteLost
 from storage.format.entries import CheckpointFlag
 from storage.ops import save
 from storage.ops.browse import checkpoint_info
@@ -59,6 +59,7 @@ class Checkpointing:
             cache = await workspace.remembered(state)
             left = await self._left(plan, state)
             async with AsyncExitStack() as looks:
+                looks.callback(workspace.stat_file.drop_after, workspace.stat_file.mark())
                 look, prepared = await self._look(plan, state, cache, looks, left)
                 self._step(1)
                 newest = state.newest(complete=False)
@@ -76,6 +77,7 @@ class Checkpointing:
                 look.keep(_left(prepared))
             await workspace.write_snapshot(self._fresh)
             await workspace.log.save_cache()
+            await self._threads.quick(workspace.log.state.index.settle)
         return CheckpointResult(
             info=checkpoint_info(row),
             proof=proof,
@@ -102,9 +104,13 @@ class Checkpointing:
             looks: undoes the look that is returned, if nothing comes of it.
         """
         try:
-            return await self._look_once(plan, state, cache, looks, left)
-        except RouteLost:
-            return await self._look_once(plan, state, cache, looks, left)
+            try:
+                return await self._look_once(plan, state, cache, looks, left)
+            except RouteLost:
+                return await self._look_once(plan, state, cache, looks, left)
+        except CacheLost:
+            self._workspace.forget_stat()
+            return await self._look_once(plan, state, None, looks, left)
 
     async def _left(self, plan: save.SavePlan, state: LogState) -> LeftPacks:
         if not plan.resume:
@@ -147,8 +153,9 @@ class Checkpointing:
                 look=look,
                 left=left,
                 spoiled=self._workspace.spoiled,
+                blobs=self._workspace.stat_file,
             )
-        except RouteLost:
+        except (CacheLost, RouteLost):
             look.lose()
             raise
         return look, prepared

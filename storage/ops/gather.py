@@ -1,8 +1,9 @@
 """One scan of a home: walk it, read what changed, and write its tree bottom up.
 
 One thread walks and compares with the stat cache; batches of small files (4 MiB) and large files go to two
-reader threads; the walk never waits for a file, only for a free reader. When everything is read, the tree is
-put together (`assemble.py`). Nothing here knows the store: chunks go to a taker, which keeps the new ones, or
+reader threads; the walk never waits for a file, only for a free reader. A folder is put together
+(`assemble.py`) as soon as all in it and beneath it is there; only what holds a name of an inode with several
+waits for the end. Nothing here knows the store: chunks go to a taker, which keeps the new ones, or
 none when the home is only compared.
 
 What is as it was costs a look and a comparison: no value is made of it. Only what has to be looked at by
@@ -22,30 +23,33 @@ from typing import Final
 
 from blake3 import blake3
 
-from storage.errors import Cancelled, HomeMissing, RouteLost
+from storage.errors import HomeMissing, RouteLost
 from storage.format.extras import LINK_GROUP_BYTES, GradeTag
 from storage.format.keys import CHUNK_ID_BYTES, BoxKind
 from storage.format.limits import MIB
 from storage.format.table import CHUNK_BYTES
 from storage.format.tree import Entry, entry_extras
 from storage.ops import stat_cache
-from storage.ops.assemble import MetFolder
+from storage.ops.assemble import Assembly, MetFolder
 from storage.ops.content import FileContent
 from storage.ops.entry_maker import EntryMaker, renamed, with_link_group
 from storage.ops.folder_record import (
+    NOWHERE,
     SKIPPED_KINDS,
+    Blobs,
     FolderRecord,
+    Kept,
     Remembered,
     facts_of,
     is_folder,
     is_special,
-    made_of,
     remembered_of,
 )
+from storage.ops.gathered import Finding, Gathered
 from storage.ops.notified import assembly_for
 from storage.ops.route import NotifiedRoute
 from storage.ops.stat_cache import StatCache
-from storage.ops.unsettled import unsettled
+from storage.ops.unsettled import folders_of
 from storage.ops.values import Progress
 from storage.repository.packer import ChunkTaker
 from storage.repository.threads import Stop, Threads
@@ -55,7 +59,7 @@ from storage.scan.descriptors import require_descriptors
 from storage.scan.entry import NO_ATTRIBUTES, Attributes, Found, Grade, Kind, StatFacts
 from storage.scan.read import read_stable
 from storage.scan.settled import settled_after_ns
-from storage.scan.walk import NOTHING, FolderFound, walk_folders
+from storage.scan.walk import UNSEEN, FolderFound, walk_folders
 
 BATCH_BYTES: Final = 4 * MIB
 BATCH_FILES: Final = 256
@@ -112,40 +116,6 @@ class _Batch:
     size: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One path of the report. grade 0 is skipped by type."""
-
-    path: bytes
-    grade: int
-    error: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gathered:
-    """The result of a scan."""
-
-    root: Entry
-    entries: int
-    folders: int
-    content_bytes: int
-    findings: tuple[Finding, ...]
-    read_files: int
-    cache: StatCache
-    took_s: float
-    again: frozenset[bytes] = frozenset()
-    """Folders to be looked at by the next scan, whether or not they are told to have changed."""
-    linked: frozenset[int] = frozenset()
-    """Inodes with several names."""
-    silent: frozenset[bytes] = frozenset()
-    """Folders in which a file had changed of which no event told."""
-    stale_folders: bool = False
-
-    def count(self, grade: int) -> int:
-        """Return how many findings have a grade."""
-        return sum(finding.grade == grade for finding in self.findings)
-
-
 class Gather:
     """One scan. Used once."""
 
@@ -162,16 +132,19 @@ class Gather:
         progress: Callable[[Progress], None],
         exact: bool = False,
         route: NotifiedRoute | None = None,
+        blobs: Blobs = NOWHERE,
     ) -> None:
         """Prepare a scan.
 
         Args:
+            blobs: where to keep what is to be remembered.
             exact: nothing of the home runs, and what is gathered is the last word on it.
             route: which folders have changed, where that is known.
         """
         self._route = route
         self._silent: set[bytes] = set()
-        self._several: list[tuple[int, MetFolder]] = []
+        self._several: set[int] = set()
+        """Inodes that have several names."""
         self._exact = exact
         self._settled_ns: int | None = stat_cache.RACY_NS
         self._taker = taker
@@ -184,7 +157,8 @@ class Gather:
         self._threads = threads
         self._stop = stop
         self._progress = progress
-        self._met: list[MetFolder] = []
+        self._blobs = blobs
+        self._assembly: Assembly | None = None
         self._above: dict[bytes, MetFolder] = {}
         """The folders on the way to where the walk stands, by their paths."""
         self._stale: list[bytes] = []
@@ -196,7 +170,7 @@ class Gather:
         self._contents: list[FileContent] = []
         """Read buffers that no thread uses now."""
         self._batch = _Batch()
-        self._waiting: set[Future[None]] = set()
+        self._waiting: set[Future[_Batch]] = set()
         self._seen = 0
         self._told = 0
         self._read_files = 0
@@ -217,16 +191,17 @@ class Gather:
                 if isinstance(step, FolderFound):
                     self._meet_folder(step)
                 elif step.passed:
-                    self._parent_of(step).passed.append(step.name)
+                    self._parent_of(step).passed.add(step.name)
                 else:
                     self._meet(self._parent_of(step), step)
             self._send_batch()
             self._join(0)
+            root = self._leave_above()
         except BaseException:
             self._give_up()
             raise
         self._stop.check()
-        return self._assemble(started)
+        return self._assemble(root, started)
 
     def _tell(self, seen: int) -> None:
         self._seen += seen
@@ -250,24 +225,40 @@ class Gather:
                 self._unreadable(parent, found.name, Kind.FOLDER, found.facts, found.error)
                 return
             folder = self._subfolder(parent, found)
-            parent.children.append(folder)
-        self._met.append(folder)
+            parent.awaited += 1
         while self._above and not _is_above(next(reversed(self._above)), folder.path):
-            self._above.popitem()
+            self._come(self._above.popitem()[1])
         self._above[folder.path] = folder
-        before, settled_ns = NOTHING, self._settled_ns
+        settled_ns = self._settled_ns
+        folder.listed = self._route is None or self._route.lists(folder.path)
         if folder.record is not None:
             folder.stands = self._stands(folder.record)
-            if folder.stands and settled_ns is not None:
-                before = folder.record.before()
-        for other in found.others(before, settled_ns or 0):
+            if folder.stands and folder.listed and settled_ns is not None:
+                folder.kept = Kept(folder.record)
+        for other in found.others(folder.kept or UNSEEN, settled_ns or 0):
             self._meet(folder, other)
-        folder.same = found.same
-        if self._route is not None and not self._route.lists(folder.path):
-            if not folder.stands:
-                raise RouteLost(path=folder.path, what="nothing is remembered")
-            folder.listed = False
-        self._tell(len(found.same))
+        if not folder.listed and not folder.stands:
+            raise RouteLost(path=folder.path, what="nothing is remembered")
+        self._tell(folder.kept.count if folder.kept is not None else 0)
+
+    def _come(self, folder: MetFolder) -> None:
+        """Something has come that a folder has awaited; write it if that was the last. By the walk only."""
+        assert self._assembly is not None
+        at: MetFolder | None = folder
+        while at is not None:
+            at.awaited -= 1
+            if at.awaited:
+                return
+            self._assembly.write(at)
+            at = at.parent
+
+    def _leave_above(self) -> MetFolder:
+        """Leave the way to where the walk ended; return its beginning."""
+        while True:
+            _, folder = self._above.popitem()
+            if not self._above:
+                return folder
+            self._come(folder)
 
     def _root(self, found: FolderFound) -> MetFolder:
         if found.error is not None:
@@ -275,26 +266,38 @@ class Gather:
         if self._exact:
             self._settled_ns = settled_after_ns(found.facts.device)
         record = self._cache.record(b"") if self._cache is not None else None
-        return MetFolder(path=b"", facts=found.facts, attributes=attributes(found.fd), record=record)
+        root = MetFolder(path=b"", facts=found.facts, attributes=attributes(found.fd), record=record)
+        self._assembly = assembly_for(
+            self._route,
+            self._cache,
+            taker=self._taker,
+            maker=self._maker,
+            owner=self._owner,
+            start_ns=self._start_ns,
+            blobs=self._blobs,
+        )
+        self._assembly.begin(root)
+        return root
 
     def _subfolder(self, parent: MetFolder, found: FolderFound) -> MetFolder:
+        folder = MetFolder(path=found.path, facts=found.facts, attributes=None, parent=parent)
         made = parent.record.made(found.name) if parent.record is not None else None
         cache = self._cache
-        if cache is None or made is None or not is_folder(*made):
-            return MetFolder(path=found.path, facts=found.facts, attributes=attributes(found.fd))
-        record = cache.record(found.path)
+        if cache is None or made is None or not is_folder(made):
+            folder.attributes = attributes(found.fd)
+            return folder
+        folder.record = cache.record(found.path)
         known = remembered_of(made)
         if not self._unchanged(known, found.facts):
-            return MetFolder(
-                path=found.path, facts=found.facts, attributes=attributes(found.fd), record=record
+            folder.attributes = attributes(found.fd)
+        elif cache.owner == self._owner and not is_special(made):
+            folder.known = made
+        else:
+            extras = entry_extras(known.entry)
+            folder.attributes = Attributes(
+                xattrs=extras.xattrs, xattr_errors=extras.xattr_errors, inode_flags=extras.inode_flags
             )
-        extras = entry_extras(known.entry)
-        if cache.owner == self._owner and not is_special(made[0]):
-            return MetFolder(path=found.path, facts=found.facts, attributes=None, record=record, known=made)
-        told = Attributes(
-            xattrs=extras.xattrs, xattr_errors=extras.xattr_errors, inode_flags=extras.inode_flags
-        )
-        return MetFolder(path=found.path, facts=found.facts, attributes=told, record=record)
+        return folder
 
     def _stands(self, record: FolderRecord) -> bool:
         """Return whether what is remembered of a folder may stand for it as it is, unread.
@@ -317,7 +320,8 @@ class Gather:
         if found.facts.links > 1:
             if self._route is not None:
                 self._route.meet_linked(found.path, found.facts.inode)
-            self._several.append((found.facts.inode, folder))
+            self._several.add(found.facts.inode)
+            folder.unsettled = True
         if found.kind is Kind.FILE:
             self._meet_file(folder, found, known)
         else:
@@ -327,6 +331,7 @@ class Gather:
         linked: _Linked | None = None
         if found.facts.links > 1:
             linked = _Linked(found.name, found.path, folder, found.facts)
+            folder.awaited += 1
             inode = (found.facts.device, found.facts.inode)
             self._linked.setdefault(inode, []).append(linked)
             first = self._inodes.setdefault(inode, linked)
@@ -344,16 +349,14 @@ class Gather:
         if linked is not None:
             linked.entry, linked.clean, linked.read_ns = entry, True, known.read_ns
         else:
-            folder.made.append(made_of(entry, facts_of(found.facts), known.read_ns))
+            folder.add(entry, found.facts, known.read_ns)
 
     def _meet_other(self, folder: MetFolder, found: Found, known: Remembered | None) -> None:
         """Links, fifos, sockets, devices: never opened."""
         if found.kind in SKIPPED_KINDS:
             self._find(found.path, 0, 0)
-        facts = facts_of(found.facts)
         if known is not None and self._unchanged(known, found.facts):
-            entry = self._maker.again(known.entry, found.facts)
-            folder.made.append(made_of(entry, facts, self._start_ns))
+            folder.add(self._maker.again(known.entry, found.facts), found.facts, self._start_ns)
             return
         told = NO_ATTRIBUTES
         if found.kind in (Kind.SYMLINK, Kind.FIFO):
@@ -362,7 +365,7 @@ class Gather:
         if found.kind in (Kind.CHAR, Kind.BLOCK):
             content = (found.facts.major, found.facts.minor)
         entry = self._maker.make(found.name, found.kind, found.facts, content, attributes=told)
-        folder.made.append(made_of(entry, facts, self._start_ns))
+        folder.add(entry, found.facts, self._start_ns)
 
     def _unchanged(self, known: Remembered, found: StatFacts) -> bool:
         return self._cache is not None and self._cache.unchanged(known, found, settled_ns=self._settled_ns)
@@ -388,7 +391,7 @@ class Gather:
         self._find(_join(folder.path, name), grade, error)
         if grade is GradeTag.STALE and kind is Kind.FOLDER:
             self._stale.append(_join(folder.path, name))
-        folder.made.append(made_of(entry, None, self._start_ns))
+        folder.add(entry, None, self._start_ns)
 
     def _without_reading(
         self, folder: MetFolder, name: bytes, kind: Kind, facts: StatFacts
@@ -417,6 +420,7 @@ class Gather:
                 batch = self._batch
             batch.folders.append(os.dup(found.folder_fd))
             batch.last_folder = folder
+        folder.awaited += 1
         batch.files.append(_ToRead(batch.folders[-1], folder, found.name, found.facts, known, linked))
         batch.size += found.facts.size
         if batch.size >= BATCH_BYTES or len(batch.files) == BATCH_FILES:
@@ -434,7 +438,8 @@ class Gather:
         while len(self._waiting) > left_max:
             done, self._waiting = wait(self._waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
             for future in done:
-                future.result()
+                for file in future.result().files:
+                    self._come(file.folder)
             self._stop.check()
 
     def _give_up(self) -> None:
@@ -445,7 +450,7 @@ class Gather:
         self._batch = _Batch()
         wait(self._waiting)
 
-    def _read_batch(self, batch: _Batch) -> None:
+    def _read_batch(self, batch: _Batch) -> _Batch:
         with self._lock:
             content = self._contents.pop() if self._contents else FileContent(self._taker, seed=self._seed)
         try:
@@ -457,6 +462,7 @@ class Gather:
                 os.close(fd)
         with self._lock:
             self._contents.append(content)
+        return batch
 
     def _read_file(self, file: _ToRead, content: FileContent) -> None:
         outcome = read_stable(
@@ -490,8 +496,7 @@ class Gather:
             linked.entry, linked.facts = entry, outcome.facts
             linked.clean, linked.read_ns = clean, self._start_ns
         else:
-            facts = facts_of(outcome.facts) if clean else None
-            file.folder.made.append(made_of(entry, facts, self._start_ns))
+            file.folder.add(entry, outcome.facts if clean else None, self._start_ns)
         with self._lock:
             self._read_files += 1
 
@@ -510,26 +515,19 @@ class Gather:
             self._progress(Progress(stage="scan", done=self._seen, unit="entries"))
         return self._stop.is_set()
 
-    def _assemble(self, started: float) -> Gathered:
-        """Put the tree together, from the deepest folder up."""
-        self._name_link_groups()
-        assembly = assembly_for(
-            self._route,
-            self._cache,
-            taker=self._taker,
-            maker=self._maker,
-            owner=self._owner,
-            start_ns=self._start_ns,
-        )
+    def _assemble(self, root: MetFolder, started: float) -> Gathered:
+        """Write what waited for the end."""
+        assembly = self._assembly
+        assert assembly is not None
         stale = [part for path in self._stale for part in self._remembered_below(path)]
         if self._route is None or self._route.full:
             for _, record in stale:
                 assembly.count_remembered(record)
-        found = [finding.path for finding in self._findings]
-        again = frozenset(unsettled(found, [one for _, one in self._several], self._met))
-        made = assembly.write(self._met)
+        self._name_link_groups()
+        self._come(root)
+        made = assembly.end(root)
         for path, record in stale:
-            made.cache.put_packed(path, record.packed)
+            made.cache.put_record(path, record)
         return Gathered(
             root=made.root,
             entries=made.entries,
@@ -539,8 +537,8 @@ class Gather:
             read_files=self._read_files,
             cache=made.cache,
             took_s=time.monotonic() - started,
-            again=again,
-            linked=frozenset(inode for inode, _ in self._several),
+            again=frozenset([*assembly.again, *folders_of(one.path for one in self._findings)]),
+            linked=frozenset(self._several),
             silent=frozenset(self._silent),
             stale_folders=bool(self._stale),
         )
@@ -572,8 +570,10 @@ class Gather:
             for item in there:
                 assert item.entry is not None
                 entry = with_link_group(item.entry, group)
-                facts = facts_of(item.facts) if item.clean else None
-                item.folder.made.append(made_of(entry, facts, item.read_ns))
+                item.folder.add(entry, item.facts if item.clean else None, item.read_ns)
+        for items in self._linked.values():
+            for item in items:
+                self._come(item.folder)
 
 
 def _join(path: bytes, name: bytes) -> bytes:
@@ -595,6 +595,3 @@ def open_home(path: str | os.PathLike[str]) -> int:
     except OSError as exc:
         require_descriptors(exc)
         raise HomeMissing(path=os.fspath(path), errno=exc.errno) from exc
-
-
-__all__ = ["Cancelled", "Finding", "Gather", "Gathered", "ignore_progress", "open_home"]

@@ -14,7 +14,8 @@ from storage.format import tree
 from storage.format.keys import BoxKind, EpochKeys
 from storage.format.tree import Entry
 from storage.ops.content import IdsOnly
-from storage.ops.gather import Gather, Gathered, ignore_progress, open_home
+from storage.ops.gather import Gather, ignore_progress, open_home
+from storage.ops.gathered import Gathered
 from storage.ops.stat_cache import StatCache
 from storage.ops.values import Pending
 from storage.repository.index import ChunkIndex

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from storage.ops.assemble import Assembled, Assembly, MetFolder, minus, sum_of
 from storage.ops.entry_maker import EntryMaker
-from storage.ops.folder_record import FolderRecord, Made, Totals, is_folder, is_special
+from storage.ops.folder_record import Blobs, FolderRecord, Totals
 from storage.ops.route import NotifiedRoute
 from storage.ops.stat_cache import StatCache
 from storage.repository.packer import ChunkTaker
@@ -28,19 +28,20 @@ class NotifiedAssembly(Assembly):
         maker: EntryMaker,
         owner: tuple[int, int],
         start_ns: int,
+        blobs: Blobs,
         base: StatCache,
         left_out: Callable[[bytes], None],
     ) -> None:
-        super().__init__(taker=taker, maker=maker, owner=owner, start_ns=start_ns)
+        super().__init__(taker=taker, maker=maker, owner=owner, start_ns=start_ns, blobs=blobs)
+        assert base.totals is not None, "a look at what changed needs the totals of what did not"
         self._base = base
+        self._entries, self._folders, self._bytes = base.totals
         self._left_out = left_out
         """Told of folders that are gone."""
 
-    def write(self, met: Sequence[MetFolder]) -> Assembled:
-        assert self._base.totals is not None, "a look at what changed needs the totals of what did not"
-        self._entries, self._folders, self._bytes = self._base.totals
-        made = super().write(met)
-        if len(met) == 1 and not met[0].listed and made.root == self._base.root.entry:
+    def end(self, root: MetFolder) -> Assembled:
+        made = super().end(root)
+        if self._met == 1 and not root.listed and made.root == self._base.root.entry:
             return Assembled(
                 root=made.root,
                 cache=self._base,
@@ -53,56 +54,36 @@ class NotifiedAssembly(Assembly):
     def _new_cache(self, root: MetFolder) -> StatCache:
         return self._base.successor()
 
-    def _items(self, folder: MetFolder, children: Sequence[Made]) -> list[Made]:
-        record = folder.record
-        if folder.listed or record is None:
-            return super()._items(folder, children)
-        items = {made[0][0]: made for made in record.all_made()}
-        items |= {child[0][0]: child for child in children}
-        return list(items.values())
-
     def _count_kept(self, folder: MetFolder, record: FolderRecord) -> None:
         """Count nothing: it is in the totals, and holds nothing special that was not looked at."""
         folder.below = record.below
-        self._count_special([made for made in record.all_made() if is_special(made[0])])
+        self._count_special(record.special())
 
-    def _totals_of(self, folder: MetFolder, items: Sequence[Made], cache: StatCache) -> Totals | None:
+    def _totals_of(
+        self, folder: MetFolder, own: Totals, gone: Sequence[bytes], cache: StatCache
+    ) -> Totals | None:
         """Replace in the totals what was in a folder by what is; return those of everything beneath it."""
-        plain = [made for made in items if not is_special(made[0])]
-        now = self._count(plain)
-        self._count_special([made for made in items if is_special(made[0])])
         record = folder.record
-        gone = self._gone(folder, record, items, cache) if record is not None else ()
         if record is None:
             known: Totals | None = (0, 0, 0)
         else:
-            before = _own(record)
-            self._take_away(before)
-            beneath = [child.record.below for child in folder.children if child.record is not None]
-            known = minus(record.below, [before, *beneath, *gone])
-        if len(plain) < len(items) or known is None:
-            return None
-        return sum_of(now, [known, *(child.below for child in folder.children)])
+            self._take_away(record.plain)
+            there = self._gone(folder, gone, cache)
+            known = minus(record.below, [record.plain, folder.below_before, *there])
+        return None if known is None else sum_of(own, [known, folder.below])
 
-    def _gone(
-        self, folder: MetFolder, record: FolderRecord, items: Sequence[Made], cache: StatCache
-    ) -> list[Totals | None]:
+    def _gone(self, folder: MetFolder, gone: Sequence[bytes], cache: StatCache) -> list[Totals | None]:
         """Drop what lay beneath subfolders that are not there any more; return their totals."""
-        if not folder.listed:
-            return []
-        there = {row[0] for row, raw in items if is_folder(row, raw)}
-        gone: list[Totals | None] = []
-        for row, raw in record.all_made():
-            if row[0] in there or not is_folder(row, raw):
-                continue
-            path = folder.path + b"/" + row[0] if folder.path else row[0]
+        found: list[Totals | None] = []
+        for name in gone:
+            path = folder.path + b"/" + name if folder.path else name
             parts = list(self._base.below(path))
             for where, part in parts:
-                self._take_away(_own(part))
+                self._take_away(part.plain)
                 cache.drop(where)
             self._left_out(path)
-            gone.append(parts[0][1].below if parts else None)
-        return gone
+            found.append(parts[0][1].below if parts else None)
+        return found
 
     def _take_away(self, own: Totals) -> None:
         self._entries -= own[0]
@@ -118,17 +99,18 @@ def assembly_for(
     maker: EntryMaker,
     owner: tuple[int, int],
     start_ns: int,
+    blobs: Blobs,
 ) -> Assembly:
     """Return what ends a scan on this route through what is remembered; None is a scan of everything."""
     if route is None or route.full:
-        return Assembly(taker=taker, maker=maker, owner=owner, start_ns=start_ns)
+        return Assembly(taker=taker, maker=maker, owner=owner, start_ns=start_ns, blobs=blobs)
     assert cache is not None, "a route leads through what is remembered"
     return NotifiedAssembly(
-        taker=taker, maker=maker, owner=owner, start_ns=start_ns, base=cache, left_out=route.left_out
+        taker=taker,
+        maker=maker,
+        owner=owner,
+        start_ns=start_ns,
+        blobs=blobs,
+        base=cache,
+        left_out=route.left_out,
     )
-
-
-def _own(record: FolderRecord) -> Totals:
-    """Return the totals of the entries of a folder that are not special."""
-    plain = [made for made in record.all_made() if not is_special(made[0])]
-    return len(plain), sum(is_folder(row, raw) for row, raw in plain), sum(row[5] for row, _ in plain)

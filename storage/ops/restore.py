@@ -25,6 +25,7 @@ from typing import Final
 
 from storage.errors import RestoreError, TargetNotEmpty
 from storage.ops.draft import Draft, empty_draft, resumable_draft, write_out
+from storage.ops.folder_record import NOWHERE, Blobs
 from storage.ops.lanes import File, Lanes
 from storage.ops.restore_plan import Plan, Planner, tiers
 from storage.ops.seeding import Seeding
@@ -67,6 +68,7 @@ class Restore:
         must_be_whole: bool = False,
         path: bytes = b"",
         seed: Path | None = None,
+        blobs: Blobs = NOWHERE,
     ) -> None:
         assert not (path and (becomes_home or resumable)), "a part of a home is not made into one"
         assert must_be_whole or not becomes_home, "what a home lacks would be saved as deleted"
@@ -86,6 +88,7 @@ class Restore:
         self._must_be_whole = must_be_whole
         self._path = path
         self._seed = seed
+        self._blobs = blobs
         self._lanes: Lanes | None = None
         self.cache: StatCache | None = None
         """What the first checkpoint of this home need not read; made by `run` where it is certain."""
@@ -270,7 +273,9 @@ class Restore:
         if coarse or not keeps_fine_times(device) or not await _clock_is_past(newest_ns):
             return None
         root = Remembered(None, self._checkpoint.root)
-        cache = StatCache(seq=self._row.seq, hash_=self._row.hash, device=device, root=root)
+        cache = StatCache(
+            seq=self._row.seq, hash_=self._row.hash, device=device, root=root, blobs=self._blobs
+        )
         folders: dict[bytes, list[Remembered]] = {b"": []}
         for path, entry in plan.entries.items():
             found = made.get(path)

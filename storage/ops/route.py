@@ -55,10 +55,10 @@ class NotifiedRoute:
             return False
         record = self._folder(parent)
         made = record.made(name) if record is not None else None
-        if made is None or not is_folder(*made):
+        if made is None or not is_folder(made):
             self._new.add(path)
             return False
-        if path in self._look.dirty or path in self._ways or is_special(made[0]):
+        if path in self._look.dirty or path in self._ways or is_special(made):
             return False
         known = remembered_of(made)
         content = known.entry.content

@@ -41,7 +41,9 @@ from storage.format.limits import (
 )
 from storage.format.table import PlannedSegment, Table
 from storage.format.tree import Content
-from storage.ops.gather import Finding, Gather, Gathered, open_home
+from storage.ops.folder_record import NOWHERE, Blobs
+from storage.ops.gather import Gather, open_home
+from storage.ops.gathered import Finding, Gathered
 from storage.ops.left_packs import NOTHING_LEFT, LeftPacks, claim
 from storage.ops.route import NotifiedRoute
 from storage.ops.stat_cache import StatCache
@@ -138,6 +140,7 @@ async def prepare(
     left: LeftPacks = NOTHING_LEFT,
     spoiled: set[str] | None = None,
     beside: bool = False,
+    blobs: Blobs = NOWHERE,
 ) -> Prepared:
     """Scan a home and store what is new in packs, or hold it for the entry if it is little.
 
@@ -145,6 +148,7 @@ async def prepare(
         left: packs of an earlier attempt, whose chunks need no uploading.
         spoiled: gets the names of those that turn out not to be whole.
         beside: packs get names below `b/`: a full base.
+        blobs: where to keep what the next scan may remember.
 
     Raises:
         RouteLost: `look` is about what changed, and only one at everything will do.
@@ -161,7 +165,7 @@ async def prepare(
         beside=beside,
     )
 
-    scan = partial(_scan, plan, state, keys.chunker_seed, threads, cache, chunks, stop, progress, look)
+    scan = partial(_scan, plan, state, keys.chunker_seed, threads, cache, chunks, stop, progress, look, blobs)
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -201,6 +205,7 @@ def _scan(
     stop: Stop,
     progress: Callable[[Progress], None],
     look: Round | None,
+    blobs: Blobs,
 ) -> tuple[Gathered, list[PlannedSegment], Report, tuple[int, int]]:
     """Gather a home in a thread; return what was found, segments for the entry, the report, and the owner."""
     root_fd = open_home(plan.home)
@@ -223,6 +228,7 @@ def _scan(
             progress=progress,
             exact=plan.exact,
             route=route,
+            blobs=blobs,
         )
         gathered = gather.run(root_fd)
     finally:

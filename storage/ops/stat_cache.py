@@ -9,9 +9,10 @@ the kernel has written it back. So where a home must be exact (the two checkpoin
 look) a file counts as unchanged only if it was read long after its times, and nothing counts where the file
 system moves no time for stores (`storage.scan.settled`).
 
-Kept as one packed blob per folder, decoded when the scan enters the folder. A pure cache: without it every
-file is read, and the tree comes out the same. Made from a checkpoint's tree it has no stat facts, and then
-serves for what is unreadable now (the last good content) and for a first look at what is pending.
+Kept as one packed blob per folder in a file, read and decoded when the scan enters the folder; held is only
+by what each is found there. A pure cache: without it every file is read, and the tree comes out the same.
+Made from a checkpoint's tree it has no stat facts, and then serves for what is unreadable now (the last good
+content) and for a first look at what is pending.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -23,6 +24,7 @@ from storage.errors import FormatError
 from storage.format.encoding import Body, decode, encode
 from storage.format.tree import Entry
 from storage.ops.folder_record import (
+    Blobs,
     FolderRecord,
     Remembered,
     Totals,
@@ -30,10 +32,11 @@ from storage.ops.folder_record import (
     is_folder,
     made_from,
     pack_folder,
+    part_of,
     remembered_of,
 )
-from storage.repository.cache import RecordFile
-from storage.scan.entry import StatFacts
+from storage.repository.blob_file import BlobFile
+from storage.scan.entry import Kind, StatFacts
 
 RACY_NS: Final = 2_000_000_000
 VOUCHED_NS: Final = (1 << 63) - 1
@@ -41,35 +44,23 @@ VOUCHED_NS: Final = (1 << 63) - 1
 through the same descriptor, and waited until the file system's clock had gone on. Any later store moves its
 times, the first one through a new memory map too, so its unchanged times prove it at any distance."""
 
-LATER_FACTOR: Final = 2
-LATER_BYTES_LEAST: Final = 1024 * 1024
-"""A cache file grows by what changes until it is so many times as long as when it was written whole."""
+ENTRIES_OF_PART: Final = 1_024
+"""Of a folder that is remembered without its nodes."""
 
 
-class _Saved(Body, frozen=True):
+class _State(Body, frozen=True):
+    """What a checkpoint has left, as it differs from what stands before it in the file."""
+
     seq: int
     hash: bytes
     device: int
     root: Remembered
-    folders: list[tuple[bytes, bytes]]
     owner: tuple[int, int] | None
-    totals: Totals | None = None
-
-
-class _Later(Body, frozen=True):
-    """What a later checkpoint has changed in what stands before it in the file."""
-
-    base_ns: int
-    """`root.read_ns` of what it belongs on: anything else is not to be mixed with it."""
-    seq: int
-    hash: bytes
-    root: Remembered
     totals: Totals | None
     folders: list[tuple[bytes, bytes | None]]
 
 
-_later_decoder: Final = msgspec.msgpack.Decoder(_Later)
-_saved_decoder: Final = msgspec.msgpack.Decoder(_Saved)
+_state_decoder: Final = msgspec.msgpack.Decoder(_State)
 
 
 class StatCache:
@@ -83,10 +74,12 @@ class StatCache:
         device: int,
         root: Remembered,
         owner: tuple[int, int] | None = None,
+        blobs: Blobs,
     ) -> None:
         """Begin without folders.
 
         Args:
+            blobs: where their packed values lie.
             owner: whom the entries call `self`; None where that is not certain, and then each is looked at.
         """
         self.owner = owner
@@ -96,45 +89,49 @@ class StatCache:
         self.root = root
         self.totals: Totals | None = None
         """Of everything below the root that is not special; None where nobody has counted."""
+        self.blobs = blobs
         self._folders: dict[bytes, bytes] = {}
-        self._later: dict[bytes, bytes | None] | None = None
-        """What differs from the one this is the successor of; None where it is nobody's."""
-        self._base_ns = 0
-        self._whole_bytes = 0
+        """By what each folder is found; not changed any more once it is saved."""
 
     def put(self, path: bytes, entries: list[Remembered]) -> None:
         """Remember a folder whose node is not known."""
-        made = sorted(map(made_from, entries), key=lambda one: one[0][0])
-        self._folders[path] = pack_folder(made, node=None, below=None)
+        made = sorted(map(made_from, entries), key=lambda one: one[0])
+        parts = [
+            part_of(made[at : at + ENTRIES_OF_PART], leaf=None, firm=False)
+            for at in range(0, max(1, len(made)), ENTRIES_OF_PART)
+        ]
+        self.put_packed(path, pack_folder(parts, self.blobs))
 
     def put_packed(self, path: bytes, packed: bytes) -> None:
         """Remember a folder by its packed value."""
-        self._folders[path] = packed
-        if self._later is not None:
-            self._later[path] = packed
+        self._folders[path] = self.blobs.put(packed)
+
+    def put_record(self, path: bytes, record: FolderRecord) -> None:
+        """Remember a folder as it was remembered."""
+        self._folders[path] = record.slot_in(self.blobs)
 
     def drop(self, path: bytes) -> None:
         """Forget a folder that is gone."""
-        if self._folders.pop(path, None) is not None and self._later is not None:
-            self._later[path] = None
+        self._folders.pop(path, None)
 
     def successor(self) -> "StatCache":
         """Return a copy that is to be changed; this one stays as it is."""
-        made = StatCache(seq=0, hash_=b"", device=self.device, root=self.root, owner=self.owner)
+        made = StatCache(
+            seq=0, hash_=b"", device=self.device, root=self.root, owner=self.owner, blobs=self.blobs
+        )
         made.totals = self.totals
         made._folders = dict(self._folders)
-        made._later, made._base_ns, made._whole_bytes = {}, self.root.read_ns, self._whole_bytes
         return made
 
     def record(self, path: bytes) -> FolderRecord | None:
         """Return what is remembered of a folder."""
-        packed = self._folders.get(path)
-        return None if packed is None else FolderRecord(packed)
+        slot = self._folders.get(path)
+        return None if slot is None else FolderRecord(slot, self.blobs)
 
     def folder(self, path: bytes) -> dict[bytes, Remembered]:
         """Return what is remembered of a folder, by name."""
         record = self.record(path)
-        return {} if record is None else {made[0][0]: remembered_of(made) for made in record.all_made()}
+        return {} if record is None else {made[0]: remembered_of(made) for made in record.all_made()}
 
     def below(self, path: bytes) -> Iterator[tuple[bytes, FolderRecord]]:
         """Yield every remembered folder at or beneath `path`."""
@@ -145,7 +142,7 @@ class StatCache:
             if record is None:
                 continue
             yield where, record
-            todo += [where + b"/" + row[0] for row, raw in record.all_made() if is_folder(row, raw)]
+            todo += [where + b"/" + made[0] for made in record.all_made() if is_folder(made)]
 
     def unchanged(self, known: Remembered | None, found: StatFacts, *, settled_ns: int | None) -> bool:
         """Return whether an entry is certainly as it was saved.
@@ -169,78 +166,94 @@ class StatCache:
         same_time = (entry.mtime_s, entry.mtime_ns) == (seconds, nanoseconds)
         return same_time and entry.size == found.size and entry.mode == found.mode
 
-    def save(self, file: RecordFile) -> None:
-        """Write it into a cache file; only what changed, where the file holds what this is a successor of."""
-        later, base_ns = self._later, self._base_ns
-        self._later, self._base_ns = {}, self.root.read_ns
-        if later is not None and 0 < file.size < LATER_FACTOR * self._whole_bytes + LATER_BYTES_LEAST:
-            changed = list(later.items())
-            told = _Later(base_ns, self.seq, self.hash, self.root, self.totals, changed)
-            file.add([encode(told)], anew=False)
-            return
-        folders = list(self._folders.items())
-        saved = _Saved(self.seq, self.hash, self.device, self.root, folders, self.owner, self.totals)
-        raw = encode(saved)
-        self._whole_bytes = len(raw)
-        file.add([raw], anew=True)
+    def saved(self) -> "tuple[StatCache, BlobFile]":
+        """Let it stand in its file, as what changed there; return it, or a copy of it in a fresh file.
+
+        Raises:
+            CacheLost: what it remembers is not there any more.
+        """
+        file = self.blobs
+        assert isinstance(file, BlobFile), "what is to be saved was put into a file"
+        if file.takes_more:
+            if file.commit(encode(self._state(file.named))):
+                file.named = self._folders
+            return self, file
+        fresh = file.fresh()
+        made = StatCache(
+            seq=self.seq, hash_=self.hash, device=self.device, root=self.root, owner=self.owner, blobs=fresh
+        )
+        made.totals = self.totals
+        made._folders = {
+            path: FolderRecord(slot, file).slot_in(fresh) for path, slot in self._folders.items()
+        }
+        if not fresh.commit(encode(made._state({}))):
+            return self, file
+        fresh.named = made._folders
+        return made, fresh
+
+    def _state(self, before: dict[bytes, bytes]) -> _State:
+        folders: list[tuple[bytes, bytes | None]] = [
+            (path, slot) for path, slot in self._folders.items() if before.get(path) != slot
+        ]
+        folders += [(path, None) for path in before if path not in self._folders]
+        return _State(self.seq, self.hash, self.device, self.root, self.owner, self.totals, folders)
 
     @classmethod
-    def load(cls, file: RecordFile) -> "StatCache | None":
-        """Read a cache file; None if there is nothing to be believed."""
-        records = file.read()
-        if not records:
-            return None
+    def load(cls, file: BlobFile) -> "StatCache | None":
+        """Read the states of a file that was just opened; None if there is nothing to be believed."""
+        named: dict[bytes, bytes] = {}
+        last: _State | None = None
         try:
-            cache = cls._from(decode(_saved_decoder, records[0], what="stat cache"))
-            cache._whole_bytes = len(records[0])
-            for raw in records[1:]:
-                if not cache._follow(decode(_later_decoder, raw, what="stat cache")):
-                    break
+            for raw in file.states():
+                last = decode(_state_decoder, raw, what="stat cache")
+                for path, slot in last.folders:
+                    if slot is None:
+                        named.pop(path, None)
+                    else:
+                        named[path] = slot
         except FormatError:
             return None
-        return cache
-
-    def _follow(self, later: _Later) -> bool:
-        """Become what a later checkpoint has left. A record that was lost before it ends the chain."""
-        if later.base_ns != self.root.read_ns:
-            return False
-        self.seq, self.hash, self.root, self.totals = later.seq, later.hash, later.root, later.totals
-        self._base_ns = self.root.read_ns
-        for path, packed in later.folders:
-            if packed is None:
-                self._folders.pop(path, None)
-            else:
-                self._folders[path] = packed
-        return True
-
-    @classmethod
-    def _from(cls, saved: _Saved) -> "StatCache":
+        if last is None:
+            return None
+        file.named = named
         cache = cls(
-            seq=saved.seq,
-            hash_=saved.hash,
-            device=saved.device,
-            root=saved.root,
-            owner=saved.owner,
+            seq=last.seq,
+            hash_=last.hash,
+            device=last.device,
+            root=last.root,
+            owner=last.owner,
+            blobs=file,
         )
-        cache.totals = saved.totals
-        cache._folders = dict(saved.folders)
-        cache._later, cache._base_ns = {}, saved.root.read_ns
+        cache.totals = last.totals
+        cache._folders = named
         return cache
 
     @classmethod
     async def from_tree(
-        cls, *, seq: int, hash_: bytes, root: Entry, tree: AsyncIterator[tuple[bytes, Entry]]
+        cls,
+        *,
+        seq: int,
+        hash_: bytes,
+        root: Entry,
+        tree: AsyncIterator[tuple[bytes, Entry]],
+        blobs: Blobs,
     ) -> "StatCache":
         """Make a cache without stat facts from a checkpoint's tree."""
-        cache = cls(seq=seq, hash_=hash_, device=-1, root=Remembered(None, root))
-        folders: dict[bytes, list[Remembered]] = {b"": []}
-        async for path, entry in tree:
-            parent = path[: -len(entry.name) - 1] if len(path) > len(entry.name) else b""
-            folders.setdefault(parent, []).append(Remembered(None, entry))
-            if entry.type == 2:
-                folders.setdefault(path, [])
-        for path, items in folders.items():
-            cache.put(path, items)
+        cache = cls(seq=seq, hash_=hash_, device=-1, root=Remembered(None, root), blobs=blobs)
+        empty: set[bytes] = {b""}
+        parent, items = b"", list[Remembered]()
+        async for path, entry in tree:  # all of one folder together
+            where = path[: -len(entry.name) - 1] if len(path) > len(entry.name) else b""
+            if where != parent:
+                cache.put(parent, items)
+                empty.discard(parent)
+                parent, items = where, []
+            items.append(Remembered(None, entry))
+            if entry.type == Kind.FOLDER:
+                empty.add(path)
+        cache.put(parent, items)
+        for path in empty - {parent}:
+            cache.put(path, [])
         return cache
 
 

@@ -45,7 +45,7 @@ SAVE_BYTES_MAX: Final = (
     + INLINE_NEW_BYTES_MAX
     + META_HELD_BYTES_MAX
 )
-"""What a checkpoint holds at once, whatever the size of a home, besides some 1 KB for each of its entries:
+"""What a checkpoint holds at once, whatever the size of a home, besides some 0.3 KB for each of its entries:
 packs, what is read back, and for each reading thread its buffer, the segment that it fills and the one that
 it compresses and checks, and then what waits for the entry or for the end. A test holds it to this."""
 

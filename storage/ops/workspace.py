@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from storage.errors import RepositoryMissing, StorageError, StoreUnavailable
+from storage.errors import CacheLost, RepositoryMissing, StorageError, StoreUnavailable
 from storage.format import names
 from storage.ids import WorkspaceRef
 from storage.objects.store import ObjectStore
 from storage.ops.stat_cache import StatCache
+from storage.repository.blob_file import BlobFile
 from storage.repository.cache import RecordFile, empty_files
 from storage.repository.log import CommitLog
 from storage.repository.packer import Fresh
@@ -29,7 +30,7 @@ from storage.repository.threads import Threads
 from storage.repository.verify import VerifiedCheckpoint, Verifier, walk_tree
 
 WORKSPACES_MAX: Final = 8
-"""Opened repositories kept in memory; one of a usual home takes about 10 MB."""
+"""Opened repositories kept in memory; one of a usual home takes 2 or 3 MB, the index of its chunks."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,7 +45,7 @@ class Workspace:
     verifier: Verifier
     remover: Remover
     threads: Threads
-    stat_file: RecordFile
+    stat_file: BlobFile
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     stat: StatCache | None = None
     stat_loaded: bool = False
@@ -81,6 +82,7 @@ class Workspace:
                 hash_=newest.hash,
                 root=newest.checkpoint.root,
                 tree=walk_tree(self.reader, state.index, newest),
+                blobs=self.stat_file,
             )
             return self.stat
         except StoreUnavailable:
@@ -101,7 +103,14 @@ class Workspace:
         self.stat, self.stat_loaded = cache, True
         if known:
             return  # nothing was looked at, as nothing had changed: it is in the file
-        await self.threads.quick(cache.save, self.stat_file)
+        try:
+            self.stat, self.stat_file = await self.threads.quick(cache.saved)
+        except CacheLost:
+            self.forget_stat()
+
+    def forget_stat(self) -> None:
+        """Scan without a stat cache next time: what it remembers cannot be read."""
+        self.stat, self.stat_file = None, self.stat_file.fresh()
 
     async def write_snapshot(self, fresh: Fresh) -> bool:
         """Leave an index snapshot for the next cold start, if one is due."""
@@ -231,7 +240,7 @@ class Workspaces:
             verifier=Verifier(ref, place, log, reader),
             remover=Remover(self._store, place.prefix),
             threads=self._threads,
-            stat_file=RecordFile(folder, "stat.cache", keys.newest),
+            stat_file=BlobFile(folder, "stat", keys.newest),
         )
         self._known[ref] = workspace
         self._make_room()

@@ -74,7 +74,7 @@ class ChunkIndex:
     looks = 0
 
     def __init__(self) -> None:
-        self._places = {BoxKind.DATA: PlaceTable(), BoxKind.META: PlaceTable()}
+        self._data, self._meta = PlaceTable(), PlaceTable()
         self._numbered: list[Container] = []
         """Containers by the number under which chunks name them."""
         self.containers: dict[str, Container] = {}
@@ -87,7 +87,7 @@ class ChunkIndex:
         number = len(self._numbered)
         self._numbered.append(container)
         for segment in container.segments:
-            self._places[segment.kind].put(number, segment.index, segment.refs)
+            self._of(segment.kind).put(number, segment.index, segment.refs)
 
     def retire(self, name: str) -> None:
         """Forget a container and every chunk that is found there only."""
@@ -98,22 +98,26 @@ class ChunkIndex:
         gone = [self.containers.pop(name) for name in names if name in self.containers]
         if not gone:
             return
-        for places in self._places.values():
-            places.clear()
+        self._data.clear()
+        self._meta.clear()
         self._numbered.clear()
         for container in self.containers.values():
             self.add(container)
 
     def knows(self, kind: BoxKind, chunk_id: bytes) -> bool:
         """Return whether a chunk is stored already."""
-        return self._places[kind].get(chunk_id) is not None
+        return self._of(kind).get(chunk_id) is not None
 
     def place(self, kind: BoxKind, chunk_id: bytes) -> Place:
         """Return where a chunk lies."""
-        found = self._places[kind].get(chunk_id)
+        found = (self._data if kind is BoxKind.DATA else self._meta).get(chunk_id)
         if found is None:
             raise self._missing(chunk_id)
-        return Place(self._numbered[found[0]], *found[1:])
+        number, segment, start, length = found
+        return Place(self._numbered[number], segment, start, length)
+
+    def _of(self, kind: BoxKind) -> PlaceTable:
+        return self._data if kind is BoxKind.DATA else self._meta
 
     def _missing(self, chunk_id: bytes) -> ObjectMissing:
         if not self.damaged:
@@ -127,6 +131,11 @@ class ChunkIndex:
         """Return False: this is the log of one moment. `CurrentPlaces` follows it."""
         return False
 
+    def settle(self) -> None:
+        """Give back memory that only the reading of the log needed."""
+        self._data.settle()
+        self._meta.settle()
+
     def counts(self) -> tuple[int, int]:
         """Return how many data and meta chunks are known."""
-        return len(self._places[BoxKind.DATA]), len(self._places[BoxKind.META])
+        return len(self._data), len(self._meta)

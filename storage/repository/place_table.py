@@ -1,10 +1,10 @@
 """Where chunks lie, packed: 32 bytes for each, in the order of their ids.
 
 A dict of values took 300 bytes for each chunk of every opened repository, most of what an open home kept.
-What came lately is in a dict, and goes to the rest when there is much of it: packing costs two thirds of a
-microsecond for each chunk that is known. Ids are spread evenly, so their first bits find a place to within
-four or so. Looking one up takes a microsecond, five times what a dict takes; a restore asks once for each
-chunk.
+What came lately is in a dict, and goes to the rest between two calls, when there is much of it: packing costs
+two thirds of a microsecond for each chunk that is known. Ids are spread evenly, so their first bits find a
+place to within four or so. Looking one up takes a microsecond, three times what a dict takes, which is why
+the first proof or restore of a process still asks the dict.
 
 Not here: what the numbers mean (`index.py`).
 """
@@ -24,16 +24,16 @@ ROW_BYTES: Final = CHUNK_ID_BYTES + _VALUE.size
 NEW_MIN: Final = 2_048
 """So many late chunks stay in a dict, however few others there are."""
 NEW_SHARE: Final = 4
-"""More than one in so many are packed, when next somebody asks."""
+"""More than one in so many are packed between two calls."""
 LOADED_MIN: Final = 262_144
-"""While a log is read nobody asks; then it is packed whenever it has doubled."""
+"""While a log is read, and from so many on, it is packed whenever it has doubled."""
 BUCKET_BITS_LESS: Final = 2
 FIRST_BITS: Final = 32
 
 Numbers = tuple[int, int, int, int]
 """Container, segment, first raw byte, length."""
 _Packed = tuple[bytes, "array[int]", int]
-"""Rows; at which of them each bucket begins; by how many bits a bucket's number is shorter than 32."""
+"""Rows; at which byte of them each bucket begins; by how many bits a bucket's number is shorter than 32."""
 
 
 class PlaceTable:
@@ -53,18 +53,22 @@ class PlaceTable:
     def get(self, chunk_id: bytes) -> Numbers | None:
         """Return what was put for an id."""
         new = self._new  # before what is packed, where it goes from here
-        if len(new) > NEW_MIN:
-            self._pack(NEW_MIN)
         packed = self._packed
         rows, starts, shift = packed
-        bucket = int.from_bytes(chunk_id[:4], "big") >> shift
-        at = rows.find(chunk_id, starts[bucket] * ROW_BYTES, starts[bucket + 1] * ROW_BYTES)
-        if at % ROW_BYTES:
-            at = _find(packed, chunk_id)  # not there, or these bytes lie across two others
-        if at >= 0:
-            return _VALUE.unpack_from(rows, at + CHUNK_ID_BYTES)
+        if rows:
+            bucket = int.from_bytes(chunk_id[:4], "big") >> shift
+            at = rows.find(chunk_id, starts[bucket], starts[bucket + 1])
+            if at % ROW_BYTES:
+                at = _find(packed, chunk_id)  # not there, or these bytes lie across two others
+            if at >= 0:
+                return _VALUE.unpack_from(rows, at + CHUNK_ID_BYTES)
         value = new.get(chunk_id)
         return None if value is None else _VALUE.unpack(value)
+
+    def settle(self) -> None:
+        """Pack what came lately, if it is much. For whoever is done with what he opened the log for."""
+        if len(self._new) > NEW_MIN:
+            self._pack(NEW_MIN)
 
     def put(self, container: int, segment: int, refs: bytes) -> None:
         """Put the chunks of one segment, from packed references in the order in which they lie."""
@@ -101,20 +105,21 @@ def _find(packed: _Packed, chunk_id: bytes) -> int:
     """Return where the row of an id begins, or -1."""
     rows, starts, shift = packed
     bucket = int.from_bytes(chunk_id[:4], "big") >> shift
-    at, end = starts[bucket] * ROW_BYTES, starts[bucket + 1] * ROW_BYTES
+    at, end = starts[bucket], starts[bucket + 1]
     while (at := rows.find(chunk_id, at, end)) >= 0 and at % ROW_BYTES:
         at += 1  # these bytes lie across others
     return at
 
 
 def _nothing() -> _Packed:
-    return b"", array("I", (0, 0)), FIRST_BITS
+    return b"", array("Q", (0, 0)), FIRST_BITS
 
 
 def _packed(rows: bytes) -> _Packed:
     count = len(rows) // ROW_BYTES
     bits = max(0, count.bit_length() - BUCKET_BITS_LESS)
     firsts = array("I", (first for (first,) in _FIRST.iter_unpack(rows)))
-    starts = array("I", (bisect_left(firsts, one << FIRST_BITS - bits) for one in range(1 << bits)))
-    starts.append(count)
-    return rows, starts, FIRST_BITS - bits
+    less = FIRST_BITS - bits
+    starts = array("Q", (bisect_left(firsts, one << less) * ROW_BYTES for one in range(1 << bits)))
+    starts.append(len(rows))
+    return rows, starts, less

@@ -20,18 +20,11 @@ line that one of them got."""
 assert REFS_IN_ENTRY <= CHUNK_REFS_INLINE_MAX, "what a reader takes"
 
 
-def write_folder(chunks: ChunkTaker, entries: Sequence[tuple[bytes, bytes]]) -> NodeRef:
-    """Write one folder and return the reference to its top node.
-
-    Args:
-        entries: name and encoded entry of each, ascending by name.
-    """
-    children: list[Child] = []
-    for run in tree.split_folder(entries):
-        node_id = chunks.offer(BoxKind.META, tree.encode_leaf([raw for _, raw in run]))
-        if len(run) == len(entries):
-            return node_id, 0
-        children.append(Child(run[0][0], node_id, len(run)))
+def write_above(chunks: ChunkTaker, leaves: Sequence[Child]) -> NodeRef:
+    """Write what is above the nodes of level 0 of one folder; return the reference to its top node."""
+    if len(leaves) == 1:
+        return leaves[0].id, 0
+    children = leaves
     for level in range(1, NODE_LEVELS_MAX + 1):
         above: list[Child] = []
         for part in tree.split_children(children, level):

@@ -26,7 +26,7 @@ from storage.format import tree
 from storage.format.entries import CheckpointFlag
 from storage.format.keys import BoxKind
 from storage.format.limits import DEPTH_FOLDERS_MAX, ENTRIES_MAX
-from storage.format.table import read_chunk_refs
+from storage.format.table import checked_chunk_refs
 from storage.format.tree import Entry, EntryType
 from storage.ids import WorkspaceRef
 from storage.repository.damage import Damage
@@ -236,7 +236,8 @@ class Verifier:
         if entry.type != EntryType.FILE or entry.content is None:
             return
         if isinstance(entry.content, bytes):
-            refs = read_chunk_refs(entry.content)  # almost every file: no reading, so nothing to wait for
+            # Almost every file: no reading, so nothing to wait for. They were checked with their entry.
+            refs = checked_chunk_refs(entry.content)
         else:
             refs = [ref async for ref in self._reader.refs(index, entry.content)]
         total = 0

@@ -14,7 +14,7 @@ The functions that fill and use these values (in this folder):
         `error`.
 
     walk_folders(root_fd, *, repair_rights, stop) -> Iterator[FolderFound | Found]
-        The same walk by folder. `FolderFound.others(before, settled_ns)` passes by what is as it was before,
+        The same walk by folder. `FolderFound.others(earlier, settled_ns)` passes by what is as it was before,
         without making a value of it.
 
     read_stable(folder_fd, name, expected: StatFacts, *, sink: Sink, repair_rights: bool, stop) -> ReadOutcome
@@ -27,6 +27,7 @@ The functions that fill and use these values (in this folder):
     Extractor(root_fd, policy) -> see `extract.py`; methods folder, file, symlink, hardlink, fifo, finish.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple, Protocol, TypeAlias
@@ -76,9 +77,21 @@ class StatFacts(NamedTuple):
     minor: int = 0
 
 
-Before: TypeAlias = tuple[bytes, tuple[int, int, int, int, int, int, int] | None, int, int, int, int]
+Before: TypeAlias = tuple[bytes, tuple[int, int, int, int, int, int, int] | None, int, int, int, int, object]
 """An entry as an earlier walk saw it: name; mode with type, inode, device, links, uid, gid and size, as a
-stat result begins; mtime_ns; ctime_ns; when that look began; and a number of whoever remembers it."""
+stat result begins; mtime_ns; ctime_ns; when that look began; a number and a value of whoever remembers it."""
+
+
+class Earlier(Protocol):
+    """What somebody remembers of a folder, entry by entry, in the order of their names."""
+
+    def over(self, names: list[bytes]) -> Iterator[tuple[list[bytes], Mapping[bytes, Before], list[bytes]]]:
+        """Take all names from the end of a descending list, piece by piece.
+
+        Each piece comes with what is remembered of it, and with a list that gets the names of those that are
+        as they were before the next piece is asked for.
+        """
+        ...
 
 
 class Found(NamedTuple):

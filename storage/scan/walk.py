@@ -5,9 +5,9 @@ reached, whatever is renamed, replaced or linked meanwhile. A folder is opened b
 what is reported is what the descriptor says. What vanished is left out; what cannot be read is reported
 with its errno, never left out in silence. Other file systems mounted inside are reported and not entered.
 
-The walk keeps the names, not the stat results, of the folders it stands in, and few descriptors: at great
-depth the upper ones are closed and reached again through `..`, whose identity is checked. It reads no file
-contents.
+The walk keeps the names that are still to come, not stat results, of the folders it stands in, and few
+descriptors: at great depth the upper ones are closed and reached again through `..`, whose identity is
+checked. It reads no file contents.
 
 Cost: about 5 us per entry, the kernel's price (storage.md 2.3).
 """
@@ -22,7 +22,7 @@ from typing import Protocol
 
 from storage.errors import Cancelled, DescriptorsExhausted, HomeMissing, HomeMoved, RouteLost
 from storage.scan.descriptors import require_descriptors
-from storage.scan.entry import Before, Found, Kind, StatFacts
+from storage.scan.entry import Before, Earlier, Found, Kind, StatFacts
 from storage.scan.rights import READ_FOLDER, open_folder
 
 OPEN_LEVELS_MAX = 32
@@ -46,8 +46,21 @@ _KINDS = {
 }
 _DEVICES = frozenset({stat.S_IFCHR, stat.S_IFBLK})
 _PERMISSIONS = 0o7777
-NOTHING: Mapping[bytes, Before] = {}
+NAMES_AT_ONCE = 1_024
 """Of a folder that nobody has seen before."""
+
+
+class Unseen:
+    """Implements `Earlier` for a folder that nobody has seen before. A name is held until its turn comes."""
+
+    def over(self, names: list[bytes]) -> Iterator[tuple[list[bytes], Mapping[bytes, Before], list[bytes]]]:
+        while names:
+            some = names[: -NAMES_AT_ONCE - 1 : -1]
+            del names[-len(some) :]
+            yield some, {}, []
+
+
+UNSEEN = Unseen()
 
 
 def _never() -> bool:
@@ -152,8 +165,7 @@ class _Level:
     """To be put back: the folder was unlocked for the walk."""
     others: list[bytes] = field(default_factory=list)
     folders: list[bytes] = field(default_factory=list)
-    """Descending, so that the next one is taken from the end."""
-    same: list[bytes] = field(default_factory=list)
+    """Both descend, so that the next one is taken from the end."""
     error: int | None = None
     listed: bool = True
     """False: the names to go to were given."""
@@ -197,19 +209,14 @@ class FolderFound:
         assert self._level.fd is not None, "the walk stands in it"
         return self._level.fd
 
-    @property
-    def same(self) -> list[bytes]:
-        """Names of the entries that `others` passed by, ascending."""
-        return self._level.same
-
-    def others(self, before: Mapping[bytes, Before] = NOTHING, settled_ns: int = 0) -> Iterator[Found]:
+    def others(self, earlier: Earlier = UNSEEN, settled_ns: int = 0) -> Iterator[Found]:
         """Look at each entry that is no folder; to be used up before the walk's next step, and once.
 
         Args:
-            before: entries by name that need not be yielded if they are as they were then.
+            earlier: what need not be yielded if it is as it was then.
             settled_ns: how much older than that look their times must be.
         """
-        return self._walk.others(self._level, before, settled_ns)
+        return self._walk.others(self._level, earlier, settled_ns)
 
 
 class _Walk:
@@ -246,32 +253,33 @@ class _Walk:
             except (HomeMoved, DescriptorsExhausted, OSError):
                 continue  # the way up is lost; levels still open are handled, the others hold nothing
 
-    def others(self, level: _Level, before: Mapping[bytes, Before], settled_ns: int) -> Iterator[Found]:
+    def others(self, level: _Level, earlier: Earlier, settled_ns: int) -> Iterator[Found]:
         """Everything in this folder that is no folder and not as it was before, in order."""
         names, level.others = level.others, []
-        fd, same, stop, look = level.fd, level.same, self._stop, os.stat
+        fd, stop, look = level.fd, self._stop, os.stat
         assert fd is not None
-        for name in names:
-            if stop():
-                raise Cancelled(what="walk")
-            try:
-                seen = look(name, dir_fd=fd, follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            except OSError as exc:
-                yield _unknown(level, name, Kind.FILE, exc)
-                continue
-            known = before.get(name)
-            if known is not None and known[1] == seen[:7]:
-                modified, changed = seen.st_mtime_ns, seen.st_ctime_ns
-                newest = max(changed, modified)
-                if (modified, changed) == known[2:4] and newest + settled_ns < known[4]:
-                    same.append(name)
+        for some, before, same in earlier.over(names):
+            for name in some:
+                if stop():
+                    raise Cancelled(what="walk")
+                try:
+                    seen = look(name, dir_fd=fd, follow_symlinks=False)
+                except FileNotFoundError:
                     continue
-            if stat.S_ISDIR(seen.st_mode):
-                insort(level.folders, name, key=_descending)  # became a folder since it was listed
-            else:
-                yield self._other(level, name, seen)
+                except OSError as exc:
+                    yield _unknown(level, name, Kind.FILE, exc)
+                    continue
+                known = before.get(name)
+                if known is not None and known[1] == seen[:7]:
+                    modified, changed = seen.st_mtime_ns, seen.st_ctime_ns
+                    newest = max(changed, modified)
+                    if (modified, changed) == known[2:4] and newest + settled_ns < known[4]:
+                        same.append(name)
+                        continue
+                if stat.S_ISDIR(seen.st_mode):
+                    insort(level.folders, name, key=_descending)  # became a folder since it was listed
+                else:
+                    yield self._other(level, name, seen)
 
     def _other(self, level: _Level, name: bytes, seen: os.stat_result) -> Found:
         assert level.fd is not None
@@ -437,7 +445,7 @@ def _list_names(level: _Level, fd: int) -> None:
         require_descriptors(exc)
         level.error = exc.errno
         return
-    others.sort()
+    others.sort(reverse=True)
     folders.sort(reverse=True)
     level.others, level.folders = others, folders
 

@@ -23,7 +23,7 @@ from storage.ops.uploads import SAVE_BYTES_MAX
 from tests.fakes.child import child_environment
 from tests.integration import large_folder_acts as acts
 
-ENTRY_BYTES_MAX = {"first": 1_000, "again": 1_200, "one more": 1_300, "restore": 1_600}
+ENTRY_BYTES_MAX = {"first": 300, "again": 150, "one more": 150, "restore": 800}
 """Memory for each entry while a home is saved or restored: what was measured, and a tenth or two."""
 SPARE_BYTES = 24 * MIB
 """Modules that are loaded late, pools of the allocator."""

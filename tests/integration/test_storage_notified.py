@@ -14,7 +14,6 @@ from storage.front.watched import open_watching
 from storage.objects.memory import MemoryBucket
 from storage.ops import unsettled
 from storage.ops.stat_cache import StatCache
-from storage.repository.cache import RecordFile
 from storage.watch import watching as watching_module
 from storage.watch.dirt import Why
 from storage.watch.fanotify import open_group
@@ -237,18 +236,36 @@ async def test_a_restart_goes_on_from_what_the_last_checkpoint_of_changes_has_le
 
 
 async def test_a_cache_file_with_a_gap_stops_before_it(rig):
-    workspace = await rig.opened._known.required(REF)
+    """A state whose predecessor was lost is not mixed with an older one."""
+    await rig.opened._known.required(REF)
     folder = rig.base / "cache" / REF.tenant / REF.workspace
-    first = workspace.stat
+    whole = (folder / "stat.cache").read_bytes()
     write(rig.home, a__one="lost from the file")
     await rig.save()
-    middle = workspace.stat
-    file = RecordFile(folder, "gap.cache", workspace.keys.newest)
-    first._later = None
-    first.save(file)
-    late = middle.successor()
-    late.seq, late.hash, late.root = 99, b"h" * 32, middle.root
-    late.save(file)
-    found = StatCache.load(RecordFile(folder, "gap.cache", workspace.keys.newest))
+    middle = (folder / "stat.cache").stat().st_size
+    write(rig.home, a__one="behind the gap")
+    await rig.save()
+    (folder / "stat.cache").write_bytes(whole + (folder / "stat.cache").read_bytes()[middle:])
+    again = rig.node.open(watching=None)
+    workspace = await again._known.required(REF)
+    found = StatCache.load(workspace.stat_file)
+    first = (await rig.opened.list(REF))[0]
+    await again.close()
     assert found is not None
-    assert (found.seq, found.root.read_ns) == (first.seq, first.root.read_ns)
+    assert (found.seq, found.hash) == (first.seq, first.hash)
+
+
+async def test_a_home_is_scanned_whole_when_what_is_remembered_was_spoilt_on_the_disk(rig):
+    """By another process, a bad disk, or whoever empties caches: nothing of it is believed or lost."""
+    folder = rig.base / "cache" / REF.tenant / REF.workspace
+    spoilt = bytearray((folder / "stat.cache").read_bytes())
+    spoilt[40:] = bytes(len(spoilt) - 40)
+    (folder / "stat.cache").write_bytes(spoilt)
+    write(rig.home, a__one="changed since")
+    told = await rig.save()
+    assert await rig.agrees(told)
+    write(rig.home, a__one="changed again")
+    assert await rig.agrees(await rig.save())
+    (folder / "stat.cache").write_bytes(b"")
+    assert (await rig.opened.pending(REF, home=rig.home)).files > 0
+    assert (await rig.save()).unchanged

@@ -27,6 +27,7 @@ def test_it_answers_as_a_dict_does_while_it_grows(monkeypatch, least: int):
         for chunk_id, length in some:
             plain.setdefault(chunk_id, (step, step % 9, start, length))
             start += length
+        table.settle()
         for _ in range(3):
             asked = id_of(random_.randrange(4_000))
             assert table.get(asked) == plain.get(asked)
@@ -40,6 +41,7 @@ def test_bytes_that_lie_across_two_rows_are_no_id(monkeypatch):
     table = PlaceTable()
     first, second = bytes(16), bytes(15) + b"\1"
     table.put(0, 1, pack_chunk_refs([(first, 1), (second, 4)]))
+    table.settle()
     assert table.get(first) == (0, 1, 0, 1)
     assert table.get(second) == (0, 1, 1, 4)
     assert table.get(bytes(12) + b"\0\0\0\2") is None
