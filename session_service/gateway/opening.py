@@ -94,13 +94,14 @@ async def _open_leg(hub: Hub, link: "Link", attachment: Attachment) -> None:
     except Exception as error:
         # The edge of this task: without its desktop a link would stay attached to nothing.
         refused = isinstance(error, DesktopSocketRefused)
-        hub.log.error(
-            "desktop.refused",
-            session_id=attachment.session_id,
-            link_id=link.link_id,
-            reason=str(error) if refused else type(error).__name__,
-            exc_info=not isinstance(error, DesktopSocketRefused | OSError),
-        )
+        if not (refused and link.is_over()):  # else it was closed meanwhile, and given none for that
+            hub.log.error(
+                "desktop.refused",
+                session_id=attachment.session_id,
+                link_id=link.link_id,
+                reason=str(error) if refused else type(error).__name__,
+                exc_info=not isinstance(error, DesktopSocketRefused | OSError),
+            )
         hub.attachments.leg_lost(attachment.session_id, link.link_id)
         link.refuse(_retry(link.retry_step))
 

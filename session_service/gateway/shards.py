@@ -325,7 +325,7 @@ class Shards:
             connected = await open_desktop_socket(attachment.socket, attachment.uid, self._limits)
             if link.link_id not in outpost.connecting or outpost.is_gone:
                 connected.close()
-                raise DesktopSocketRefused("its link was closed meanwhile")
+                raise errors.PartUnavailable(part="desktop")  # and nothing is wrong with the desktop
             self._legs.keep(name, outpost, connected)
             if not outpost.hand_on(DesktopOf(link_id=link.link_id), connected):
                 self._legs.cut(name)

@@ -149,6 +149,7 @@ async def running(
         sockets=folder / "sockets",
         peer_uids=frozenset({os.geteuid()}),
         origins=lambda: origins,
+        limits=limits,
     )
     gateway = Gateway(
         attachments=shards,

@@ -10,15 +10,22 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import structlog
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from session_service.base.errors import PartUnavailable
+from session_service.base.rpc import Client
 from session_service.core.close_codes import Close
+from session_service.gateway import shards
+from session_service.gateway.leg import open_desktop_socket
 from session_service.gateway.legs_given import LegsGiven
 from session_service.gateway.legs_taken import LegsTaken
+from session_service.gateway.limits import GatewayLimits
 from session_service.gateway.messages import LinkNamed, Serve
 from session_service.gateway.outpost import Outpost
 from tests.fakes.gateway_world import GREETING, World, greet, running
@@ -81,12 +88,7 @@ async def test_what_a_stopped_process_had_read_of_a_displaced_link_reaches_no_de
             assert (await newer.open())["t"] == "opened"
             await asyncio.wait_for(viewer.closed.wait(), 5)
             process.send_signal(signal.SIGCONT)
-            with pytest.raises(ConnectionClosed) as closed:
-                async with asyncio.timeout(20):
-                    while True:
-                        await older.socket.recv()
-            assert closed.value.rcvd is not None
-            assert closed.value.rcvd.code in {Close.TAKEN, Close.LEG_LOST}
+            assert await closed_with(older.socket) in {Close.TAKEN, Close.LEG_LOST}
             assert viewer.messages == []
             await newer.bytes(12)
 
@@ -140,6 +142,74 @@ async def test_a_process_gets_one_desktop_for_each_attachment_and_none_for_a_dis
             await ask(LinkNamed(session_id=SID, link_id=second))
         assert outpost.due == {}
         assert len(pair.shards._legs) == 1
+
+
+async def test_beyond_the_limit_no_desktop_is_handed_on_and_its_client_is_told_to_come_back(
+    desktop: FakeDesktop,
+) -> None:
+    """The service has a descriptor of each; those are for everybody."""
+    limits = replace(GatewayLimits(close_s=0.2, poll_s=0.01), legs_max=1)
+    async with running(limits, processes=2) as pair:
+        for name in ("first", "second"):
+            pair.control.add_session(name, str(desktop.path))
+        async with pair.opened("first") as client:
+            await greet(client)
+            async with pair.connect() as refused:
+                await refused.send(pair.first(pair.control.ticket("second")))
+                assert (await closed_with(refused)) == Close.RETRY
+            assert len(pair.shards._legs) == 1
+        await until(lambda: not len(pair.shards._legs))
+        async with pair.opened("second") as client:
+            await greet(client)
+
+
+async def test_a_link_that_is_closed_while_its_desktop_is_connected_is_given_none(
+    pair: World, desktop: FakeDesktop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody may have taken its right away, or its desktop, in that moment."""
+    is_asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(path: str, uid: int | None, limits: GatewayLimits) -> socket.socket:
+        connected = await open_desktop_socket(path, uid, limits)
+        is_asked.set()
+        await go_on.wait()
+        return connected
+
+    monkeypatch.setattr(shards, "open_desktop_socket", slow)
+    pair.control.add_session("s", str(desktop.path))
+    with structlog.testing.capture_logs() as logs:
+        async with pair.connect() as client:
+            await client.send(pair.first(pair.control.ticket("s")))
+            await is_asked.wait()
+            (link_id,) = pair.shards.links("s")
+            pair.shards.close_link("s", link_id, code=Close.ENDED, why="ended")
+            await until(lambda: pair.gateway.links("s") == ())
+            go_on.set()
+            assert (await closed_with(client)) == Close.ENDED
+        await until(lambda: len(desktop.viewers) == 1)
+        await asyncio.wait_for(desktop.viewers[0].closed.wait(), 10)
+        await pair.control.end_of()
+    assert not [line for line in logs if line["log_level"] == "error"]
+    assert not len(pair.shards._legs)
+    assert pair.shards._outposts["1"].connecting == set()
+
+
+async def test_a_shard_belongs_to_the_account_of_its_process(pair: World) -> None:
+    """Whoever has ended another process cannot answer in its place."""
+    pair.shards._uid_of = lambda shard: os.geteuid() + int(shard)
+    stranger = Client(pair.settings.calls, part="service")
+    with pytest.raises(PartUnavailable):
+        await stranger.call("serve", Serve(shard="2", process_id=os.getpid()), bool)
+    await stranger.close()
+    assert pair.shards.joined() == ("1",)
+
+
+async def closed_with(client: ClientConnection) -> int | None:
+    with pytest.raises(ConnectionClosed) as closed:
+        async with asyncio.timeout(10):
+            while True:
+                await client.recv()
+    return None if closed.value.rcvd is None else closed.value.rcvd.code
 
 
 async def test_a_desktop_that_is_gone_is_told_and_leaves_nothing(pair: World, tmp_path: Path) -> None:
