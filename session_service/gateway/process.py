@@ -38,8 +38,6 @@ from session_service.ports.streams import Attachment, LinkEnd, LinkOffer, LinkRe
 PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5)
 """Between looks for the service; the last one repeats."""
 COUNTED_EVERY_S: Final = 1.0
-LEFT_S: Final = 1.0
-"""After our links are gone: for the last reports, and for the service to close the call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +59,6 @@ class ControlCalls:
     def __init__(self, client: Client, shard: str) -> None:
         self._client = client
         self._shard = shard
-        self._tasks = Tasks(self._failed)
 
     async def attach(self, offer: LinkOffer) -> Attachment | LinkRefusal:
         return _either(await self._client.call("attach", Attach(shard=self._shard, offer=offer), Answer))
@@ -87,17 +84,11 @@ class ControlCalls:
 
     def report(self, method: str, what: Any) -> None:
         """Tell the service something. When it is away it knows by that: whatever we had is lost to it."""
-        self._tasks.spawn(self._client.call(method, what, bool), name=f"report-{method}")
+        self._client.tell(method, what)
 
     async def close(self) -> None:
-        """Let the last reports arrive, then close the connection."""
-        await self._tasks.wait(LEFT_S)
-        await self._tasks.close()
+        """Close the connection behind the last reports."""
         await self._client.close()
-
-    def _failed(self, name: str, error: BaseException) -> None:
-        if not isinstance(error, errors.PartUnavailable):
-            structlog.get_logger().error("task.failed", task=name, error=type(error).__name__)
 
 
 class GatewayProcess:

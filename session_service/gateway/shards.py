@@ -119,17 +119,19 @@ class Shards:
             calls,
             {
                 "serve": self._serve,
-                "heard": self._heard,
                 "attach": self._attach,
                 "resume": self._resume,
+                "desktop": self._desktop,
                 "wait_starting": self._wait_starting,
+            },
+            peer_uids=peer_uids,
+            listeners={
+                "heard": self._heard,
                 "ended": self._link_ended,
                 "leave": self._link_left,
                 "leg_lost": self._leg_lost,
-                "desktop": self._desktop,
                 "counted": self._counted,
             },
-            peer_uids=peer_uids,
             calls_max=CALLS_AT_ONCE_MAX,
             frame_bytes_max=CALL_BYTES_MAX,
             connections_max=SOCKETS_MAX,
@@ -244,7 +246,7 @@ class Shards:
     def leg_lost(self, session_id: str, link_id: str) -> None:
         self._desk.leg_lost(session_id, link_id)
 
-    # -- what gateway processes call --------------------------------------------------------------------
+    # -- what gateway processes call and tell -----------------------------------------------------------
 
     async def _serve(self, call: rpc.Call) -> bool:
         """Last as long as the process does; everything it is told goes over this call."""
@@ -272,10 +274,9 @@ class Shards:
         finally:
             self._gone(outpost)
 
-    async def _heard(self, call: rpc.Call) -> bool:
-        heard = call.params(Heard)
-        self._of(heard.shard, call).heard(heard.number)
-        return True
+    def _heard(self, word: rpc.Word) -> None:
+        heard = word.params(Heard)
+        self._of(heard.shard, word).heard(heard.number)
 
     async def _attach(self, call: rpc.Call) -> Answer:
         ask = call.params(Attach)
@@ -288,26 +289,23 @@ class Shards:
     async def _wait_starting(self, call: rpc.Call) -> str:
         return await self._desk.wait_starting(call.params(Attach).offer)
 
-    async def _link_ended(self, call: rpc.Call) -> bool:
-        end = call.params(LinkEnd)
-        if (outpost := self._carrier(end.session_id, end.link_id, call)) is not None:
+    def _link_ended(self, word: rpc.Word) -> None:
+        end = word.params(LinkEnd)
+        if (outpost := self._carrier(end.session_id, end.link_id, word)) is not None:
             del self._owners[end.link_id], outpost.links[end.link_id]
             outpost.forget(end.link_id)
             self._legs.cut(end.link_id)
             self._desk.ended(end)
-        return True
 
-    async def _link_left(self, call: rpc.Call) -> bool:
-        link = call.params(LinkNamed)
-        if self._carrier(link.session_id, link.link_id, call) is not None:
+    def _link_left(self, word: rpc.Word) -> None:
+        link = word.params(LinkNamed)
+        if self._carrier(link.session_id, link.link_id, word) is not None:
             self._desk.leave(link.session_id, link.link_id)
-        return True
 
-    async def _leg_lost(self, call: rpc.Call) -> bool:
-        link = call.params(LinkNamed)
-        if self._carrier(link.session_id, link.link_id, call) is not None:
+    def _leg_lost(self, word: rpc.Word) -> None:
+        link = word.params(LinkNamed)
+        if self._carrier(link.session_id, link.link_id, word) is not None:
             self._desk.leg_lost(link.session_id, link.link_id)
-        return True
 
     async def _desktop(self, call: rpc.Call) -> bool:
         """Connect the desktop of an attached link, and hand its socket on; once for each attachment."""
@@ -343,26 +341,25 @@ class Shards:
         await outpost.settled()
         self._legs.cut(link_id)
 
-    async def _counted(self, call: rpc.Call) -> bool:
-        counted = call.params(Counted)
-        self._of(counted.shard, call).stats = believed(counted.stats)
-        return True
+    def _counted(self, word: rpc.Word) -> None:
+        counted = word.params(Counted)
+        self._of(counted.shard, word).stats = believed(counted.stats)
 
     # -- parts of the above -----------------------------------------------------------------------------
 
-    def _of(self, shard: str, call: rpc.Call) -> Outpost:
-        """Return the process that a call is from; a shard that somebody else has is nobody's to it."""
+    def _of(self, shard: str, word: rpc.Word) -> Outpost:
+        """Return the process that says this; a shard that somebody else has is nobody's to it."""
         outpost = self._outposts.get(shard)
-        if outpost is None or outpost.process_id != call.peer_pid:
+        if outpost is None or outpost.process_id != word.peer_pid:
             raise errors.PartUnavailable(part=f"gateway-{shard}")
         return outpost
 
-    def _carrier(self, session_id: str, link_id: str, call: rpc.Call) -> Outpost | None:
+    def _carrier(self, session_id: str, link_id: str, word: rpc.Word) -> Outpost | None:
         """Return the process that carries a link, when it is the one that speaks of it; what a process says
         of links that are not its own changes nothing.
         """
         outpost = self._owners.get(link_id)
-        if outpost is None or outpost.process_id != call.peer_pid:
+        if outpost is None or outpost.process_id != word.peer_pid:
             return None
         return outpost if outpost.links.get(link_id) == session_id else None
 

@@ -4,8 +4,11 @@ import asyncio
 import os
 import socket
 import stat
+import struct
 from pathlib import Path
+from typing import cast
 
+import msgspec
 import pytest
 
 from session_service.base import errors, private_socket, rpc
@@ -41,6 +44,106 @@ async def test_a_call_too_many_is_refused_and_cuts_nobody_off(tmp_path: Path) ->
     finally:
         await client.close()
         await server.close()
+
+
+async def test_what_is_told_comes_in_order_with_what_is_called_and_a_failure_ends_nothing(
+    tmp_path: Path,
+) -> None:
+    heard, last = list[int](), asyncio.Event()
+
+    def note(word: rpc.Word) -> None:
+        number = word.params(int)
+        if number < 0:
+            raise errors.BadInput("below nothing")
+        heard.append(number)
+        if number == 7:
+            last.set()
+
+    async def count(call: rpc.Call) -> int:
+        return len(heard)
+
+    server = rpc.Server(
+        tmp_path / "part.sock",
+        {"count": count},
+        peer_uids=frozenset({_uid(tmp_path)}),
+        listeners={"note": note},
+    )
+    await server.start()
+    client = rpc.Client(tmp_path / "part.sock", part="test")
+    try:
+        client.tell("note", 0)  # nobody is connected: nobody is told
+        assert await client.call("count", None, int) == 0
+        for number in (2, -1, 3):
+            client.tell("note", number)
+        client.tell("what nobody knows", 4)
+        client.tell("count", 5)
+        client.tell("note", "six")
+        assert await client.call("count", None, int) == 2
+        assert heard == [2, 3]
+        with pytest.raises(errors.BadInput):
+            await client.call("note", 6, int)
+        client.tell("note", 7)
+    finally:
+        await client.close()  # behind what was said
+        await asyncio.wait_for(last.wait(), 5)
+        await server.close()
+
+
+async def test_what_is_said_in_one_turn_is_sent_together(tmp_path: Path) -> None:
+    """Each call of the kernel wakes the other part up."""
+    sent: list[bytes] = []
+
+    class Out:
+        def write(self, data: bytes) -> None:
+            sent.append(data)
+
+        def is_closing(self) -> bool:
+            return False
+
+    writer = rpc._Writer(cast(asyncio.StreamWriter, Out()))
+    for number in range(3):
+        writer.say(rpc._Frame("call", number))
+    assert sent == []
+    await asyncio.sleep(0)
+    assert len(sent) == 1
+    writer.say(rpc._Frame("call", 3, body=rpc._raw(bytes(rpc.TOGETHER_BYTES_MAX))))
+    assert len(sent) == 2, "much is not kept back"
+    reader = asyncio.StreamReader()
+    reader.feed_data(b"".join(sent))
+    reader.feed_eof()
+    reading, numbers = rpc._Reader(reader), list[int]()
+    while frames := await reading.some():
+        numbers += [frame.call for frame in frames]
+    assert numbers == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("end", [struct.pack("<I", 101) + bytes(8), struct.pack("<I", 1) + b"\xc1"])
+@pytest.mark.parametrize("piece", [1, 3, 4, 5, 64, 2000])
+async def test_messages_are_read_whatever_their_cut_and_one_that_is_none_ends_it(
+    piece: int, end: bytes
+) -> None:
+    """Too long, or no msgpack. What came whole before it is given out first."""
+    frames = [rpc._Frame("call", number, "one", rpc._raw("x" * number)) for number in range(40)]
+    data = b"".join(_wire(frame) for frame in frames) + end
+    reader = asyncio.StreamReader()
+    reading, found = rpc._Reader(reader, 100), list[rpc._Frame]()
+
+    async def feed() -> None:
+        for at in range(0, len(data), piece):
+            reader.feed_data(data[at : at + piece])
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(feed())
+        with pytest.raises((errors.BadInput, msgspec.DecodeError)):
+            while some := await reading.some():
+                found += some
+    assert [(frame.call, frame.body) for frame in found] == [(frame.call, frame.body) for frame in frames]
+
+
+def _wire(frame: rpc._Frame) -> bytes:
+    data = msgspec.msgpack.encode(frame)
+    return struct.pack("<I", len(data)) + data
 
 
 def _uid(folder: Path) -> int:

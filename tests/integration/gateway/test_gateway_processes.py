@@ -58,7 +58,7 @@ async def lose_the_service(world: World) -> None:
     """Cut the line between the service and its gateway process, as the death of either does."""
     writer = world.process._calls._client._writer
     assert writer is not None
-    writer.transport.abort()
+    writer._writer.transport.abort()
     await until(lambda: not world.shards.joined())
 
 

@@ -49,16 +49,29 @@ import msgspec
 from session_service.base.errors import SessionError
 from session_service.base.rpc import Client
 
+TOLD = {"heard", "ended", "leave", "leg_lost", "counted"}
+
 async def main(path, asks):
     client = Client(Path(path), part="service")
     for method, params in asks:
         try:
             async with asyncio.timeout(3):
-                print(method, "done", await client.call(method, params, object))
+                if method in TOLD:
+                    try:
+                        await client.call(method, params, object)  # nobody answers it
+                    except SessionError as error:
+                        client.tell(method, params)
+                        print(method, error.code)
+                else:
+                    print(method, "done", await client.call(method, params, object))
         except TimeoutError:
             print(method, "lasts")
         except SessionError as error:
             print(method, error.code)
+    try:
+        await client.call("nothing", None, object)  # it comes behind what was told
+    except SessionError:
+        pass
     await client.close()
 
 asyncio.run(main(sys.argv[1], msgspec.msgpack.decode(sys.stdin.buffer.read())))
@@ -91,7 +104,7 @@ async def test_a_process_ends_and_reports_no_links_but_its_own(pair: World, desk
         link = LinkNamed(session_id="s", link_id=link_id)
         end = LinkEnd(session_id="s", link_id=link_id, cause="tab_closed")
         told = await intrude(pair, ("leave", link), ("leg_lost", link), ("ended", end))
-        assert len(told) == 3
+        assert told == ["leave bad_input", "leg_lost bad_input", "ended bad_input"]
         assert (pair.control.left, pair.control.legs_lost, pair.control.ends) == ([], [], [])
         assert pair.shards.links("s") == (link_id,)
     assert (await pair.control.end_of()).cause == "tab_closed"
@@ -110,7 +123,9 @@ async def test_a_process_takes_no_shard_of_another_and_speaks_for_none(
         ("attach", Attach(shard="1", offer=offer)),
         ("counted", Counted(shard="1", stats=GatewayStats(links_opened=1 << 40))),
     )
-    assert told == [f"{name} part_unavailable" for name in ("serve", "heard", "attach", "counted")]
+    assert told == [
+        *("serve part_unavailable", "heard bad_input", "attach part_unavailable", "counted bad_input")
+    ]
     assert pair.shards.joined() == ("1",)
     assert token in pair.control.tickets
     assert pair.shards.stats().links_opened == 0
@@ -157,7 +172,8 @@ async def test_what_a_process_says_of_a_link_names_its_session(pair: World, desk
         calls.leave("other", link_id)
         calls.leg_lost("other", link_id)
         calls.ended(LinkEnd(session_id="other", link_id=link_id, cause="tab_closed"))
-        await until(lambda: not len(calls._tasks))
+        with pytest.raises(BadInput):
+            await calls._client.call("nothing", None, bool)  # it comes behind them
         assert (pair.control.left, pair.control.legs_lost, pair.control.ends) == ([], [], [])
 
 
