@@ -32,6 +32,7 @@ from storage.errors import (
     StoreUnavailable,
 )
 from storage.objects.names import OBJECT_BYTES_MAX, check_name, check_prefix
+from storage.objects.pieces import NEAR_PIECE_BYTES
 from storage.objects.store import ObjectInfo
 from storage.objects.versions import ObjectVersion
 
@@ -102,6 +103,11 @@ class FolderStore:
         with _told(str(root)):
             root_fd = await asyncio.to_thread(_open_root, root, create, disk)
         return cls(root=root, root_fd=root_fd, disk=disk)
+
+    @property
+    def piece_bytes(self) -> int:
+        """As `objects/pieces.py`."""
+        return NEAR_PIECE_BYTES
 
     async def create(self, name: str, data: bytes | bytearray) -> None:
         check_name(name)

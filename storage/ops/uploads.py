@@ -16,7 +16,8 @@ from typing import Final
 from storage.errors import CommitContended, ObjectDamaged, ObjectNotFound, StoreUnavailable
 from storage.format.entries import PackRef
 from storage.format.keys import EpochKeys
-from storage.format.limits import INLINE_NEW_BYTES_MAX, MIB
+from storage.format.limits import INLINE_NEW_BYTES_MAX
+from storage.objects.pieces import FAR_PIECE_BYTES
 from storage.ops.content import READ_BUFFER_BYTES
 from storage.ops.values import Progress
 from storage.repository.packer import (
@@ -35,19 +36,18 @@ from storage.repository.threads import READ_THREADS, Stop
 UPLOADERS: Final = 2
 PACK_BUFFERS: Final = 3
 """One is filled while two are on their way; 16 MiB each."""
-READ_BACK_BYTES: Final = 4 * MIB
-"""Of one request; two of them are in memory."""
 NAME_TRIES_MAX: Final = 8
 SAVE_BYTES_MAX: Final = (
     PACK_BUFFERS * PACK_BYTES
-    + UPLOADERS * READ_BACK_BYTES
+    + UPLOADERS * FAR_PIECE_BYTES
     + READ_THREADS * (READ_BUFFER_BYTES + 2 * SEGMENT_BUFFER_BYTES + 2 * SEGMENT_BYTES)
     + INLINE_NEW_BYTES_MAX
     + META_HELD_BYTES_MAX
 )
 """What a checkpoint holds at once, whatever the size of a home, besides some 0.3 KB for each of its entries:
-packs, what is read back, and for each reading thread its buffer, the segment that it fills and the one that
-it compresses and checks, and then what waits for the entry or for the end. A test holds it to this."""
+packs, a piece of each that is read back, and for each reading thread its buffer, the segment that it fills
+and the one that it compresses and checks, and then what waits for the entry or for the end. A test holds it
+to this."""
 
 
 class PackUploads:
@@ -122,16 +122,16 @@ class PackUploads:
     async def _read_back(self, sealed: SealedPack) -> None:
         """Fetch a pack and compare it; one byte more than it has is asked for, so that none is left over."""
         raw = sealed.pack.raw
-        at = 0
+        at, length = 0, self._place.piece_bytes
         while at <= len(raw):
             try:
-                piece = await self._place.get(sealed.name, start=at, length=READ_BACK_BYTES)
+                piece = await self._place.get(sealed.name, start=at, length=length)
             except ObjectNotFound as exc:
                 raise CommitContended(what="a pack was given up early", object=sealed.name) from exc
-            whole = len(piece) == min(READ_BACK_BYTES, len(raw) - at)
+            whole = len(piece) == min(length, len(raw) - at)
             if not whole or not raw.startswith(piece, at):
                 raise ObjectDamaged(object=sealed.name, what="pack reads back otherwise")
             self._moved(len(piece))
-            if len(piece) < READ_BACK_BYTES:
+            if len(piece) < length:
                 return
             at += len(piece)

@@ -80,16 +80,17 @@ class Packs(Protocol):
 class _Filling:
     """Chunks of one class that do not make a segment yet, in a buffer that is used again and again."""
 
-    __slots__ = ("buffer", "ids", "size")
+    __slots__ = ("_room", "buffer", "ids", "size")
 
     def __init__(self) -> None:
         self.buffer = bytearray(SEGMENT_BUFFER_BYTES)
+        self._room = memoryview(self.buffer)  # a bytearray copies what is put into a part of it twice
         self.ids: list[tuple[bytes, int]] = []
         self.size = 0
 
     def take(self, chunk_id: bytes, content: Buffer) -> None:
         at = FRAME_OVERHEAD_BYTES + self.size
-        self.buffer[at : at + len(content)] = content
+        self._room[at : at + len(content)] = content
         self.ids.append((chunk_id, len(content)))
         self.size += len(content)
 

@@ -7,6 +7,7 @@ This is no `ObjectStore`: it cannot delete. The one thing that may is `removal.p
 from collections.abc import AsyncIterator
 
 from storage.errors import ObjectNotFound
+from storage.objects.pieces import piece_bytes
 from storage.objects.store import ObjectInfo, ObjectStore
 
 
@@ -18,6 +19,11 @@ class Prefixed:
     def __init__(self, store: ObjectStore, prefix: str) -> None:
         self._store = store
         self.prefix = prefix
+
+    @property
+    def piece_bytes(self) -> int:
+        """How much one request of a long read asks for."""
+        return piece_bytes(self._store)
 
     async def create(self, name: str, data: bytes | bytearray) -> None:
         """Create an object; as `ObjectStore.create`."""

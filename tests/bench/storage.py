@@ -27,6 +27,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from session_service.app import heap
 from tests.bench import report
 from tests.fakes.minio import minio, minio_program
 from tests.fakes.s3_server import S3Server
@@ -81,7 +82,7 @@ class Place:
 
 
 class Ours:
-    """This project, by the process that `_storage_phase.py` is."""
+    """This project, by the process that `_storage_phase.py` is, its allocator told what a worker's is."""
 
     name = "ours"
     phases = CHECKPOINTS
@@ -97,7 +98,8 @@ class Ours:
         resident = ["--resident"] if phase == "resident" else []
         script = str(HERE / "_storage_phase.py")
         where = ["--store", url, "--cache", str(place.folder / "cache"), "--home", str(home)]
-        return [sys.executable, "-P", script, what, *where, *keys, *resident]
+        allocator = [f"{name}={said}" for name, said in heap.environment("worker-0").items()]
+        return ["env", *allocator, sys.executable, "-P", script, what, *where, *keys, *resident]
 
 
 class Restic:
