@@ -103,7 +103,7 @@ def restore(
     """
     layout = console.layout_of(state_folder)
     if (pid := running_parent(layout)) is not None:
-        raise errors.Conflict(f"process {pid} runs the service: stop it first with `session-service stop`")
+        raise console.ServiceRuns(f"Process {pid} runs the service.")
     if not layout.registry.is_dir():
         raise errors.BadInput(
             f"{layout.registry} is not there: name the service's own folder with --state-folder; on a new "

@@ -170,7 +170,7 @@ class LocalPort:
 
 def connect(
     session: Annotated[str, typer.Argument(metavar="SESSION", help="The session's id.")],
-    port: Annotated[int, typer.Option(help="Local port; 0 takes a free one.")] = 5901,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Local port; 0 takes a free one.")] = 5901,
     view_only: Annotated[
         bool, typer.Option("--view-only", help="Look on: keys, pointer and clipboard stay here.")
     ] = False,

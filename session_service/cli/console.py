@@ -7,15 +7,16 @@ import asyncio
 import json
 import os
 import re
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from session_service.app.settings import default_state_folder
@@ -26,6 +27,8 @@ from session_service.client.api import Api
 from session_service.client.transport import Transport
 
 Result = TypeVar("Result")
+PIPED_COLUMNS: Final = 240
+"""Width of a table that no terminal shows."""
 STATE_FOLDER_VARIABLE = "SESSION_SERVICE_STATE_FOLDER"
 
 StateFolder = Annotated[
@@ -50,6 +53,16 @@ class NoService(errors.SessionError):
     )
 
 
+class ServiceRuns(errors.SessionError):
+    """The service runs with this state folder, which this command may change only while it does not."""
+
+    code, status, action = (
+        "service_runs",
+        409,
+        "Stop it first with `session-service stop`; desktops go on meanwhile.",
+    )
+
+
 class FileUnreadable(errors.SessionError):
     """A file that an option names cannot be read."""
 
@@ -63,7 +76,11 @@ class _Terminal(Console):
         super().print(*(harmless(one) if isinstance(one, str) else one for one in objects), **options)
 
 
-out = _Terminal(highlight=False, soft_wrap=True)
+out = _Terminal(
+    highlight=False,
+    soft_wrap=True,
+    width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_COLUMNS,
+)
 aside = _Terminal(highlight=False, soft_wrap=True, stderr=True)
 """Standard error: what is said beside an answer that a program reads."""
 
@@ -133,7 +150,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) 
     if not rows:
         out.print(empty)
         return
-    shown = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    first, *others = columns
+    # An id that is cut cannot be given to the next command, and half a time says nothing: others are folded.
+    shown = Table(Column(first, no_wrap=True), box=None, pad_edge=False, header_style="bold")
+    for column in others:
+        shown.add_column(column, overflow="fold")
     for row in rows:
         shown.add_row(*(Text(in_a_cell(cell)) for cell in row))
     out.print(shown)

@@ -278,7 +278,7 @@ def open_(
     settings = _settings(config, state_folder)
     layout = Layout(settings.state_folder)
     if (pid := running_parent(layout)) is not None:
-        raise errors.Conflict(f"process {pid} runs the service: stop it first with `session-service stop`")
+        raise console.ServiceRuns(f"Process {pid} runs the service.")
     text = console.text_of(recovery_code_file) if recovery_code_file else str(typer.prompt("Recovery code"))
     layout.keys.mkdir(mode=0o700, parents=True, exist_ok=True)
     name, done = asyncio.run(

@@ -7,12 +7,17 @@ It never opens the registry: it asks the running service over its unix socket, b
 
 import sys
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from session_service.base import errors
 from session_service.cli.harmless import harmless
+
+LISTS: Final = (
+    "Check it against `sessions list --all`, `checkpoints workspaces`, `checkpoints list` or `users list`."
+)
+"""What to do about a name or an id that leads nowhere, at a terminal."""
 
 
 def application_for(words: list[str]) -> typer.Typer:
@@ -98,5 +103,6 @@ def main() -> None:
             words = with_bare_s3(words)
         application_for(words)(words)
     except errors.SessionError as exc:
-        print(harmless(f"{exc.detail}\n{exc.action}  [{exc.code}]"), file=sys.stderr)
+        action = LISTS if type(exc) is errors.NotFound else exc.action
+        print(harmless(f"{exc.detail}\n{action}  [{exc.code}]"), file=sys.stderr)
         sys.exit(1)

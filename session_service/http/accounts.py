@@ -186,7 +186,10 @@ async def _token_owner(exchange: Exchange, ask: asks.TokenAsk) -> User:
     caller = exchange.caller
     if ask.user_id is None or ask.user_id == caller.user.id:
         if caller.user.id == NOBODY_YET:
-            raise errors.Conflict("There is no account yet: set the service up, or make an account first.")
+            raise errors.Conflict(
+                "A token belongs to an account, and there is no administrator yet: name an account, or set "
+                "the service up."
+            )
         return caller.user
     if caller.via != "socket":
         raise errors.NotAllowed("A token for another account is made on the machine itself only.")

@@ -128,7 +128,10 @@ async def start(exchange: Exchange) -> Reply:
     ask = exchange.body(asks.StartAsk)
     services, user = exchange.services, exchange.caller.user
     if user.id == NOBODY_YET:
-        raise errors.Conflict("There is no account yet: set the service up, or make an account first.")
+        raise errors.Conflict(
+            "A desktop belongs to an account, and there is no administrator yet whose it could be: set the "
+            "service up with the code that it printed, or `users create NAME --role administrator`."
+        )
     workspace = await _workspace_to_start(exchange, ask)
     already = await services.registry.sessions(states=OPEN_STATES, workspace_id=workspace.id)
     record = await services.control.start(
