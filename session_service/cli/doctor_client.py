@@ -132,7 +132,9 @@ def client(
         is_whole = False
     except OSError as exc:
         raise typer.BadParameter(
-            f"Nothing can listen there: {exc.strerror or exc}.", param_hint="URL"
+            f"Nothing can listen there: {exc.strerror or exc}. The kit plays the service itself: this is "
+            "not the address of one that runs.",
+            param_hint="URL",
         ) from exc
     _report(trial, json, junit)
     sys.exit(_status(trial, is_whole=is_whole))

@@ -92,7 +92,7 @@ def test_an_id_in_a_table_is_whole_wherever_it_is_shown() -> None:
     """In a pipe and on a narrow terminal: the next command needs it, and half a time says nothing."""
     code = (
         "from session_service.cli import console\n"
-        "row = ['01J9Z3M4N5P6Q7R8S9T0V1W2X3', 'ended_by_user', 'ada/Home', '1:23', 'never_attached', '9:44']\n"
+        "row = ['01J9Z3M4N5P6Q7R8S9T0V1W2X3', 'ended_by_user', 'a/Home', '1:23', 'never_attached', '9:44']\n"
         "console.table(['SESSION', 'STATE', 'WHO', 'HOLD LEFT', 'CAUSE', 'SAVED AS OF'], [row], empty='')"
     )
     for more in ({}, {"COLUMNS": "60"}):
