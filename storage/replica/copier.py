@@ -110,6 +110,9 @@ class Copier:
             there = {info.name: info.size async for info in self._place.list()}
             here = {info.name: info.size async for info in self.workspace.place.list()}
             state = await self._refreshed()
+            if state.snapshot_at:  # what may go is asked of a chain that was read itself
+                async with self.workspace.lock:
+                    state = await self.workspace.log.read_chain()
             await self._require_same_log(state, there)
             wanted = wanted_of(state, here)
             reached = _position(state, self.workspace)

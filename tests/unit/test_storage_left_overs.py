@@ -7,6 +7,7 @@ damage or refuse because of it, and upkeep must not refuse for ever.
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -266,3 +267,74 @@ async def test_what_killed_work_left_is_no_damage_and_hinders_nobody(leave, whol
     await cold.restore(REF, seq=saved.info.seq, into=tmp_path / "back")
     assert (tmp_path / "back" / "new").read_text() == "work"
     assert (await cold.verify(REF, "full")).orphans == 0, "nothing stays for ever"
+
+
+async def test_a_probe_that_died_at_any_call_hinders_neither_the_next_one_nor_anybody(whole):
+    bucket = MemoryBucket(dict(whole.objects))
+    at, died = 0, True
+    while died:
+        at += 1
+        store = FaultyStore(MemoryStore(bucket))
+        store.crash_at(at, landed=bool(at % 2))
+        try:
+            await probe(store)
+            died = False
+        except (Crashed, BaseExceptionGroup):
+            pass
+        assert (await probe(MemoryStore(bucket))).usable, at
+        rest = {name: raw for name, raw in bucket.objects.items() if not name.startswith("probe/")}
+        assert rest == whole.objects, at
+    assert at > 10
+
+
+async def test_a_second_store_whose_replication_died_is_a_whole_beginning_or_says_that_it_is_none(
+    whole, tmp_path, monkeypatch
+):
+    """Opened as if it were the only one: what it lists it gives, to the last byte, or says what is missing: a
+    pack that the main store has given up since. The copy itself begins with an index snapshot, as a process
+    does that has lost its cache.
+    """
+
+    async def proved(store: object) -> storage.ProbeVerdict:
+        return storage.ProbeVerdict(usable=True, checks=(), took_ms=0)
+
+    monkeypatch.setattr("storage.replica.second.probe", proved)
+    main = open_whole(MemoryBucket(dict(whole.objects)), tmp_path / "main")
+    given_up = set((await (await main._known.required(REF)).log.read_chain()).retired)
+    at, seen = 1, set()
+    while True:
+        at += 5
+        second = MemoryBucket()
+        there = FaultyStore(MemoryStore(second))
+        there.crash_at(at)
+
+        async def opener(there: FaultyStore = there) -> FaultyStore:
+            return there
+
+        copying = storage.Storage(
+            MemoryStore(MemoryBucket(dict(whole.objects))),
+            master_key=whole_repository.WAYS,
+            cache_folder=tmp_path / f"main {at}",
+            fresh=os.urandom,
+            clock_ms=lambda: 1_700_000_600_000,
+            second=storage.SecondStore(opener, storage.RetryPolicy(tries=1)),
+        )
+        with contextlib.suppress(Crashed, BaseExceptionGroup):
+            assert (await copying.replicate(REF, whole=True)).state == "in_step"
+            break
+        alone = open_whole(second, tmp_path / f"alone {at}")
+        try:
+            listed = await alone.list(REF)
+            faults = (await alone.verify(REF, "full")).faults
+        except storage.StorageError:
+            continue  # no key or no log of it is there yet, and it says so
+        packs = {name for name in (fault.split(": ")[0] for fault in faults) if name.startswith("p/")}
+        assert packs <= given_up, "what the main store has not given up stands before what names it"
+        for info in listed:
+            into = tmp_path / f"back {at} {info.seq}"
+            report = await alone.restore(REF, seq=info.seq, into=into)
+            there = {path.name: path.read_bytes() for path in into.iterdir()}
+            assert there.items() <= whole.homes[info.seq].items()
+            assert report.complete == (there == whole.homes[info.seq])
+        seen.add(len(listed))
+    assert len(seen) > 1, "some died early, some late"
