@@ -164,7 +164,12 @@ def made_from(remembered: Remembered) -> Made:
 
 def entry_of(made: Made) -> Entry:
     """Return the entry of what is kept."""
-    return decode(_entry_decoder, made[6], what="remembered entry")
+    return entry_from(made[6])
+
+
+def entry_from(raw: bytes | msgspec.Raw) -> Entry:
+    """Return the entry in bytes of our own."""
+    return decode(_entry_decoder, raw, what="remembered entry")
 
 
 def is_special(made: Made) -> bool:
@@ -215,9 +220,12 @@ def set_apart(part: Part, blobs: Blobs) -> Part:
 def moved(packed_folder: bytes, before: Blobs, now: Blobs) -> bytes:
     """Return the packed value of a folder that is to be kept elsewhere."""
     stored = decode(_stored_decoder, packed_folder, what="stat cache")
-    if stored.parts[0].inline:
+    if all(part.inline for part in stored.parts):
         return packed_folder
-    parts = [msgspec.structs.replace(part, rows=now.put(before.get(part.rows))) for part in stored.parts]
+    parts = [
+        part if part.inline else msgspec.structs.replace(part, rows=now.put(before.get(part.rows)))
+        for part in stored.parts
+    ]
     return encode(_Stored(stored.node, stored.below, parts))
 
 

@@ -25,11 +25,11 @@ from typing import Final
 
 from storage.errors import RestoreError, TargetNotEmpty
 from storage.ops.draft import Draft, empty_draft, resumable_draft, write_out
-from storage.ops.folder_record import NOWHERE, Blobs
+from storage.ops.folder_record import NOWHERE, Blobs, entry_from
 from storage.ops.lanes import File, Lanes
 from storage.ops.restore_plan import Plan, Planner, tiers
 from storage.ops.seeding import Seeding
-from storage.ops.stat_cache import VOUCHED_NS, Remembered, StatCache, facts_of
+from storage.ops.stat_cache import VOUCHED_NS, ByFolder, Remembered, StatCache, facts_of
 from storage.ops.values import BadPath, LeftOut, Progress, RestoreReport
 from storage.repository.index import Places
 from storage.repository.reader import Reader
@@ -170,15 +170,14 @@ class Restore:
         )
 
     def _make_frames(self, extractor: Extractor, plan: Plan) -> None:
-        for path, entry, facts in plan.made:
+        for path, kind, target, facts in plan.made:
             self._stop.check()
             self._met_one()
-            if entry.type == Kind.FOLDER:
+            if kind == Kind.FOLDER:
                 extractor.folder(path, facts)
-            elif entry.type == Kind.SYMLINK:
-                assert isinstance(entry.content, bytes), "checked when it was decoded"
-                extractor.symlink(path, entry.content, facts)
-            elif entry.type == Kind.FIFO:
+            elif kind == Kind.SYMLINK:
+                extractor.symlink(path, target, facts)
+            elif kind == Kind.FIFO:
                 extractor.fifo(path, facts)
             elif not (extractor.resumed and extractor.is_whole(path, facts)):
                 extractor.file(path, facts).close()
@@ -262,29 +261,29 @@ class Restore:
                 extractor.take_back(path, NO_FACTS, inode=None)
         return extractor.finish(root=not (plan.left_out and self._resumable))
 
-    async def _remembered(self, device: int, made: dict[bytes, StatFacts], plan: Plan) -> StatCache | None:
+    async def _remembered(self, device: int, made: dict[bytes, bytes], plan: Plan) -> StatCache | None:
         """Return a stat cache of the files that were written, or None where it would prove nothing.
 
         Whoever gets this home may write at once. That such a write moves ctime must be certain: the file
         system is one that keeps fine times, and its clock has gone on since the last file was made.
         """
-        newest_ns = max((facts.ctime_ns for facts in made.values()), default=0)
-        coarse = all(facts.ctime_ns % 1_000_000_000 == 0 for facts in made.values())
+        newest_ns, coarse = 0, True
+        for packed in made.values():
+            changed_ns = StatFacts.unpacked(packed).ctime_ns
+            newest_ns, coarse = max(newest_ns, changed_ns), coarse and changed_ns % 1_000_000_000 == 0
         if coarse or not keeps_fine_times(device) or not await _clock_is_past(newest_ns):
             return None
         root = Remembered(None, self._checkpoint.root)
         cache = StatCache(
             seq=self._row.seq, hash_=self._row.hash, device=device, root=root, blobs=self._blobs
         )
-        folders: dict[bytes, list[Remembered]] = {b"": []}
-        for path, entry in plan.entries.items():
+        folders = ByFolder(cache)
+        for path, raw in plan.entries.items():
             found = made.get(path)
-            facts, read_ns = (None, 0) if found is None else (facts_of(found), VOUCHED_NS)
-            folders[path[: -len(entry.name) - 1]].append(Remembered(facts, entry, read_ns))
-            if entry.type == Kind.FOLDER:
-                folders[path] = []
-        for path, items in folders.items():
-            cache.put(path, items)
+            facts = None if found is None else facts_of(StatFacts.unpacked(found))
+            read_ns = 0 if found is None else VOUCHED_NS
+            folders.take(path, Remembered(facts, entry_from(raw), read_ns))
+        folders.end()
         return cache
 
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from storage.errors import HostileTree, StorageError
 from storage.format import tree
+from storage.format.encoding import encode
 from storage.format.extras import Extras, GradeTag
 from storage.format.limits import DEPTH_FOLDERS_MAX, KIB, MIB
 from storage.format.table import checked_chunk_refs
@@ -56,11 +57,11 @@ PARTS_SPARE: Final = 2_000_000
 class Plan:
     """Everything of one checkpoint."""
 
-    made: list[tuple[bytes, Entry, RestoreFacts]] = field(default_factory=list)
+    made: list[tuple[bytes, int, bytes, RestoreFacts]] = field(default_factory=list)
     """Folders, links, fifos and empty files, in the order of the tree."""
     files: list[File] = field(default_factory=list)
-    entries: dict[bytes, Entry] = field(default_factory=dict)
-    """All of them, for the stat cache; empty unless one is wanted."""
+    entries: dict[bytes, bytes] = field(default_factory=dict)
+    """All of them, for the stat cache, encoded and in the order of the tree; empty unless one is wanted."""
     links: list[tuple[bytes, bytes]] = field(default_factory=list)
     not_made: list[BadPath] = field(default_factory=list)
     differences: list[BadPath] = field(default_factory=list)
@@ -126,9 +127,9 @@ class Planner:
         if self._path:
             # The part comes under its own name into a folder that is nobody's copy.
             facts = RestoreFacts(mode=0o700, uid=None, gid=None, mtime_s=root.mtime_s, mtime_ns=root.mtime_ns)
-            plan.made.append((b"", root, facts))
+            plan.made.append((b"", Kind.FOLDER, b"", facts))
         else:
-            plan.made.append((b"", root, facts_of(root, tree.entry_extras(root), None)))
+            plan.made.append((b"", Kind.FOLDER, b"", facts_of(root, tree.entry_extras(root), None)))
         walk = (
             self._part() if self._path else walk_tree(self._reader, self._places, self._row, lost=self._lost)
         )
@@ -137,7 +138,7 @@ class Planner:
             if len(path) > PATH_BYTES_MAX:
                 raise HostileTree(path=path[:PATH_BYTES_MAX], rule="too deep")
             if self._keep_entries:
-                plan.entries[path] = entry
+                plan.entries[path] = encode(entry)
             if not self._take_plain(path, entry):
                 await self._take_or_leave(path, entry)
         if plan.bytes - self._bytes_unannounced > self._bytes_announced:
@@ -168,7 +169,7 @@ class Planner:
             entry.mode, entry.uid, entry.gid, entry.mtime_s, entry.mtime_ns, entry.size, None, NO_ATTRIBUTES
         )
         if entry.type != Kind.FILE or entry.content is None:
-            self._plan.made.append((path, entry, facts))
+            self._plan.made.append((path, entry.type, _target(entry), facts))
         elif isinstance(entry.content, bytes):
             self._plan.files.append(File(path, facts, checked_chunk_refs(entry.content)))
             self._plan.bytes += entry.size
@@ -199,7 +200,7 @@ class Planner:
             plan.not_made.append(BadPath(path=path, grade=reason))
             return
         if entry.type != Kind.FILE:
-            plan.made.append((path, entry, facts_of(entry, extras, None)))
+            plan.made.append((path, entry.type, _target(entry), facts_of(entry, extras, None)))
             return
         if extras.link_group is not None:
             first = self._groups.setdefault(extras.link_group, (path, entry))
@@ -232,7 +233,7 @@ class Planner:
         if refs:
             self._plan.files.append(File(path, facts, refs))
         else:
-            self._plan.made.append((path, entry, facts))
+            self._plan.made.append((path, entry.type, b"", facts))
 
     def _count_parts(self, path: bytes, count: int) -> None:
         self._parts_left -= count
@@ -254,6 +255,14 @@ def tiers(files: list[File]) -> tuple[list[File], list[File], list[File]]:
     others = [file for file in files if file.path not in first]
     small = [file for file in others if file.facts.size <= SMALL_FILE_BYTES]
     return list(first.values()), small, [file for file in others if file.facts.size > SMALL_FILE_BYTES]
+
+
+def _target(entry: Entry) -> bytes:
+    """Return where a symlink leads."""
+    if entry.type != Kind.SYMLINK:
+        return b""
+    assert isinstance(entry.content, bytes), "checked when it was decoded"
+    return entry.content
 
 
 def _is_read_at_start(file: File) -> bool:

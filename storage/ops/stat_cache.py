@@ -26,6 +26,8 @@ from storage.format.tree import Entry
 from storage.ops.folder_record import (
     Blobs,
     FolderRecord,
+    Made,
+    Part,
     Remembered,
     Totals,
     facts_of,
@@ -34,6 +36,7 @@ from storage.ops.folder_record import (
     pack_folder,
     part_of,
     remembered_of,
+    set_apart,
 )
 from storage.repository.blob_file import BlobFile
 from storage.scan.entry import Kind, StatFacts
@@ -92,15 +95,6 @@ class StatCache:
         self.blobs = blobs
         self._folders: dict[bytes, bytes] = {}
         """By what each folder is found; not changed any more once it is saved."""
-
-    def put(self, path: bytes, entries: list[Remembered]) -> None:
-        """Remember a folder whose node is not known."""
-        made = sorted(map(made_from, entries), key=lambda one: one[0])
-        parts = [
-            part_of(made[at : at + ENTRIES_OF_PART], leaf=None, firm=False)
-            for at in range(0, max(1, len(made)), ENTRIES_OF_PART)
-        ]
-        self.put_packed(path, pack_folder(parts, self.blobs))
 
     def put_packed(self, path: bytes, packed: bytes) -> None:
         """Remember a folder by its packed value."""
@@ -240,21 +234,59 @@ class StatCache:
     ) -> "StatCache":
         """Make a cache without stat facts from a checkpoint's tree."""
         cache = cls(seq=seq, hash_=hash_, device=-1, root=Remembered(None, root), blobs=blobs)
-        empty: set[bytes] = {b""}
-        parent, items = b"", list[Remembered]()
-        async for path, entry in tree:  # all of one folder together
-            where = path[: -len(entry.name) - 1] if len(path) > len(entry.name) else b""
-            if where != parent:
-                cache.put(parent, items)
-                empty.discard(parent)
-                parent, items = where, []
-            items.append(Remembered(None, entry))
-            if entry.type == Kind.FOLDER:
-                empty.add(path)
-        cache.put(parent, items)
-        for path in empty - {parent}:
-            cache.put(path, [])
+        folders = ByFolder(cache)
+        async for path, entry in tree:
+            folders.take(path, Remembered(None, entry))
+        folders.end()
         return cache
+
+
+class ByFolder:
+    """Puts the entries of a tree, as they come, into a cache: all of one folder come together."""
+
+    def __init__(self, cache: StatCache) -> None:
+        self._cache = cache
+        self._path = b""
+        self._parts: list[Part] = []
+        self._run: list[Made] = []
+        self._empty: set[bytes] = set()
+        """Folders of which nothing has come yet."""
+
+    def take(self, path: bytes, one: Remembered) -> None:
+        """Take one entry."""
+        name = one.entry.name
+        where = path[: -len(name) - 1] if len(path) > len(name) else b""
+        if where != self._path:
+            self._put()
+            self._path = where
+        self._run.append(made_from(one))
+        if len(self._run) == ENTRIES_OF_PART:
+            self._end_part()
+        if one.entry.type == Kind.FOLDER:
+            self._empty.add(path)
+
+    def end(self) -> None:
+        """Put what is left."""
+        self._put()
+        for path in sorted(self._empty):
+            self._path = path
+            self._put()
+
+    def _put(self) -> None:
+        if self._run or not self._parts:
+            self._end_part()
+        parts, self._parts = self._parts, []
+        self._cache.put_packed(self._path, pack_folder(parts, self._cache.blobs))
+        self._empty.discard(self._path)
+
+    def _end_part(self) -> None:
+        run, self._run = sorted(self._run, key=_name_of), []
+        part = part_of(run, leaf=None, firm=False)
+        self._parts.append(set_apart(part, self._cache.blobs) if len(run) == ENTRIES_OF_PART else part)
+
+
+def _name_of(made: Made) -> bytes:
+    return made[0]
 
 
 __all__ = ["RACY_NS", "VOUCHED_NS", "Remembered", "StatCache", "facts_of"]

@@ -27,6 +27,7 @@ The functions that fill and use these values (in this folder):
     Extractor(root_fd, policy) -> see `extract.py`; methods folder, file, symlink, hardlink, fifo, finish.
 """
 
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -34,6 +35,9 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 RawPath: TypeAlias = bytes
 
+_FACTS: Final = struct.Struct("<qqIqIQQIIIIII")
+"""Times as the kernel has them: nanoseconds of the year 2300 do not fit into 64 bits."""
+_SECOND_NS: Final = 1_000_000_000
 PIECE_BYTES: Final = 4 * 1024 * 1024
 """Largest piece that is read at once."""
 
@@ -75,6 +79,17 @@ class StatFacts(NamedTuple):
     links: int
     major: int = 0
     minor: int = 0
+
+    def packed(self) -> bytes:
+        """Return it as it is kept of very many files: a fifth of the bytes."""
+        modified, changed = divmod(self.mtime_ns, _SECOND_NS), divmod(self.ctime_ns, _SECOND_NS)
+        return _FACTS.pack(self.size, *modified, *changed, *self[3:])
+
+    @classmethod
+    def unpacked(cls, raw: bytes) -> "StatFacts":
+        """Return what was packed."""
+        size, modified_s, modified_ns, changed_s, changed_ns, *others = _FACTS.unpack(raw)
+        return cls(size, modified_s * _SECOND_NS + modified_ns, changed_s * _SECOND_NS + changed_ns, *others)
 
 
 Before: TypeAlias = tuple[bytes, tuple[int, int, int, int, int, int, int] | None, int, int, int, int, object]

@@ -24,7 +24,7 @@ from hashlib import blake2b
 from storage.errors import DescriptorsExhausted, HostileTree, TargetFailed, TargetFull, TargetNotEmpty
 from storage.scan.attributes import FLAG_NOCOW
 from storage.scan.dress import Wardrobe, set_nocow
-from storage.scan.entry import ExtractReport, RestoreFacts, RestorePolicy, StatFacts
+from storage.scan.entry import ExtractReport, RestoreFacts, RestorePolicy
 from storage.scan.open_folders import OpenFolders
 from storage.scan.rights import HANDLE, READ_FOLDER
 from storage.scan.walk import PATH_BYTES_MAX, facts_of
@@ -99,8 +99,9 @@ class Extractor:
         self._bytes = 0
         self._differences: list[tuple[bytes, str]] = []
         self._remember = remember
-        self.made: dict[bytes, StatFacts] = {}
-        """Files, links and fifos that are exactly what they were to become; without those of link groups."""
+        self.made: dict[bytes, bytes] = {}
+        """`StatFacts`, packed, of files, links and fifos that are exactly what they were to become; without
+        those of link groups."""
 
     def folder(self, path: bytes, facts: RestoreFacts) -> None:
         """Make a folder; for `b""` note what the root shall become."""
@@ -168,7 +169,7 @@ class Extractor:
         """Called by a lane: a file stands with its bytes and all that it was to become."""
         self._files.add(found.st_ino)
         if self._remember and path not in self._renamed:
-            self.made[path] = facts_of(found)
+            self.made[path] = facts_of(found).packed()
 
     def is_whole(self, path: bytes, facts: RestoreFacts) -> bool:
         """Return whether an earlier extractor finished this file, and count it if so; else it is begun anew.
@@ -334,7 +335,7 @@ class Extractor:
 
     def _note_made(self, path: bytes, left_off: list[str], found: os.stat_result) -> None:
         if self._remember and not left_off and path not in self._renamed:
-            self.made[path] = facts_of(found)
+            self.made[path] = facts_of(found).packed()
 
     def _place(self, path: bytes, *, new: bool = True) -> tuple[int, bytes]:
         """Return the folder that `path` lies in, open, and the name in it; check the path and the counts."""
