@@ -68,15 +68,38 @@ class Places(Protocol):
         """
 
 
+class _Tables:
+    """Places of both classes, and the containers by the numbers under which places name them.
+
+    They mean something only together, so what replaces one of them replaces all.
+    """
+
+    __slots__ = ("data", "meta", "numbered")
+
+    def __init__(self) -> None:
+        self.data, self.meta = PlaceTable(), PlaceTable()
+        self.numbered: list[Container] = []
+
+    def add(self, container: Container) -> None:
+        number = len(self.numbered)
+        self.numbered.append(container)
+        for segment in container.segments:
+            self.of(segment.kind).put(number, segment.index, segment.refs)
+
+    def of(self, kind: BoxKind) -> PlaceTable:
+        return self.data if kind is BoxKind.DATA else self.meta
+
+
 class ChunkIndex:
-    """Live chunks by class and id."""
+    """Live chunks by class and id.
+
+    One thread may change it while others look for places: readers hold no lock.
+    """
 
     looks = 0
 
     def __init__(self) -> None:
-        self._data, self._meta = PlaceTable(), PlaceTable()
-        self._numbered: list[Container] = []
-        """Containers by the number under which chunks name them."""
+        self._tables = _Tables()
         self.containers: dict[str, Container] = {}
         self.damaged: dict[str, DamagedPack] = {}
         """Packs in which a chunk may lie that is known nowhere else, by name."""
@@ -84,10 +107,7 @@ class ChunkIndex:
     def add(self, container: Container) -> None:
         """Make the chunks of a container findable. The first place of a chunk stays its place."""
         self.containers[container.name] = container
-        number = len(self._numbered)
-        self._numbered.append(container)
-        for segment in container.segments:
-            self._of(segment.kind).put(number, segment.index, segment.refs)
+        self._tables.add(container)
 
     def retire(self, name: str) -> None:
         """Forget a container and every chunk that is found there only."""
@@ -98,26 +118,23 @@ class ChunkIndex:
         gone = [self.containers.pop(name) for name in names if name in self.containers]
         if not gone:
             return
-        self._data.clear()
-        self._meta.clear()
-        self._numbered.clear()
+        tables = _Tables()
         for container in self.containers.values():
-            self.add(container)
+            tables.add(container)
+        self._tables = tables  # at once: a reader must not follow an old number to another container
 
     def knows(self, kind: BoxKind, chunk_id: bytes) -> bool:
         """Return whether a chunk is stored already."""
-        return self._of(kind).get(chunk_id) is not None
+        return self._tables.of(kind).get(chunk_id) is not None
 
     def place(self, kind: BoxKind, chunk_id: bytes) -> Place:
         """Return where a chunk lies."""
-        found = (self._data if kind is BoxKind.DATA else self._meta).get(chunk_id)
+        tables = self._tables
+        found = (tables.data if kind is BoxKind.DATA else tables.meta).get(chunk_id)
         if found is None:
             raise self._missing(chunk_id)
         number, segment, start, length = found
-        return Place(self._numbered[number], segment, start, length)
-
-    def _of(self, kind: BoxKind) -> PlaceTable:
-        return self._data if kind is BoxKind.DATA else self._meta
+        return Place(tables.numbered[number], segment, start, length)
 
     def _missing(self, chunk_id: bytes) -> ObjectMissing:
         if not self.damaged:
@@ -133,9 +150,9 @@ class ChunkIndex:
 
     def settle(self) -> None:
         """Give back memory that only the reading of the log needed."""
-        self._data.settle()
-        self._meta.settle()
+        self._tables.data.settle()
+        self._tables.meta.settle()
 
     def counts(self) -> tuple[int, int]:
         """Return how many data and meta chunks are known."""
-        return len(self._data), len(self._meta)
+        return len(self._tables.data), len(self._tables.meta)

@@ -82,11 +82,6 @@ class PlaceTable:
         if len(new) > LOADED_MIN:
             self._pack(LOADED_MIN, 1)
 
-    def clear(self) -> None:
-        """Forget all."""
-        with self._lock:
-            self._new, self._packed = {}, _nothing()
-
     def _pack(self, least: int, share: int = NEW_SHARE) -> None:
         """Pack what is new if there is more of it than that, and a share of all."""
         with self._lock:

@@ -32,8 +32,6 @@ def test_it_answers_as_a_dict_does_while_it_grows(monkeypatch, least: int):
             asked = id_of(random_.randrange(4_000))
             assert table.get(asked) == plain.get(asked)
     assert len(plain) <= len(table) <= 2 * len(plain)
-    table.clear()
-    assert (len(table), table.get(id_of(1))) == (0, None)
 
 
 def test_bytes_that_lie_across_two_rows_are_no_id(monkeypatch):
