@@ -427,11 +427,11 @@ class Gather:
             self._send_batch()
 
     def _send_batch(self) -> None:
-        batch, self._batch = self._batch, _Batch()
-        if not batch.files:
+        if not self._batch.files:
             return
         self._join(BATCHES_WAITING_MAX - 1)
-        self._waiting.add(self._threads.read(self._read_batch, batch))
+        self._waiting.add(self._threads.read(self._read_batch, self._batch))
+        self._batch = _Batch()  # until now its descriptors were ours to close
 
     def _join(self, left_max: int) -> None:
         """Wait until so few batches are left, and let the first failure pass."""

@@ -18,6 +18,8 @@ import stat
 from bisect import insort
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
+from operator import eq
 from typing import Protocol
 
 from storage.errors import Cancelled, DescriptorsExhausted, HomeMissing, HomeMoved, RouteLost
@@ -445,9 +447,19 @@ def _list_names(level: _Level, fd: int) -> None:
         require_descriptors(exc)
         level.error = exc.errno
         return
-    others.sort(reverse=True)
-    folders.sort(reverse=True)
-    level.others, level.folders = others, folders
+    level.folders = _descending_once(folders)
+    twice = set(folders).intersection(others) if folders else ()
+    level.others = _descending_once([name for name in others if name not in twice] if twice else others)
+
+
+def _descending_once(names: list[bytes]) -> list[bytes]:
+    """Return names in the order of `_Level`. A name that was replaced while its folder was listed may have
+    been told twice, and two entries of one name would be a tree that nobody reads.
+    """
+    names.sort(reverse=True)
+    if any(map(eq, names, islice(names, 1, None))):
+        return list(dict.fromkeys(names))
+    return names
 
 
 def _descending(name: bytes) -> bytes:
