@@ -165,8 +165,8 @@ class Restore:
         return RestorePolicy(
             owner=self._owner,
             captured=self._checkpoint.owner,
-            entries_max=plan.entries_made,
-            bytes_max=plan.bytes,
+            entries_max=plan.entries_made + len(plan.lists_lost),  # some of these may stand there, whole
+            bytes_max=plan.bytes + sum(facts.size for _, facts in plan.lists_lost),
         )
 
     def _make_frames(self, extractor: Extractor, plan: Plan) -> None:

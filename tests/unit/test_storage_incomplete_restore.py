@@ -15,6 +15,7 @@ from storage.repository.index import ChunkIndex, Container
 from storage.repository.log import CommitLog
 from storage.repository.packer import NewChunks
 from storage.repository.reader import Reader
+from storage.repository.verify import walk_tree
 from tests.fakes.faulty_store import FOR_EVER, Fault
 from tests.fakes.golden_repository import part
 from tests.fakes.home import picture
@@ -283,6 +284,27 @@ async def test_half_a_file_of_a_restore_that_was_cut_off_does_not_stay(saved, mo
     report = await opened.restore(REF, seq=saved.seq, into=into, resumable=True)
     require_truth(saved, into, report)
     assert {one.path for one in report.left_out} == {b"large", b"deep/other name"}, "the others are whole"
+
+
+async def test_whole_files_stay_that_are_only_in_the_folder_that_is_taken_up(spread, monkeypatch):
+    """All was made but the root's rights; then the lists of what is in some files are lost."""
+    saved, into = spread, spread.folder / "back"
+    opened = saved.open("reader")
+    await opened.restore(REF, seq=saved.seq, into=into)
+    into.chmod(0o700)
+    hash_ = (await opened.list(REF))[-1].hash
+    about = [1, draft.BOOT_ID.read_bytes(), saved.seq, hash_, None, False]
+    draft.note_beside(into).write_bytes(draft.encode(about))
+    workspace = await opened._known.required(REF)
+    row = (await workspace.log.refresh()).row(saved.seq)
+    tree = [entry async for _, entry in walk_tree(workspace.reader, saved.index, row)]
+    lists = [entry.content[0] for entry in tree if entry.name[:1] == b"z"]
+    assert len(lists) == 4
+    losable(monkeypatch).extend(lists)
+    report = await opened.restore(REF, seq=saved.seq, into=into, resumable=True)
+    assert report.resumed
+    assert report.complete
+    assert picture(into) == picture(saved.home)
 
 
 async def test_a_home_of_a_session_is_whole_or_is_not_made(saved):
