@@ -11,11 +11,11 @@ inode has several names, or it is reported each time (sockets, devices). No part
 import stat
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-from storage.errors import CacheLost
+from storage.errors import CacheLost, FormatError
 from storage.format.encoding import Body, decode, encode
 from storage.format.tree import Entry, NodeRef, entry_extras
 from storage.scan.entry import Before, Kind, StatFacts
@@ -33,6 +33,7 @@ _TYPE_BITS: Final[Mapping[int, int]] = {
     Kind.BLOCK: stat.S_IFBLK,
 }
 
+T = TypeVar("T")
 Facts = tuple[int, int, int, int, int, int, int, int, int]
 """mode, inode, device, links, uid, gid, size, mtime_ns, ctime_ns"""
 Head = tuple[int, int, int, int, int, int, int]
@@ -219,7 +220,7 @@ def set_apart(part: Part, blobs: Blobs) -> Part:
 
 def moved(packed_folder: bytes, before: Blobs, now: Blobs) -> bytes:
     """Return the packed value of a folder that is to be kept elsewhere."""
-    stored = decode(_stored_decoder, packed_folder, what="stat cache")
+    stored = _read(_stored_decoder, packed_folder)
     if all(part.inline for part in stored.parts):
         return packed_folder
     parts = [
@@ -238,12 +239,11 @@ class FolderRecord:
         """Open it.
 
         Raises:
-            FormatError: it is none.
-            CacheLost: it is not there any more.
+            CacheLost: it is not there any more, or is none that this version reads.
         """
         self.slot = slot
         self._blobs = blobs
-        self._stored = decode(_stored_decoder, blobs.get(slot), what="stat cache")
+        self._stored = _read(_stored_decoder, blobs.get(slot))
         self._opened: tuple[int, list[Made]] = (-1, [])
         self._at: tuple[int, dict[bytes, int]] = (-1, {})
 
@@ -295,7 +295,7 @@ class FolderRecord:
         if opened[0] != number:
             part = self._stored.parts[number]
             raw = part.rows if part.inline else self._blobs.get(part.rows)
-            opened = self._opened = number, decode(_rows_decoder, raw, what="stat cache")
+            opened = self._opened = number, _read(_rows_decoder, raw)
         return opened[1]
 
     def before(self, number: int) -> dict[bytes, Before]:
@@ -369,6 +369,14 @@ def remembered_of(made: Made) -> Remembered:
     mode, inode, device, links, uid, gid, size = made[1]
     facts = (stat.S_IMODE(mode), inode, device, links, uid, gid, size, made[2], made[3])
     return Remembered(facts, entry, made[4])
+
+
+def _read(decoder: "msgspec.msgpack.Decoder[T]", raw: bytes) -> T:
+    """Return what a version of this service has kept; of another one nothing is needed."""
+    try:
+        return decode(decoder, raw, what="stat cache")
+    except FormatError as exc:
+        raise CacheLost(what="stat cache") from exc
 
 
 def _first_of(part: Part) -> bytes:

@@ -65,6 +65,8 @@ class Workspace:
         if not self.stat_loaded:
             self.stat = await self.threads.quick(StatCache.load, self.stat_file)
             self.stat_loaded = True
+            if self.stat is None:
+                self.stat_file = self.stat_file.fresh()  # what nobody reads must not stand before more
         if not state.damaged.keys() <= self.scanned_without:
             return None  # what it remembers as stored may lie in a damaged pack: read it, and store it anew
         cache = self.stat

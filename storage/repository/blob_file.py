@@ -84,12 +84,12 @@ class BlobFile:
             return
         try:
             size = os.fstat(fd).st_size
-            if size > FILE_BYTES_MAX or os.pread(fd, len(MAGIC), 0) != MAGIC:
+            if os.pread(fd, len(MAGIC), 0) != MAGIC:
                 return
             while self._end + _FRAME.size <= size:
                 data_bytes, state_bytes, check = _FRAME.unpack(os.pread(fd, _FRAME.size, self._end))
                 at = self._end + _FRAME.size + data_bytes
-                if at + state_bytes > size:
+                if at + state_bytes > size or state_bytes > FILE_BYTES_MAX:
                     return
                 state = os.pread(fd, state_bytes, at)
                 if check != self._checked(data_bytes, state):
