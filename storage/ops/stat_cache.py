@@ -163,6 +163,8 @@ class StatCache:
     def saved(self) -> "tuple[StatCache, BlobFile]":
         """Let it stand in its file, as what changed there; return it, or a copy of it in a fresh file.
 
+        Where nothing can be written, what is returned holds it in memory.
+
         Raises:
             CacheLost: what it remembers is not there any more.
         """
@@ -180,10 +182,11 @@ class StatCache:
         made._folders = {
             path: FolderRecord(slot, file).slot_in(fresh) for path, slot in self._folders.items()
         }
-        if not fresh.commit(encode(made._state({}))):
+        if fresh.commit(encode(made._state({}))):
+            fresh.named = made._folders
+        elif fresh.held_bytes >= file.held_bytes:
             return self, file
-        fresh.named = made._folders
-        return made, fresh
+        return made, fresh  # uncommitted it holds less: without what nobody names any more
 
     def _state(self, before: dict[bytes, bytes]) -> _State:
         folders: list[tuple[bytes, bytes | None]] = [

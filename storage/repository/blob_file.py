@@ -77,6 +77,11 @@ class BlobFile:
         """Return whether a state stands in it."""
         return self._whole_bytes > 0
 
+    @property
+    def held_bytes(self) -> int:
+        """Return how much of it is in memory."""
+        return len(self._buffer)
+
     def states(self) -> Iterator[bytes]:
         """Yield the states that are to be believed, the oldest first. Before anything is put."""
         fd = self._fd

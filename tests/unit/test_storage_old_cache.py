@@ -75,3 +75,18 @@ async def test_a_file_that_outgrew_what_is_kept_is_still_read(kept, monkeypatch)
         await kept.save()
     assert file.stat().st_size > 1_000
     assert await kept.save() == 0
+
+
+async def test_what_is_held_where_no_cache_can_be_written_does_not_grow_with_every_save(kept):
+    """A full disk, say: what nobody names any more is let go of."""
+    (file,) = kept.node.folder.rglob("stat.cache")
+    kept.node.folder = kept.home.parent / "no folder"
+    kept.node.folder.mkdir()
+    (kept.node.folder / file.relative_to(kept.home.parent / "node").parts[0]).write_bytes(b"taken")
+    opened, held = kept.node.open(), []
+    for number in range(40):
+        write(kept.home, file=b"content %d" % number)
+        await opened.checkpoint(REF, home=kept.home, fence=kept.fence, session="s", reason="t")
+        held.append((await opened._known.required(REF)).stat_file.held_bytes)
+    assert not list(kept.node.folder.rglob("*.cache"))
+    assert 0 < held[-1] <= 4 * held[0]
