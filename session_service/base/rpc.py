@@ -28,6 +28,8 @@ from session_service.base import aio, errors, log, private_socket
 FRAME_BYTES_MAX: Final = 64 << 20
 """One message; a listing of a large folder is the biggest that is sent."""
 CONNECT_S: Final = 5.0
+CLOSE_S: Final = 1.0
+"""For the last words to be read by the other part, once the connection is to be closed."""
 CALLS_PER_CONNECTION_MAX: Final = 256
 READ_BYTES: Final = 64 * 1024
 """Read at once; what came together is taken apart without asking the socket again."""
@@ -176,6 +178,17 @@ class _Writer:
         self._send()
         self._writer.close()
 
+    async def closed(self, limit_s: float) -> None:
+        """Close, and return when what was said is sent; drop what is not after `limit_s`."""
+        self.close()
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._writer.wait_closed()
+        except TimeoutError:
+            self._writer.transport.abort()
+        except OSError:  # the other part was quicker
+            pass
+
     def _send(self) -> None:
         said, self._said, self._bytes = self._said, [], 0
         if said and not self._writer.is_closing():  # else whoever waits for an answer is told that it is gone
@@ -299,14 +312,15 @@ class Server:
             if handler is None:
                 raise errors.BadInput(f"no such call: {frame.method}")
             answered = await handler(Call(frame.body, emit, uid, pid))
-            answer = _Frame("done", frame.call, body=_raw(answered))
-        except errors.SessionError as exc:
-            answer = _Frame("error", frame.call, body=_raw(_Failure(exc.code, exc.detail, dict(exc.facts))))
+            writer.say(_Frame("done", frame.call, body=_raw(answered)))
+        except errors.SessionError as exc:  # of the handler, or its answer is too long
+            failure = _Failure(exc.code, exc.detail, dict(exc.facts))
+            writer.say(_Frame("error", frame.call, body=_raw(failure)))
         except Exception as exc:  # noqa: BLE001 - a task's edge: the caller must hear of every failure
             log.get_logger().error("request.failed", method=frame.method, error=repr(exc), exc_info=True)
-            answer = _Frame("error", frame.call, body=_raw(_Failure("part_refused", repr(exc), {})))
+            failure = _Failure("part_refused", repr(exc), {})
+            writer.say(_Frame("error", frame.call, body=_raw(failure)))
         with contextlib.suppress(ConnectionError):
-            writer.say(answer)
             await writer.drain()
 
 
@@ -403,9 +417,9 @@ class Client:
             raise errors.PartUnavailable(part=self._part) from exc
 
     async def close(self) -> None:
-        """Close the connection; calls under way get PartUnavailable."""
+        """Close the connection behind what was said; calls under way get PartUnavailable."""
         if self._writer is not None:
-            self._writer.close()
+            await self._writer.closed(CLOSE_S)
         await self._tasks.close()
 
     async def _connected(self) -> _Writer:

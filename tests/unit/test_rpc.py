@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 import struct
+import time
 from pathlib import Path
 from typing import cast
 
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 
 from session_service.base import errors, private_socket, rpc
+from tests.fakes.until import until
 
 
 async def test_a_call_too_many_is_refused_and_cuts_nobody_off(tmp_path: Path) -> None:
@@ -148,6 +150,73 @@ def _wire(frame: rpc._Frame) -> bytes:
 
 def _uid(folder: Path) -> int:
     return folder.stat().st_uid
+
+
+async def test_the_last_words_before_a_close_are_heard_by_a_part_that_is_busy(tmp_path: Path) -> None:
+    """More than the kernel takes at once: the speaker's process may end right behind its close."""
+    heard = 0
+
+    def note(word: rpc.Word) -> None:
+        nonlocal heard
+        heard += 1
+        if heard % 100 == 0:
+            time.sleep(0.001)  # busy, and not waiting
+
+    async def hello(call: rpc.Call) -> int:
+        return 1
+
+    path = tmp_path / "part.sock"
+    server = rpc.Server(
+        path, {"hello": hello}, peer_uids=frozenset({_uid(tmp_path)}), listeners={"note": note}
+    )
+    await server.start()
+
+    async def speak() -> None:
+        client = rpc.Client(path, part="test")
+        await client.call("hello", None, int)
+        for _ in range(5000):
+            client.tell("note", "x" * 300)
+        await client.close()
+
+    await asyncio.to_thread(asyncio.run, speak())
+    await until(lambda: heard == 5000)
+    await server.close()
+
+
+async def test_a_part_that_stands_still_holds_no_close_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc, "CLOSE_S", 0.05)
+    with private_socket.bound(tmp_path / "part.sock", socket.SOCK_STREAM) as listening:
+        listening.listen()
+        client = rpc.Client(tmp_path / "part.sock", part="test")
+        calling = asyncio.ensure_future(client.call("wait", "x" * 1_000_000, int))
+        await until(lambda: bool(client._waiting))
+        await client.close()
+        with pytest.raises(errors.PartUnavailable):
+            await calling
+
+
+async def test_an_answer_that_is_too_long_is_told_as_a_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its caller would wait for ever."""
+
+    async def much(call: rpc.Call) -> bytes:
+        return bytes(call.params(int))
+
+    monkeypatch.setattr(rpc, "FRAME_BYTES_MAX", 1000)
+    server = rpc.Server(tmp_path / "part.sock", {"much": much}, peer_uids=frozenset({_uid(tmp_path)}))
+    await server.start()
+    client = rpc.Client(tmp_path / "part.sock", part="test")
+    try:
+        async with asyncio.timeout(10):
+            with pytest.raises(errors.PartRefused):
+                await client.call("much", 2000, bytes)
+            assert await client.call("much", 2, bytes) == bytes(2)
+    finally:
+        await client.close()
+        await server.close()
 
 
 async def test_servers_that_start_beside_each_other_leave_the_process_as_it_was(tmp_path: Path) -> None:
