@@ -19,27 +19,33 @@ ENDED_AT_ONCE: Final = 256
 """Looked at in one turn of the loop; the rest follows in the next."""
 
 
+Name = tuple[str, str]
+"""A session, and the link that looks on at it; "" for control. Never a link's id alone: it is chosen by its
+process, which could call it by the name of what another one has.
+"""
+
+
 class _Given(NamedTuple):
-    name: str
+    name: Name
     outpost: Outpost
     connected: socket.socket
 
 
 class LegsGiven:
-    """Names are session ids for control, link ids for those that look on."""
+    """Connected sockets by whose they are."""
 
     def __init__(self) -> None:
-        self._given: dict[str, _Given] = {}
-        self._names: dict[int, str] = {}
+        self._given: dict[Name, _Given] = {}
+        self._names: dict[int, Name] = {}
         self._ends: select.epoll | None = None
 
     def __len__(self) -> int:
         return len(self._given)
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: Name) -> bool:
         return name in self._given
 
-    def keep(self, name: str, outpost: Outpost, connected: socket.socket) -> None:
+    def keep(self, name: Name, outpost: Outpost, connected: socket.socket) -> None:
         """Own a connected socket from now on, in the place of an older one of that name.
 
         Raises:
@@ -56,7 +62,7 @@ class LegsGiven:
         self._given[name] = _Given(name, outpost, connected)
         self._names[connected.fileno()] = name
 
-    def cut(self, name: str) -> None:
+    def cut(self, name: Name) -> None:
         """Let no byte pass over it any more, whoever has it. Unknown is done."""
         given = self._given.get(name)
         if given is not None:
@@ -64,7 +70,7 @@ class LegsGiven:
                 given.connected.shutdown(socket.SHUT_RDWR)
             self._forget(given)
 
-    def cut_elsewhere(self, name: str, place: Outpost | None) -> None:
+    def cut_elsewhere(self, name: Name, place: Outpost | None) -> None:
         """Cut it unless `place` has it."""
         given = self._given.get(name)
         if given is not None and given.outpost is not place:

@@ -7,6 +7,7 @@ Source: docs/design/0020.
 """
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Awaitable, Callable
 
@@ -49,7 +50,7 @@ class LegsTaken:
         arriving = self._awaited.get(link_id)
         if arriving is None or arriving.done():
             if connected is not None:
-                connected.close()
+                _end(connected)
         elif connected is None:
             arriving.set_exception(DesktopSocketRefused("no descriptor is left for it"))
         else:
@@ -59,4 +60,11 @@ class LegsTaken:
 def _drop(arriving: asyncio.Future[socket.socket]) -> None:
     """Close what nobody takes any more."""
     if arriving.done() and not arriving.cancelled() and arriving.exception() is None:
-        arriving.result().close()
+        _end(arriving.result())
+
+
+def _end(connected: socket.socket) -> None:
+    """Close it for the desktop, too, which the service's descriptor would keep connected."""
+    with contextlib.suppress(OSError):  # it was quicker
+        connected.shutdown(socket.SHUT_RDWR)
+    connected.close()

@@ -57,10 +57,7 @@ class Outpost:
 
     def hand_on(self, what: DesktopOf, connected: socket.socket) -> bool:
         """Give the process a descriptor of a desktop's socket; False: it cannot be sent."""
-        try:
-            return self.passer is not None and self.passer.take(what, connected.fileno())
-        except OSError:  # the channel is busy, and no descriptor is left to keep it by
-            return False
+        return self.passer is not None and self.passer.take(what, connected.fileno())
 
     async def settled(self) -> None:
         """Return when every order given so far was carried out, or the process is gone or stands still."""

@@ -60,8 +60,13 @@ class Passer:
                 return True
             if channel.fileno() < 0:
                 return False
+        try:
+            kept = os.dup(descriptor)
+        except OSError:  # no descriptor is left to keep it by
+            return False
+        if not self._waiting:
             asyncio.get_running_loop().add_writer(channel.fileno(), self._send_waiting)
-        self._waiting.append((data, os.dup(descriptor)))
+        self._waiting.append((data, kept))
         return True
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from session_service.base.aio import Tasks
 from session_service.core.close_codes import Close
 from session_service.core.records import LossCause
 from session_service.gateway.leg import DesktopSocketRefused, open_desktop_socket
-from session_service.gateway.legs_given import LegsGiven
+from session_service.gateway.legs_given import LegsGiven, Name
 from session_service.gateway.limits import GatewayLimits
 from session_service.gateway.messages import (
     Answer,
@@ -183,8 +183,8 @@ class Shards:
         if outpost is not None:
             outpost.tell(told)
             outpost.forget(link_id)
-            if link_id in self._legs:  # it looks on: nobody comes back to its stream
-                self._tasks.spawn(self._cut_when_told(outpost, link_id), name=f"cut-{link_id}")
+            if (name := (session_id, link_id)) in self._legs:  # it looks on: nobody comes back to its stream
+                self._tasks.spawn(self._cut_when_told(outpost, name), name=f"cut-{link_id}")
             return
         if self._inside is not None:
             self._inside.close_link(session_id, link_id, code=code, why=why, by=by)
@@ -294,7 +294,7 @@ class Shards:
         if (outpost := self._carrier(end.session_id, end.link_id, word)) is not None:
             del self._owners[end.link_id], outpost.links[end.link_id]
             outpost.forget(end.link_id)
-            self._legs.cut(end.link_id)
+            self._legs.cut((end.session_id, end.link_id))
             self._desk.ended(end)
 
     def _link_left(self, word: rpc.Word) -> None:
@@ -314,7 +314,7 @@ class Shards:
         attachment = None if outpost is None else outpost.due.pop(link.link_id, None)
         if outpost is None or attachment is None:
             raise errors.PartUnavailable(part="desktop")
-        name = link.session_id if attachment.mode == "control" else link.link_id
+        name = (link.session_id, "" if attachment.mode == "control" else link.link_id)
         self._legs.cut(name)
         outpost.connecting.add(link.link_id)
         try:
@@ -336,10 +336,10 @@ class Shards:
             outpost.connecting.discard(link.link_id)
         return True
 
-    async def _cut_when_told(self, outpost: Outpost, link_id: str) -> None:
+    async def _cut_when_told(self, outpost: Outpost, name: Name) -> None:
         """Cut the leg of a link that was closed: behind its order, so that its client is told why."""
         await outpost.settled()
-        self._legs.cut(link_id)
+        self._legs.cut(name)
 
     def _counted(self, word: rpc.Word) -> None:
         counted = word.params(Counted)
@@ -415,15 +415,14 @@ class Shards:
             await outpost.settled()
         if session_id in self._places and self._places[session_id] is place:
             # They have let go of it by now. Who stands still, or does as he likes, has nothing from here on.
-            self._legs.cut_elsewhere(session_id, place)
+            self._legs.cut_elsewhere((session_id, ""), place)
 
     def _sockets_arrived(self, serve: Serve, passer: Passer) -> None:
         outpost = self._outposts.get(serve.shard)
-        if outpost is not None and outpost.process_id == serve.process_id:
-            if outpost.passer is not None:
-                outpost.passer.close()
+        if outpost is not None and outpost.process_id == serve.process_id and outpost.passer is None:
             outpost.passer = passer
             return
+        # One that has its channel has lost us, and comes again: we have not seen the end of its life here.
         key = (serve.shard, serve.process_id)
         older = self._arrived.pop(key, None)
         if older is None and len(self._arrived) >= ARRIVED_MAX:

@@ -70,13 +70,15 @@ class TlsDoor:
 class Handshake:
     """One connection in the middle of it. It counts as a socket without a first message, too."""
 
-    __slots__ = ("_connection", "_hub", "_shaking")
+    __slots__ = ("_connection", "_hub", "_is_taken", "_shaking")
 
     _shaking: asyncio.Task[None]
 
     def __init__(self, connection: socket.socket, hub: Hub) -> None:
         self._connection = connection
         self._hub = hub
+        self._is_taken = False
+        """The socket is the loop's to close."""
 
     def begin(self, context: ssl.SSLContext) -> None:
         """Make room for it, and let it go on."""
@@ -93,8 +95,11 @@ class Handshake:
         with contextlib.suppress(OSError):  # it has just ended by itself
             self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
         self._shaking.cancel()
+        if not self._is_taken:  # it never begins
+            self._connection.close()
 
     async def _shake(self, context: ssl.SSLContext) -> None:
+        self._is_taken = True
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: _Shaken(self._hub, self),

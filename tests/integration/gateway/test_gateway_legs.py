@@ -26,8 +26,9 @@ from session_service.gateway.leg import open_desktop_socket
 from session_service.gateway.legs_given import LegsGiven
 from session_service.gateway.legs_taken import LegsTaken
 from session_service.gateway.limits import GatewayLimits
-from session_service.gateway.messages import LinkNamed, Serve
+from session_service.gateway.messages import Answer, Attach, LinkNamed, Serve, Told
 from session_service.gateway.outpost import Outpost
+from session_service.ports.streams import LinkEnd, LinkOffer
 from tests.fakes.gateway_world import GREETING, World, greet, running
 from tests.fakes.rfb_desktop import FakeDesktop
 from tests.fakes.until import until
@@ -241,7 +242,7 @@ async def test_a_leg_whose_two_ends_are_over_is_let_go_of_and_bytes_wake_nobody(
     legs, outpost = LegsGiven(), Outpost(Serve(shard="1", process_id=1))
     desktop, ours = socket.socketpair()
     handed = ours.dup()
-    legs.keep("s", outpost, ours)
+    legs.keep(("s", ""), outpost, ours)
     desktop.send(b"a picture")
     assert legs._ends is not None
     assert legs._ends.poll(0) == []
@@ -250,3 +251,46 @@ async def test_a_leg_whose_two_ends_are_over_is_let_go_of_and_bytes_wake_nobody(
     await until(lambda: not len(legs))
     desktop.close()
     legs.close()
+
+
+async def test_a_desktop_hears_of_a_socket_that_nobody_waits_for() -> None:
+    """The service's descriptor alone would keep it connected."""
+
+    async def asked(_: LinkNamed) -> bool:
+        return True
+
+    desktop, ours = socket.socketpair()
+    with desktop, ours, ours.dup():
+        desktop.setblocking(False)
+        LegsTaken(asked, limit_s=5).arrived("unknown", ours)
+        assert desktop.recv(1) == b""
+
+
+@pytest.mark.parametrize("mode", ["control", "view"])
+async def test_a_link_that_has_the_name_of_a_session_elsewhere_takes_nothing_from_it(
+    pair: World, desktop: FakeDesktop, mode: str
+) -> None:
+    """A process chooses the ids of its links, and every account can see the ids of sessions."""
+    pair.control.add_session("other", str(desktop.path))
+    pair.control.add_session("own", str(desktop.path))
+    pair.control.sessions["own"].mode = mode
+    liar = Client(pair.settings.calls, part="service")
+    serve = Serve(shard="2", process_id=os.getpid())
+    serving = asyncio.ensure_future(liar.call("serve", serve, bool, event=Told, on_event=lambda _: None))
+    await until(lambda: "2" in pair.shards._outposts)
+    async with pair.opened("other") as client:
+        await greet(client)
+        ticket = pair.control.ticket("own")
+        offer = LinkOffer(link_id="other", ticket=ticket, subprotocol="binary", address="a")
+        link = LinkNamed(session_id="own", link_id="other")
+        assert (await liar.call("attach", Attach(shard="2", offer=offer), Answer)).attachment is not None
+        with pytest.raises(PartUnavailable):  # it has no channel for it
+            await liar.call("desktop", link, bool)
+        liar.tell("ended", LinkEnd(session_id="own", link_id="other", cause="reset", close_code=None))
+        with pytest.raises(PartUnavailable):
+            await liar.call("desktop", link, bool)
+        assert ("other", "") in pair.shards._legs
+        assert not desktop.viewers[0].closed.is_set()
+    serving.cancel()
+    await asyncio.wait([serving])
+    await liar.close()

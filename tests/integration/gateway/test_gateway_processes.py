@@ -5,6 +5,7 @@ then a whole gateway that is replaced by its successor on the same port.
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -202,6 +203,40 @@ async def test_sockets_wait_for_a_process_that_is_busy_and_come_in_order(tmp_pat
     await until(lambda: not passers[0].take(Passed(peer="", head=b""), 0))
     passers[0].close()
     door.close()
+
+
+async def test_without_descriptors_a_busy_channel_takes_nothing_and_says_so() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    passer = Passer(ours)
+    with theirs, socket.socket() as one:
+        while passer.take(Passed(peer="", head=b"x" * 500), one.fileno()) and not passer._waiting:
+            pass
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+            assert not passer.take(Passed(peer="", head=b""), one.fileno())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(passer._waiting) == 1
+    passer.close()
+
+
+async def test_the_channel_of_a_next_life_outlives_the_one_before(pair: World) -> None:
+    """It may come before the service has seen the end of the older; without it nobody would be passed on."""
+    older, stop = pair.shards._outposts["1"], asyncio.Event()
+    again = GatewayProcess(pair.settings)
+    living = asyncio.ensure_future(again.run(stop))
+    await again.joined.wait()
+    assert pair.shards._outposts["1"] is not older
+    await until(lambda: pair.shards.joined() == ("1",))
+    reader, _ = await pair.raw(request("/s/1/ws"))
+    assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 101")
+    assert again.gateway.stats().waiting == 1
+    stop.set()
+    await living
 
 
 async def test_strangers_at_the_private_sockets_are_nobody(pair: World, tmp_path: Path) -> None:

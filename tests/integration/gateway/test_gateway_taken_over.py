@@ -29,7 +29,6 @@ from session_service.gateway.messages import (
     Counted,
     Heard,
     LinkNamed,
-    Passed,
     Serve,
     Told,
 )
@@ -333,13 +332,17 @@ async def test_channels_whose_process_never_joins_are_closed_with_the_shards(pai
     second.close()
 
 
-async def test_a_process_that_comes_with_a_second_channel_leaves_no_first_one(pair: World) -> None:
-    passer = pair.shards._outposts["1"].passer
-    assert passer is not None
-    with channel(pair.settings.sockets) as again:
-        again.send(msgspec.msgpack.encode(Serve(shard="1", process_id=os.getpid())))
-        await until(lambda: pair.shards._outposts["1"].passer is not passer)
-        assert not passer.take(Passed(peer="a", head=b""), 0)
+async def test_a_second_channel_waits_for_the_next_life_of_its_process_and_a_third_takes_its_place(
+    pair: World,
+) -> None:
+    passer, said = pair.shards._outposts["1"].passer, Serve(shard="1", process_id=os.getpid())
+    with channel(pair.settings.sockets) as second, channel(pair.settings.sockets) as third:
+        second.send(msgspec.msgpack.encode(said))
+        await until(lambda: len(pair.shards._arrived) == 1)
+        third.send(msgspec.msgpack.encode(said))
+        assert await until_closed(second)
+        assert len(pair.shards._arrived) == 1
+        assert pair.shards._outposts["1"].passer is passer
 
 
 async def until_closed(one: socket.socket) -> bool:

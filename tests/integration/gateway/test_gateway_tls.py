@@ -18,6 +18,7 @@ from session_service.client.resumable_stream import ResumableStream
 from session_service.core.continuity.client import Began, Lost
 from session_service.gateway import tls_door
 from session_service.gateway.limits import GatewayLimits
+from session_service.gateway.tls_door import Handshake
 from tests.fakes.certificates import make_certificate
 from tests.fakes.gateway_world import World, greet, read_bytes, request, running
 from tests.fakes.rfb_desktop import FakeDesktop, Viewer
@@ -174,6 +175,17 @@ async def test_a_handshake_that_takes_too_long_or_never_ends_leaves_nothing(
         with pytest.raises(ConnectionResetError):
             await asyncio.wait_for(last.read(), 10)
     await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
+async def test_a_handshake_that_is_dropped_before_it_began_is_closed() -> None:
+    """Room for a newer one may be needed in the turn of the loop in which it came."""
+    async with running() as world:
+        ours, theirs = socket.socketpair()
+        handshake = Handshake(ours, world.inside._hub)
+        handshake.begin(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        handshake.reset()
+        assert ours.fileno() < 0
+        theirs.close()
 
 
 async def test_without_descriptors_nobody_is_taken_for_a_moment_and_then_all_are(
