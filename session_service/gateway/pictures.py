@@ -28,6 +28,10 @@ SCREEN_PIXELS_MAX: Final = 7680 * 4320
 """A larger screen has no picture: reading it would take a core for a second."""
 STRIP_BYTES: Final = 512 * 1024
 """Of the screen at a time; one is asked for when the one before was made small."""
+PIECES_MAX: Final = 1024
+"""Messages and rectangles until a strip is whole. A display needs some; without an end of them one that only
+rings its bell would stop the loop, because what is here already is read without a pause.
+"""
 NAME_BYTES_MAX: Final = 64 * 1024
 TEXT_BYTES_MAX: Final = 1 << 20
 """A name, and a clipboard that comes in between and is thrown away; a longer one ends the look."""
@@ -74,6 +78,8 @@ class _Look:
         self._writer = writer
         self._width = 0
         self._height = 0
+        self._pieces = 0
+        """Said since the strip was asked for."""
 
     async def take(self) -> TakenPicture:
         await self._greet()
@@ -108,10 +114,13 @@ class _Look:
         self._writer.write(struct.pack(">BBHHHH", 3, 0, 0, top, self._width, height))
         pixels = bytearray(self._width * height * PIXEL_BYTES)
         missing = self._width * height
+        self._pieces = 0
         while missing > 0:
+            self._count(1)
             (kind,) = await self._read(1)
             if kind == _UPDATE:
                 (count,) = struct.unpack(">xH", await self._read(3))
+                self._count(count)
                 for _ in range(count):
                     missing -= await self._rectangle(pixels, top, height)
             elif kind == _COLOURS:
@@ -123,6 +132,11 @@ class _Look:
             elif kind != _BELL:
                 raise NoPicture(f"message {kind}")
         return pixels
+
+    def _count(self, pieces: int) -> None:
+        self._pieces += pieces
+        if self._pieces > PIECES_MAX:
+            raise NoPicture("too many pieces")
 
     async def _rectangle(self, pixels: bytearray, top: int, height: int) -> int:
         """Take one rectangle of the strip that begins at `top`; return how many pixels it told."""

@@ -111,6 +111,27 @@ async def test_a_desktop_that_lies_has_no_picture(
         assert viewer.errors == []
 
 
+@pytest.mark.parametrize(
+    "noise",
+    [b"\x02", struct.pack(">BxH", 0, 0), struct.pack(">BxH", 0, 9) + bytes(12 * 9)],
+    ids=["bells", "updates of nothing", "rectangles of nothing"],
+)
+async def test_a_desktop_that_says_much_and_shows_nothing_is_not_listened_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: bytes
+) -> None:
+    """What has come is read without a pause: all links of the process would wait."""
+    monkeypatch.setattr(pictures, "PICTURE_S", 60)
+
+    def answer(viewer: Viewer, message: bytes) -> None:
+        if message[0] == rfb.UPDATE_REQUEST:
+            assert viewer.transport is not None
+            viewer.transport.write(noise * 2 * pictures.PIECES_MAX)
+
+    async with FakeDesktop(tmp_path / "rfb.sock", answer=answer) as desktop, asyncio.timeout(20):
+        with pytest.raises(PartUnavailable):
+            await taken(desktop.path)
+
+
 async def test_a_look_says_nothing_but_what_asks_for_pixels(tmp_path: Path) -> None:
     """No key, no pointer, no clipboard, no size; shared, so that nobody is sent away. What comes in between
     is thrown away.
