@@ -284,7 +284,7 @@ class Owner:
             if link is not None:
                 link.tell(data)
                 if link.server is not None:
-                    link.server.said(world.now)
+                    link.server.said_at = world.now
         if link is not None and link.server is not None and stream is not None:
             said = link.server.tick(world.now, received=stream.received, sent=stream.ring.end)
             if said is not None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from storage.format.tree import Child, Entry, EntryType
 from storage.ops import diff
+from storage.ops.values import LeftOut
 
 NAMES = st.integers(0, 40).map(lambda number: b"%02d" % number)
 FILES = st.dictionaries(NAMES, st.integers(1, 3), max_size=30)
@@ -53,7 +54,10 @@ class Nodes:
 
 
 async def differences(nodes: Nodes, before: Entry, after: Entry) -> list[tuple[bytes, str]]:
-    return [(one.path, one.what) async for one in diff._below(nodes, None, before, after)]
+    lost: list[LeftOut] = []
+    found = [(one.path, one.what) async for one in diff._below(nodes, None, before, after, lost)]
+    assert not lost
+    return found
 
 
 @given(before=FILES, after=FILES, widths=st.tuples(WIDTHS, WIDTHS))
