@@ -116,11 +116,13 @@ async def test_a_damaged_object_costs_its_files_and_is_told_by_the_command(tmp_p
         await until(home_file(handle, "a").is_file)
         saved = await saved_with(service, session_id, "a")
         workspace, seq = saved["workspace"]["id"], str(saved["saved_seq"])
-        for pack in (service.state_folder / "objects").rglob("p/*"):
-            raw = bytearray(pack.read_bytes())
-            raw[-1_000_000] ^= 1  # behind what is read before a header goes out
-            pack.chmod(0o600)
-            pack.write_bytes(raw)
+        # The newest pack holds the end of the file, also where a save met it half written. The byte is behind
+        # what is read before a header goes out.
+        pack = max((service.state_folder / "objects").rglob("p/*"), key=lambda one: one.stat().st_mtime_ns)
+        raw = bytearray(pack.read_bytes())
+        raw[-min(1_000_000, len(raw) // 2)] ^= 1
+        pack.chmod(0o600)
+        pack.write_bytes(raw)
         back, packed = tmp_path / "back", tmp_path / "all.tar"
         told, _ = await command(service, "restore", workspace, seq, "--to", str(back), "--json", status=3)
         report = json.loads(told)
