@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.fakes.gateway_world import xvnc
 from tests.fakes.rfb_client import Picture, RfbClient
+from tests.fakes.until import until
 
 VIEWER = (
     "xtigervncviewer",
@@ -167,9 +168,11 @@ async def screen() -> AsyncIterator[Screen]:
             made = Screen(folder, socket, ":" + (folder / "display").read_text())
             try:
                 await made.run("xset", "r", "off")  # a key that is held by a slow machine is not two
-                await made.start("openbox")
-                # What asks for a window while openbox starts may wait for ever.
-                await made.run("sh", "-c", "until wmctrl -m; do sleep 0.05; done")
+                # What asks for a window while openbox starts may wait for ever, and it has a name long before
+                # it is ready: this command it runs as the last of its start.
+                ready = folder / "managed"
+                await made.start("openbox", "--startup", f"touch {ready}")
+                await until(ready.exists, READY_S)
                 yield made
             finally:
                 await made.end()
