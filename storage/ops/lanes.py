@@ -332,9 +332,7 @@ class Lanes:
     async def _fetch(self, load: _Load, work: deque[_Load]) -> None:
         """Fetch a load. If it lies elsewhere by now, what it was to serve becomes work anew."""
         try:
-            load.sealed = await self._reader.fetch(
-                (load.container, segment) for segment, _ in load.wanted.values()
-            )
+            load.sealed = await self._fetched(load)
         except ObjectMissing as exc:
             pieces = [piece for _, served in load.wanted.values() for piece in served]
             if await self._places.look_again(load.looks):
@@ -342,18 +340,27 @@ class Lanes:
             elif not self._lose(pieces, exc, load.container):
                 raise
             load.wanted = {}
+        self.fetched_bytes += sum(len(sealed.raw) for sealed in load.sealed)
+
+    async def _fetched(self, load: _Load) -> list[SealedRun]:
+        """Fetch a load; where a segment is damaged each of them alone, and whoever needs that one is lost.
+
+        Raises:
+            ObjectMissing: it lies elsewhere by now, or nowhere.
+        """
+        try:
+            return await self._reader.fetch((load.container, segment) for segment, _ in load.wanted.values())
+        except ObjectMissing:
+            raise
         except StorageError as exc:
             if self._lost is None or damage_of(exc) is None:
                 raise
-            load.sealed = await self._fetched_alone(load)
-        self.fetched_bytes += sum(len(sealed.raw) for sealed in load.sealed)
-
-    async def _fetched_alone(self, load: _Load) -> list[SealedRun]:
-        """Fetch each segment of a load alone: one of them is damaged, and whoever needs it is lost."""
         found: list[SealedRun] = []
         for segment, served in load.wanted.values():
             try:
                 found.append(await self._reader.fetch_run(load.container, [segment]))
+            except ObjectMissing:
+                raise
             except StorageError as exc:
                 if not self._lose(served, exc, load.container):
                     raise

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 import storage
+from storage.errors import ObjectDamaged
 from storage.objects.memory import MemoryBucket, MemoryStore
 from storage.ops import restore_plan
 from storage.repository import collect, fold, snapshots
+from storage.repository.reader import Reader
 from tests.fakes.faulty_store import Crashed, Fault, FaultyStore
 from tests.fakes.home import picture
 from tests.fakes.storage_rig import KEEP_ONE, PREFIX, REF, Node, objects, take, write
@@ -108,6 +110,27 @@ async def test_a_restore_goes_on_where_a_fold_has_moved_everything(bucket, home,
         assert done or not [name for name in objects(copy, "c/") if name <= "c/0000000000000007"]
         at += 1
     assert at > 8, "it was folded in the middle of the plan, and in the middle of the files"
+
+
+async def test_what_is_moved_while_damage_is_looked_for_is_not_left_out(bucket, home, tmp_path, monkeypatch):
+    """Of a load that came cut each segment is fetched alone: by then it may lie elsewhere."""
+    infos = await filled(Node(bucket, tmp_path / "writer").open(), home)
+    busy, opened = (Node(bucket, tmp_path / name).open() for name in ("busy", "reader"))
+    await opened.list(REF)
+    fetch, cut = Reader.fetch, []
+
+    async def cut_once(self, wanted):
+        if not cut:
+            cut.append(True)
+            await tidied(busy)
+            raise ObjectDamaged(what="cut on its way")
+        return await fetch(self, wanted)
+
+    monkeypatch.setattr(Reader, "fetch", cut_once)
+    report = await opened.restore(REF, seq=infos[-1].seq, into=tmp_path / "back")
+    assert cut
+    assert report.complete
+    assert picture(tmp_path / "back") == picture(home)
 
 
 async def test_the_process_that_folds_may_restore_meanwhile(bucket, home, tmp_path, monkeypatch):
