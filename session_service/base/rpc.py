@@ -35,6 +35,8 @@ READ_BYTES: Final = 64 * 1024
 """Read at once; what came together is taken apart without asking the socket again."""
 TOGETHER_BYTES_MAX: Final = 64 * 1024
 """Said in one turn of the loop and sent in one call of the kernel; what is more goes at once."""
+TOLD_WAITING_BYTES_MAX: Final = 16 << 20
+"""Told to a part that does not read; one that stands still for so much (an hour and more) is given up."""
 
 Result = TypeVar("Result")
 _LENGTH: Final = struct.Struct("<I")
@@ -170,6 +172,15 @@ class _Writer:
         """Wait while the other part does not read."""
         await self._writer.drain()
 
+    @property
+    def waiting_bytes(self) -> int:
+        """How much is said and not sent."""
+        return self._bytes + self._writer.transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """Give the connection up, and what was not sent with it."""
+        self._writer.transport.abort()
+
     def is_closing(self) -> bool:
         return self._writer.is_closing()
 
@@ -185,7 +196,7 @@ class _Writer:
             async with asyncio.timeout(limit_s):
                 await self._writer.wait_closed()
         except TimeoutError:
-            self._writer.transport.abort()
+            self.abort()
         except OSError:  # the other part was quicker
             pass
 
@@ -379,10 +390,13 @@ class Client:
 
     def tell(self, method: str, params: Any) -> None:
         """Say something to one of the listeners of a part that is connected, without an answer; a part that
-        is away is told nothing. What is told and called arrives in this order.
+        is away is told nothing, and one that does not read is away at TOLD_WAITING_BYTES_MAX. What is told
+        and called arrives in this order.
         """
         if self._writer is not None:
             self._writer.say(_Frame("tell", 0, method, _raw(params)))
+            if self._writer.waiting_bytes > TOLD_WAITING_BYTES_MAX:
+                self._writer.abort()
 
     async def stream(self, method: str, params: Any, event: type[Result]) -> AsyncIterator[Result]:
         """Call on a connection of its own and yield each event; a slow consumer slows the other part down.

@@ -193,7 +193,7 @@ def get(
     if to is not None and not json:
         console.out.print(f"{console.size(total)} to {to}")
     if (zip_ and tail.zip_is_incomplete()) or (tar and tail.missing_of_tar() is not None):
-        words = f"Incomplete: its last file, INCOMPLETE.txt, lists what is missing. {REPAIR}"
+        words = f"Incomplete: the last file in it lists what is missing. {REPAIR}"
         typer.echo(words, err=True)  # the archive itself may go to standard output
         sys.exit(INCOMPLETE)
 
@@ -235,8 +235,7 @@ def _apart(to: Path, total: int, missing: list[Missing], as_json: bool) -> None:
     else:
         console.out.print(f"{console.size(total)} to {to}", markup=False)
         for one in missing:
-            what = "not whole" if one.path.endswith("/") else "left out"
-            console.out.print(f"{what}: {one.path} (needs {one.object}: {one.reason})", markup=False)
+            _missed(one, whole=not one.path.endswith("/"))
         if missing:
             console.out.print(f"Incomplete. {REPAIR}", markup=False)
     if missing:
@@ -254,12 +253,17 @@ def _beside(made: models.Restored, as_json: bool) -> None:
         for name in made.not_made:
             console.out.print(f"not made again: {name}", markup=False)
         for one in made.left_out:
-            what = "not whole" if one.kind == "folder" else "left out"
-            console.out.print(f"{what}: {one.path or '/'} (needs {one.object}: {one.reason})", markup=False)
+            _missed(one, whole=one.kind != "folder")
         if not made.complete:
             console.out.print(f"Incomplete: {made.left_out_count:,} in all. {REPAIR}", markup=False)
     if not made.complete:
         sys.exit(INCOMPLETE)
+
+
+def _missed(one: Missing | models.LeftOut, *, whole: bool) -> None:
+    """Tell of a file that is left out as a whole, or of a folder of which a part is."""
+    what = "left out" if whole else "not whole"
+    console.out.print(f"{what}: {one.path or '/'} (needs {one.object}: {one.reason})", markup=False)
 
 
 async def _one(api: Api, workspace: str, seq: int) -> models.Checkpoint:

@@ -20,7 +20,8 @@ from websockets.typing import Origin, Subprotocol
 
 from session_service.base import errors
 from session_service.client.dialling import StraightConnect, trust
-from session_service.client.framebuffer import (
+from session_service.client.framebuffer import Framebuffer, NotRfb, Picture, key, keys_of, pointer
+from session_service.core.rfb_looking import (
     COPIED,
     GREETING,
     PIXEL_BYTES,
@@ -29,13 +30,7 @@ from session_service.client.framebuffer import (
     SECURITY_NONE,
     SHARED,
     TEXT_BYTES_MAX,
-    Framebuffer,
-    NotRfb,
-    Picture,
     first_messages,
-    key,
-    keys_of,
-    pointer,
     update_request,
 )
 

@@ -1,4 +1,4 @@
-"""What a VNC client knows of a screen: a framebuffer, the messages that change it, and those that it sends.
+"""What a VNC client knows of a screen: a framebuffer, what changes it, and the keys and clicks that it sends.
 
 Pure: bytes in, values out. Only what every server must offer (RFB 3.8, RFC 6143): raw and copied
 rectangles and a changed size, 32 bits a pixel. Not a viewer: programs look at pixels and type.
@@ -6,22 +6,15 @@ rectangles and a changed size, 32 bits a pixel. Not a viewer: programs look at p
 
 import io
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-GREETING: Final = b"RFB 003.008\n"
-SECURITY_NONE: Final = 1
-SHARED: Final = b"\x01"
-RAW: Final = 0
-COPIED: Final = 1
-RESIZED: Final = -223
-PIXEL_BYTES: Final = 4
+from session_service.core.rfb_looking import PIXEL_BYTES
+
 SIDE_PIXELS_MAX: Final = 16_384
-TEXT_BYTES_MAX: Final = 1 << 20
 _RETURN: Final = 0xFF0D
 _KEYS: Final = {"\n": _RETURN, "\r": _RETURN, "\t": 0xFF09, "\b": 0xFF08, "\x1b": 0xFF1B}
-_PIXEL_FORMAT: Final = struct.pack(">BBBBHHHBBB3x", 32, 24, 0, 1, 255, 255, 255, 16, 8, 0)
 
 
 class NotRfb(Exception):
@@ -102,17 +95,6 @@ class Framebuffer:
     def _check(self, x: int, y: int, width: int, height: int) -> None:
         if x + width > self.width or y + height > self.height:
             raise NotRfb("a rectangle outside of the screen")
-
-
-def first_messages(encodings: Sequence[int] = (COPIED, RAW, RESIZED)) -> bytes:
-    """Return what follows the handshake: our pixel format and the encodings that we read."""
-    head = struct.pack(">BxH", 2, len(encodings))
-    return b"\0\0\0\0" + _PIXEL_FORMAT + head + struct.pack(f">{len(encodings)}i", *encodings)
-
-
-def update_request(width: int, height: int, *, incremental: bool) -> bytes:
-    """Return a request for what changed, or for everything."""
-    return struct.pack(">BBHHHH", 3, incremental, 0, 0, width, height)
 
 
 def keys_of(text: str) -> Iterator[bytes]:

@@ -14,7 +14,9 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Final
 
-from session_service.client.framebuffer import (
+from session_service.client.framebuffer import Framebuffer, NotRfb, Picture
+from session_service.client.zrle import Zrle
+from session_service.core.rfb_looking import (
     COPIED,
     GREETING,
     PIXEL_BYTES,
@@ -23,13 +25,9 @@ from session_service.client.framebuffer import (
     SECURITY_NONE,
     SHARED,
     TEXT_BYTES_MAX,
-    Framebuffer,
-    NotRfb,
-    Picture,
     first_messages,
     update_request,
 )
-from session_service.client.zrle import Zrle
 
 ZRLE: Final = 16
 LAYOUT: Final = -308

@@ -8,7 +8,8 @@ with it: a resync needs a new decoder. Source: RFC 6143 section 7.7.6.
 import zlib
 from typing import Final
 
-from session_service.client.framebuffer import PIXEL_BYTES, NotRfb
+from session_service.client.framebuffer import NotRfb
+from session_service.core.rfb_looking import PIXEL_BYTES
 
 TILE_PIXELS: Final = 64
 COLOUR_BYTES: Final = 3

@@ -13,6 +13,16 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from session_service.base.errors import PartUnavailable
+from session_service.core.rfb_looking import (
+    GREETING,
+    PIXEL_BYTES,
+    RAW,
+    SECURITY_NONE,
+    SHARED,
+    TEXT_BYTES_MAX,
+    first_messages,
+    update_request,
+)
 from session_service.gateway.leg import DesktopSocketRefused, open_desktop_socket
 from session_service.gateway.limits import GatewayLimits
 from session_service.ports.pictures import TakenPicture
@@ -33,16 +43,8 @@ PIECES_MAX: Final = 1024
 rings its bell would stop the loop, because what is here already is read without a pause.
 """
 NAME_BYTES_MAX: Final = 64 * 1024
-TEXT_BYTES_MAX: Final = 1 << 20
-"""A name, and a clipboard that comes in between and is thrown away; a longer one ends the look."""
 QUALITY: Final = 75
-PIXEL_BYTES: Final = 4
 
-_GREETING: Final = b"RFB 003.008\n"
-_NONE: Final = 1
-_RAW: Final = 0
-_PIXEL_FORMAT: Final = struct.pack(">BBBBHHHBBB3x", 32, 24, 0, 1, 255, 255, 255, 16, 8, 0)
-_FIRST: Final = bytes(4) + _PIXEL_FORMAT + struct.pack(">BxHi", 2, 1, _RAW)
 _UPDATE, _COLOURS, _BELL, _CUT_TEXT = 0, 1, 2, 3
 
 
@@ -93,25 +95,25 @@ class _Look:
         return await asyncio.to_thread(_joined, strips)
 
     async def _greet(self) -> None:
-        if await self._read(len(_GREETING)) != _GREETING:
+        if await self._read(len(GREETING)) != GREETING:
             raise NoPicture("another greeting than RFB 3.8")
-        self._writer.write(_GREETING)
+        self._writer.write(GREETING)
         (count,) = await self._read(1)
-        if _NONE not in await self._read(count):
+        if SECURITY_NONE not in await self._read(count):
             raise NoPicture("no security type that we have")
-        self._writer.write(bytes((_NONE,)))
+        self._writer.write(bytes((SECURITY_NONE,)))
         if await self._read(4) != bytes(4):
             raise NoPicture("refused")
-        self._writer.write(b"\x01")  # shared: nobody is sent away
+        self._writer.write(SHARED)
         self._width, self._height, length = struct.unpack(">HH16xI", await self._read(24))
         if not 0 < self._width * self._height <= SCREEN_PIXELS_MAX:
             raise NoPicture(f"a screen of {self._width} x {self._height}")
         await self._skip(length, NAME_BYTES_MAX)
-        self._writer.write(_FIRST)
+        self._writer.write(first_messages((RAW,)))
 
     async def _strip(self, top: int, height: int) -> bytearray:
         """Ask for some rows and return them once each of their pixels was told."""
-        self._writer.write(struct.pack(">BBHHHH", 3, 0, 0, top, self._width, height))
+        self._writer.write(update_request(self._width, height, incremental=False, top=top))
         pixels = bytearray(self._width * height * PIXEL_BYTES)
         missing = self._width * height
         self._pieces = 0
@@ -142,7 +144,7 @@ class _Look:
         """Take one rectangle of the strip that begins at `top`; return how many pixels it told."""
         x, y, width, rows, encoding = struct.unpack(">HHHHi", await self._read(12))
         inside = x + width <= self._width and top <= y and y + rows <= top + height
-        if encoding != _RAW or not inside:
+        if encoding != RAW or not inside:
             raise NoPicture("a rectangle that was not asked for")
         length, row = width * PIXEL_BYTES, self._width * PIXEL_BYTES
         data = await self._read(rows * length)

@@ -12,17 +12,12 @@ import pytest
 
 from session_service.cli.connecting import LocalPort
 from session_service.client.api import Api
-from session_service.client.framebuffer import (
-    GREETING,
-    SHARED,
-    first_messages,
-    keys_of,
-    update_request,
-)
+from session_service.client.framebuffer import keys_of
 from session_service.client.models import Ticket
 from session_service.client.resumable_stream import NewStream, ResumableStream
 from session_service.client.transport import Transport
 from session_service.core.continuity.client import Began
+from session_service.core.rfb_looking import GREETING, SHARED, first_messages, update_request
 from tests.e2e.test_story import PROGRAM
 from tests.fakes.cutting_proxy import CuttingProxy
 from tests.fakes.rfb_client import RfbClient

@@ -4,13 +4,10 @@ import asyncio
 import re
 from typing import Any
 
-import msgspec
 import pytest
 
-from session_service.host.state_file import DesktopState
-from session_service.ports.desktops import Handle
 from tests.fakes.desktop_world import home_file, run_in_terminal
-from tests.fakes.running_service import RunningService
+from tests.fakes.running_service import RunningService, first_desktop
 from tests.fakes.until import until
 
 pytestmark = pytest.mark.slow
@@ -36,12 +33,7 @@ async def saved_after(service: RunningService, session_id: str, as_of: Any) -> d
 async def test_what_a_desktop_changes_is_saved_by_notification() -> None:
     """Its files come and go under the kernel's eyes; the first look is at everything, the later ones not."""
     async with RunningService(hold_s=600, template="bare") as service:
-        account = {"name": "ada", "role": "administrator", "password": "long enough to be good"}
-        await service.call("POST", "/api/v1/users", account)
-        session_id = (await service.api("POST", "/sessions", {}))["id"]
-        await service.until_state(session_id, "active", "held")
-        path = service.state_folder / "desktops" / session_id / "state.json"
-        handle: Handle = msgspec.json.decode(path.read_bytes(), type=DesktopState).handle
+        session_id, handle = await first_desktop(service)
         first = await saved_after(service, session_id, None)
         await run_in_terminal(handle, "echo written > ~/letter")
         letter = home_file(handle, "letter")

@@ -10,13 +10,10 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
-from session_service.host.state_file import DesktopState
-from session_service.ports.desktops import Handle
 from tests.fakes.desktop_world import home_file, run_in_terminal
-from tests.fakes.running_service import RunningService
+from tests.fakes.running_service import RunningService, first_desktop
 from tests.fakes.until import until
 
 pytestmark = pytest.mark.slow
@@ -78,12 +75,7 @@ async def test_what_was_saved_is_found_fetched_and_brought_back_by_the_command(
 ) -> None:
     """One life of a letter: saved, changed, looked for, and back in three ways. Nothing is replaced."""
     async with RunningService(hold_s=600, template="bare") as service:
-        account = {"name": "ada", "role": "administrator", "password": "long enough to be good"}
-        await service.call("POST", "/api/v1/users", account)
-        session_id = (await service.api("POST", "/sessions", {}))["id"]
-        await service.until_state(session_id, "active", "held")
-        path = service.state_folder / "desktops" / session_id / "state.json"
-        handle: Handle = msgspec.json.decode(path.read_bytes(), type=DesktopState).handle
+        session_id, handle = await first_desktop(service)
         await run_in_terminal(
             handle, f"mkdir ~/docs; head -c {BODY_BYTES} /dev/urandom > ~/docs/body; echo 1 > ~/a"
         )
@@ -106,12 +98,7 @@ async def test_what_was_saved_is_found_fetched_and_brought_back_by_the_command(
 async def test_a_damaged_object_costs_its_files_and_is_told_by_the_command(tmp_path: Path) -> None:
     """In three ways back, each with exit status 3: half of the large file is nowhere, all else is there."""
     async with RunningService(hold_s=600, template="bare") as service:
-        account = {"name": "ada", "role": "administrator", "password": "long enough to be good"}
-        await service.call("POST", "/api/v1/users", account)
-        session_id = (await service.api("POST", "/sessions", {}))["id"]
-        await service.until_state(session_id, "active", "held")
-        path = service.state_folder / "desktops" / session_id / "state.json"
-        handle: Handle = msgspec.json.decode(path.read_bytes(), type=DesktopState).handle
+        session_id, handle = await first_desktop(service)
         await run_in_terminal(handle, f"head -c {LARGE_BYTES} /dev/urandom > ~/large; echo 1 > ~/a")
         await until(home_file(handle, "a").is_file)
         saved = await saved_with(service, session_id, "a")

@@ -22,7 +22,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+import msgspec
 
+from session_service.host.state_file import DesktopState
+from session_service.ports.desktops import Handle
 from tests.fakes.until import until
 
 READY_S: Final = 60.0
@@ -254,6 +257,18 @@ async def running_service(**options: Any) -> AsyncIterator[RunningService]:
     """Run a service for a test: `async with running_service(hold_s=10) as service`."""
     async with RunningService(**options) as service:
         yield service
+
+
+async def first_desktop(service: RunningService) -> tuple[str, Handle]:
+    """Make the first account of a service and start its desktop; return the session's id and what the host
+    knows of the desktop.
+    """
+    account = {"name": "ada", "role": "administrator", "password": "long enough to be good"}
+    await service.call("POST", "/api/v1/users", account)
+    session_id = (await service.api("POST", "/sessions", {}))["id"]
+    await service.until_state(session_id, "active", "held")
+    path = service.state_folder / "desktops" / session_id / "state.json"
+    return session_id, msgspec.json.decode(path.read_bytes(), type=DesktopState).handle
 
 
 def _free_port() -> int:

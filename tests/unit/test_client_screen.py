@@ -8,7 +8,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from session_service.client.framebuffer import GREETING, NotRfb
+from session_service.client.framebuffer import NotRfb
 from session_service.client.screen import (
     CLIPBOARD,
     LAYOUT,
@@ -21,6 +21,7 @@ from session_service.client.screen import (
     ScreenEvent,
 )
 from session_service.client.zrle import Zrle
+from session_service.core.rfb_looking import GREETING
 
 WIDTH, HEIGHT = 70, 3
 HELLO = GREETING + b"\x01\x01" + bytes(4) + struct.pack(">HH16xI", WIDTH, HEIGHT, 4) + b"desk"

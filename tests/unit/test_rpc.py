@@ -197,6 +197,28 @@ async def test_a_part_that_stands_still_holds_no_close_up(
             await calling
 
 
+async def test_a_part_that_never_reads_what_it_is_told_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for it is bounded, and whoever called it hears that it is away."""
+    monkeypatch.setattr(rpc, "TOLD_WAITING_BYTES_MAX", 1_000_000)
+    with private_socket.bound(tmp_path / "part.sock", socket.SOCK_STREAM) as listening:
+        listening.listen()
+        client = rpc.Client(tmp_path / "part.sock", part="test")
+        calling = asyncio.ensure_future(client.call("wait", None, int))
+        await until(lambda: bool(client._waiting))
+        told = 0
+        while client._writer is not None and not client._writer.is_closing():
+            client.tell("noted", "x" * 10_000)
+            told += 1
+            assert told < 1_000
+            await asyncio.sleep(0)
+        with pytest.raises(errors.PartUnavailable):
+            await calling
+        client.tell("noted", "nobody is there")
+        await client.close()
+
+
 async def test_an_answer_that_is_too_long_is_told_as_a_refusal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
