@@ -1,7 +1,8 @@
 """One scan of a home: walk it, read what changed, and write its tree bottom up.
 
 One thread walks and compares with the stat cache; batches of small files (4 MiB) and large files go to two
-reader threads; the walk never waits for a file, only for a free reader. A folder is put together
+reader threads; the walk never waits for a file, only for a free reader. The walk and the readers of small
+files take turns (`turn.py`), and native work goes on beside them. A folder is put together
 (`assemble.py`) as soon as all in it and beneath it is there; only what holds a name of an inode with several
 waits for the end. Nothing here knows the store: chunks go to a taker, which keeps the new ones, or
 none when the home is only compared.
@@ -17,8 +18,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
-from dataclasses import dataclass, field
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Final
 
 from blake3 import blake3
@@ -49,11 +49,21 @@ from storage.ops.gathered import Finding, Gathered
 from storage.ops.notified import assembly_for
 from storage.ops.route import NotifiedRoute
 from storage.ops.stat_cache import StatCache
+from storage.ops.to_read import (
+    BATCH_BYTES,
+    BATCH_FILES,
+    BATCH_FOLDERS,
+    BATCHES_WAITING_MAX,
+    Batch,
+    Linked,
+    ToRead,
+)
 from storage.ops.unsettled import folders_of
 from storage.ops.values import Progress
 from storage.repository.packer import ChunkTaker
 from storage.repository.threads import Stop, Threads
 from storage.repository.tree_writer import write_content
+from storage.repository.turn import Turn
 from storage.scan.attributes import attributes, attributes_at
 from storage.scan.descriptors import require_descriptors
 from storage.scan.entry import NO_ATTRIBUTES, Attributes, Found, Grade, Kind, StatFacts
@@ -61,59 +71,16 @@ from storage.scan.read import read_stable
 from storage.scan.settled import settled_after_ns
 from storage.scan.walk import UNSEEN, FolderFound, walk_folders
 
-BATCH_BYTES: Final = 4 * MIB
-BATCH_FILES: Final = 256
-BATCHES_WAITING_MAX: Final = 6
-"""Batches under way or waiting; each holds one descriptor per folder in it."""
-BATCH_FOLDERS: Final = 32
+IN_TURN_BYTES_MAX: Final = MIB
+"""A larger file is read aside from the turn: nearly all of that is native work."""
+SLOW_READ_S: Final = 0.000_5
+"""A small file that takes longer comes from a disk, which two readers may keep busier than one."""
 PROGRESS_EVERY_ENTRIES: Final = 512
 PROGRESS_EVERY_PIECES: Final = 16
 """Pieces of 4 MiB and small files that are read, of which nothing may be new."""
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Known = Callable[[BoxKind, bytes], bool]
-
-
-@dataclass(slots=True)
-class _Linked:
-    """One name of an inode that has several. `entry` stays None if it vanished."""
-
-    name: bytes
-    path: bytes
-    folder: MetFolder
-    facts: StatFacts
-    entry: Entry | None = None
-    clean: bool = False
-    """May be remembered with its stat facts."""
-    read_ns: int = 0
-    twin: "_Linked | None" = None
-    """Another name of the same inode, which is read for both."""
-
-
-@dataclass(frozen=True, slots=True)
-class _ToRead:
-    """One file that a reader is to read."""
-
-    folder_fd: int
-    folder: MetFolder
-    name: bytes
-    facts: StatFacts
-    known: Remembered | None
-    linked: _Linked | None
-
-    @property
-    def path(self) -> bytes:
-        return _join(self.folder.path, self.name)
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Files to be read by one reader, with descriptors of their folders."""
-
-    files: list[_ToRead] = field(default_factory=list)
-    folders: list[int] = field(default_factory=list)
-    last_folder: MetFolder | None = None
-    size: int = 0
 
 
 class Gather:
@@ -128,6 +95,7 @@ class Gather:
         owner: tuple[int, int],
         cache: StatCache | None,
         threads: Threads,
+        turn: Turn,
         stop: Stop,
         progress: Callable[[Progress], None],
         exact: bool = False,
@@ -137,6 +105,7 @@ class Gather:
         """Prepare a scan.
 
         Args:
+            turn: for the threads of this scan; the taker steps aside from the same.
             blobs: where to keep what is to be remembered.
             exact: nothing of the home runs, and what is gathered is the last word on it.
             route: which folders have changed, where that is known.
@@ -155,6 +124,9 @@ class Gather:
         self._cache = cache
         self._start_ns = 0
         self._threads = threads
+        self._turn = turn
+        self._slow = False
+        """Whether the file that was read last kept its reader waiting for a disk."""
         self._stop = stop
         self._progress = progress
         self._blobs = blobs
@@ -163,14 +135,14 @@ class Gather:
         """The folders on the way to where the walk stands, by their paths."""
         self._stale: list[bytes] = []
         """Folders that cannot be listed and stand as they were last seen."""
-        self._inodes: dict[tuple[int, int], _Linked] = {}
-        self._linked: dict[tuple[int, int], list[_Linked]] = {}
+        self._inodes: dict[tuple[int, int], Linked] = {}
+        self._linked: dict[tuple[int, int], list[Linked]] = {}
         self._findings: list[Finding] = []
         self._lock = threading.Lock()
         self._contents: list[FileContent] = []
         """Read buffers that no thread uses now."""
-        self._batch = _Batch()
-        self._waiting: set[Future[_Batch]] = set()
+        self._batch = Batch()
+        self._waiting: set[Future[Batch]] = set()
         self._seen = 0
         self._told = 0
         self._read_files = 0
@@ -187,21 +159,26 @@ class Gather:
         started = time.monotonic()
         self._start_ns = time.time_ns()
         try:
-            for step in walk_folders(root_fd, repair_rights=True, stop=self._stop.is_set, route=self._route):
-                if isinstance(step, FolderFound):
-                    self._meet_folder(step)
-                elif step.passed:
-                    self._parent_of(step).passed.add(step.name)
-                else:
-                    self._meet(self._parent_of(step), step)
-            self._send_batch()
-            self._join(0)
-            root = self._leave_above()
+            with self._turn:
+                root = self._walk(root_fd)
         except BaseException:
             self._give_up()
             raise
         self._stop.check()
         return self._assemble(root, started)
+
+    def _walk(self, root_fd: int) -> MetFolder:
+        """Meet everything, have it read, and return the root, for which nothing else is awaited."""
+        for step in walk_folders(root_fd, repair_rights=True, stop=self._stop.is_set, route=self._route):
+            if isinstance(step, FolderFound):
+                self._meet_folder(step)
+            elif step.passed:
+                self._parent_of(step).passed.add(step.name)
+            else:
+                self._meet(self._parent_of(step), step)
+        self._send_batch()
+        self._join(0)
+        return self._leave_above()
 
     def _tell(self, seen: int) -> None:
         self._seen += seen
@@ -328,9 +305,9 @@ class Gather:
             self._meet_other(folder, found, known)
 
     def _meet_file(self, folder: MetFolder, found: Found, known: Remembered | None) -> None:
-        linked: _Linked | None = None
+        linked: Linked | None = None
         if found.facts.links > 1:
-            linked = _Linked(found.name, found.path, folder, found.facts)
+            linked = Linked(found.name, found.path, folder, found.facts)
             folder.awaited += 1
             inode = (found.facts.device, found.facts.inode)
             self._linked.setdefault(inode, []).append(linked)
@@ -411,7 +388,7 @@ class Gather:
             self._findings.append(Finding(path=path, grade=int(grade), error=error))
 
     def _read_later(
-        self, folder: MetFolder, found: Found, known: Remembered | None, linked: _Linked | None
+        self, folder: MetFolder, found: Found, known: Remembered | None, linked: Linked | None
     ) -> None:
         batch = self._batch
         if batch.last_folder is not folder:
@@ -421,7 +398,7 @@ class Gather:
             batch.folders.append(os.dup(found.folder_fd))
             batch.last_folder = folder
         folder.awaited += 1
-        batch.files.append(_ToRead(batch.folders[-1], folder, found.name, found.facts, known, linked))
+        batch.files.append(ToRead(batch.folders[-1], folder, found.name, found.facts, known, linked))
         batch.size += found.facts.size
         if batch.size >= BATCH_BYTES or len(batch.files) == BATCH_FILES:
             self._send_batch()
@@ -431,12 +408,13 @@ class Gather:
             return
         self._join(BATCHES_WAITING_MAX - 1)
         self._waiting.add(self._threads.read(self._read_batch, self._batch))
-        self._batch = _Batch()  # until now its descriptors were ours to close
+        self._batch = Batch()  # until now its descriptors were ours to close
 
     def _join(self, left_max: int) -> None:
         """Wait until so few batches are left, and let the first failure pass."""
         while len(self._waiting) > left_max:
-            done, self._waiting = wait(self._waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
+            with self._turn.aside():
+                done, self._waiting = wait(self._waiting, timeout=0.2, return_when=FIRST_COMPLETED)
             for future in done:
                 for file in future.result().files:
                     self._come(file.folder)
@@ -447,16 +425,21 @@ class Gather:
         self._stop.set()
         for fd in self._batch.folders:
             os.close(fd)
-        self._batch = _Batch()
+        self._batch = Batch()
         wait(self._waiting)
 
-    def _read_batch(self, batch: _Batch) -> _Batch:
+    def _read_batch(self, batch: Batch) -> Batch:
         with self._lock:
             content = self._contents.pop() if self._contents else FileContent(self._taker, seed=self._seed)
         try:
-            for file in batch.files:
-                self._stop.check()
-                self._read_file(file, content)
+            with self._turn:
+                for file in batch.files:
+                    self._stop.check()
+                    if self._slow or file.facts.size > IN_TURN_BYTES_MAX:
+                        with self._turn.aside():
+                            self._read_file(file, content)
+                    else:
+                        self._read_file(file, content)
         finally:
             for fd in batch.folders:
                 os.close(fd)
@@ -464,7 +447,8 @@ class Gather:
             self._contents.append(content)
         return batch
 
-    def _read_file(self, file: _ToRead, content: FileContent) -> None:
+    def _read_file(self, file: ToRead, content: FileContent) -> None:
+        began = time.perf_counter()
         outcome = read_stable(
             file.folder_fd,
             file.name,
@@ -472,8 +456,9 @@ class Gather:
             sink=content,
             repair_rights=True,
             stop=self._reads_on,
-            pause=lambda seconds: not self._stop.wait(seconds),
+            pause=self._pause,
         )
+        self._slow = time.perf_counter() - began > SLOW_READ_S and file.facts.size <= IN_TURN_BYTES_MAX
         if outcome.gone:
             return
         if outcome.grade is Grade.UNREADABLE:
@@ -500,7 +485,7 @@ class Gather:
         with self._lock:
             self._read_files += 1
 
-    def _could_not_read(self, file: _ToRead, error: int) -> None:
+    def _could_not_read(self, file: ToRead, error: int) -> None:
         linked = file.linked
         if linked is None:
             self._unreadable(file.folder, file.name, Kind.FILE, file.facts, error)
@@ -514,6 +499,11 @@ class Gather:
         if self._pieces % PROGRESS_EVERY_PIECES == 0:
             self._progress(Progress(stage="scan", done=self._seen, unit="entries"))
         return self._stop.is_set()
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait before a file is read again; return whether to read it again."""
+        with self._turn.aside():
+            return not self._stop.wait(seconds)
 
     def _assemble(self, root: MetFolder, started: float) -> Gathered:
         """Write what waited for the end."""

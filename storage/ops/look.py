@@ -22,6 +22,7 @@ from storage.repository.index import ChunkIndex
 from storage.repository.reader import Reader
 from storage.repository.state import Row
 from storage.repository.threads import Stop, Threads
+from storage.repository.turn import Turn
 from storage.scan.entry import Kind
 from storage.scan.walk import walk
 
@@ -77,6 +78,7 @@ async def look_again(
                 owner=owner,
                 cache=cache,
                 threads=threads,
+                turn=Turn(),
                 stop=stop,
                 progress=ignore_progress,
                 exact=True,

@@ -224,6 +224,7 @@ def _scan(
             owner=owner,
             cache=cache,
             threads=threads,
+            turn=chunks.turn,
             stop=stop,
             progress=progress,
             exact=plan.exact,

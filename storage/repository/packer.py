@@ -40,6 +40,7 @@ from storage.format.limits import (
 )
 from storage.format.pack import PackBytes, PackSlot, PackWriter, check_pack
 from storage.format.table import PlannedSegment
+from storage.repository.turn import Turn
 
 SEGMENT_BYTES: Final = 512 * KIB
 SEGMENT_CHUNKS_MAX: Final = 4_096
@@ -138,6 +139,8 @@ class NewChunks:
         Args:
             beside: name packs below `b/`, where no sweep goes: those of a full base.
         """
+        self.turn = Turn()
+        """Of the threads that offer; a segment is compressed and sealed aside from it."""
         self._beside = beside
         self._keys = keys
         self._fence = fence
@@ -176,7 +179,8 @@ class NewChunks:
             if full:
                 kept.filling = None
         if full:
-            self._close_segment(kind, filling)
+            with self.turn.aside():
+                self._close_segment(kind, filling)
         return chunk_id
 
     def finish(self) -> list[PlannedSegment]:
