@@ -5,7 +5,7 @@ forgotten meanwhile. Whatever is read is looked for again where a garbage collec
 Nothing is read through what a writer remembers where damage is looked for.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
@@ -30,9 +30,11 @@ from storage.ops.values import (
 )
 from storage.ops.workspace import Workspace
 from storage.repository.current import CurrentPlaces
+from storage.repository.index import ChunkIndex, Container
 from storage.repository.scrub import Scrub
 from storage.repository.slot_look import SlotLook
 from storage.repository.state import LogState, Row
+from storage.repository.strays import find_strays
 
 PINNED_FROM_BYTES: Final = 16 * MIB
 """A smaller file is read at once; a pin would cost more than it. A download of more may take hours at its
@@ -222,4 +224,7 @@ class Reading(Opened):
                 return await workspace.log.another().refresh()
             return await self._refreshed(workspace)
 
-        return CurrentPlaces(state, rows, read_log)
+        async def strays(known: ChunkIndex) -> Sequence[Container]:
+            return await find_strays(workspace.place, workspace.keys.of_header, known)
+
+        return CurrentPlaces(state, rows, read_log, strays=strays, threads=self._threads)

@@ -6,7 +6,8 @@ may be written by both lanes in turn; they meet on an inode for the time of one 
 opening a segment. Almost every file lies whole in one segment and is made by one call (`scan/lane.py`).
 
 A load whose objects were moved meanwhile is placed anew by the log as it is then. Of a load with a damaged
-object each segment is tried alone; a file that needs one that is lost is taken back as a whole.
+object each segment is tried alone, and what it cannot give is taken from another copy, if there is one
+(`repository/current.py`). A file that needs what has none is taken back as a whole.
 
 Memory: for each lane a load being written, one being fetched, and one opened segment.
 
@@ -21,7 +22,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from storage.errors import ObjectMissing, StorageError
+from storage.errors import HostileTree, Malformed, ObjectMissing, StorageError
 from storage.format.frame import Buffer
 from storage.format.keys import BoxKind
 from storage.format.limits import MIB, SEALED_EXTRA_BYTES_MAX, SEGMENT_RAW_BYTES_MAX
@@ -29,7 +30,7 @@ from storage.format.table import Segment
 from storage.ops.seeding import BATCH_BYTES, Seeding
 from storage.repository.damage import Damage, damage_of
 from storage.repository.index import Container, Places
-from storage.repository.reader import CACHE_BYTES, Reader, SealedRun
+from storage.repository.reader import CACHE_BYTES, WRONG_PLACE, Reader, SealedRun
 from storage.repository.threads import Stop, Threads
 from storage.repository.together import first_failure
 from storage.scan.entry import RestoreFacts
@@ -81,6 +82,11 @@ class _Piece(NamedTuple):
     """First raw byte in the segment."""
     length: int
 
+    @property
+    def refs(self) -> list[tuple[bytes, int]]:
+        """Return its chunks, as the file names them."""
+        return self.file.refs[self.first : self.first + self.chunks]
+
 
 _Wanted = dict[int, tuple[Segment, list[_Piece]]]
 """Pieces of one container by segment."""
@@ -94,6 +100,8 @@ class _Load:
     looks: int
     wanted: _Wanted = field(default_factory=dict)
     sealed: list[SealedRun] = field(default_factory=list)
+    failed: dict[int, StorageError] = field(default_factory=dict)
+    """Segments that could not be read, and why."""
 
 
 class _Writers:
@@ -258,33 +266,46 @@ class Lanes:
         return had
 
     async def _placed(self, pieces: Sequence[_Piece]) -> list[_Load]:
-        leave_out = False
+        """Find where the chunks of pieces lie now; what lies nowhere where it can be read is lost."""
+        sought_by = -1
         while True:
             looks = self._places.looks
-            try:
-                return await self._threads.run(self._stop, self._loads_of, pieces, looks, leave_out)
-            except ObjectMissing:
-                if not await self._places.look_again(looks):
-                    if self._lost is None:
-                        raise
-                    leave_out = True
+            loads, unplaced = await self._threads.run(self._stop, self._loads_of, pieces, looks)
+            if not unplaced:
+                return loads
+            missing = any(isinstance(exc, ObjectMissing) for _, exc in unplaced)
+            if missing and await self._places.look_again(looks):
+                continue
+            if sought_by != looks:
+                ids = {chunk_id for piece, _ in unplaced for chunk_id, _ in piece.refs}
+                sought_by = looks
+                if await self._places.look_elsewhere(BoxKind.DATA, ids, {}):
+                    continue
+            for piece, exc in unplaced:
+                if not self._lose(piece, exc):
+                    raise exc
+            return loads
 
-    def _loads_of(self, pieces: Sequence[_Piece], looks: int, leave_out: bool) -> list[_Load]:
+    def _loads_of(
+        self, pieces: Sequence[_Piece], looks: int
+    ) -> tuple[list[_Load], list[tuple[_Piece, StorageError]]]:
         """Find where the chunks of pieces lie now, and put what lies together into loads, as it lies.
 
-        With `leave_out` files with chunks that lie nowhere are lost; else they are an error.
+        Returns:
+            The loads, and the pieces of which a chunk lies nowhere, or where it cannot be read.
         """
         by_container: dict[str, tuple[Container, _Wanted]] = {}
+        unplaced: list[tuple[_Piece, StorageError]] = []
         for piece in pieces:
             self._stop.check()
             if piece.file.lost:
                 continue
             try:
                 parts = list(self._parts(piece))
-            except ObjectMissing as exc:
-                if not leave_out:
+            except StorageError as exc:
+                if damage_of(exc) is None:
                     raise
-                self._lose([piece], exc)
+                unplaced.append((piece, exc))
                 continue
             for container, number, part in parts:
                 wanted = by_container.setdefault(container.name, (container, {}))[1]
@@ -293,9 +314,10 @@ class Lanes:
                     wanted[number] = container.segments[number], [part]
                 else:
                     there[1].append(part)
-        return [
+        loads = [
             load for name in sorted(by_container) for load in _cut_loads(*by_container[name], looks=looks)
         ]
+        return loads, unplaced
 
     def _parts(self, piece: _Piece) -> Iterator[tuple[Container, int, _Piece]]:
         """Cut a piece where its chunks are no neighbours."""
@@ -303,9 +325,10 @@ class Lanes:
         at, data_start = piece.first, piece.data_start
         first = place(BoxKind.DATA, file.refs[at][0])
         count, length = 0, 0
-        for chunk_id, size in file.refs[piece.first : piece.first + piece.chunks]:
+        for chunk_id, size in piece.refs:
             here = place(BoxKind.DATA, chunk_id)
-            assert here.length == size, "the index has the lengths of the tables"
+            if here.length != size:
+                raise HostileTree(path=file.path, rule="length of a chunk")
             follows = here.container is first.container and here.segment == first.segment
             if count and not (follows and here.start == first.start + length):
                 part = _Piece(file, at, count, data_start, first.start, length)
@@ -325,6 +348,7 @@ class Lanes:
                     group.create_task(self._fetch(fetching, work), name="fetch-load")
                 if writing is not None:
                     await self._threads.run(self._stop, self._write, writing, hand)
+                    await self._elsewhere(writing, work)
             if fetching is None and not work:
                 return
             writing = fetching
@@ -334,16 +358,17 @@ class Lanes:
         try:
             load.sealed = await self._fetched(load)
         except ObjectMissing as exc:
-            pieces = [piece for _, served in load.wanted.values() for piece in served]
             if await self._places.look_again(load.looks):
+                pieces = [piece for _, served in load.wanted.values() for piece in served]
                 work.extendleft(reversed(await self._placed(pieces)))
-            elif not self._lose(pieces, exc, load.container):
-                raise
-            load.wanted = {}
+                load.wanted, load.failed = {}, {}
+            else:
+                load.failed = dict.fromkeys(load.wanted, exc)
+        await self._elsewhere(load, work)
         self.fetched_bytes += sum(len(sealed.raw) for sealed in load.sealed)
 
     async def _fetched(self, load: _Load) -> list[SealedRun]:
-        """Fetch a load; where a segment is damaged each of them alone, and whoever needs that one is lost.
+        """Fetch a load; where a segment is damaged each of them alone, and those fail that are.
 
         Raises:
             ObjectMissing: it lies elsewhere by now, or nowhere.
@@ -353,27 +378,39 @@ class Lanes:
         except ObjectMissing:
             raise
         except StorageError as exc:
-            if self._lost is None or damage_of(exc) is None:
+            if damage_of(exc, name=load.container.name) is None:
                 raise
         found: list[SealedRun] = []
-        for segment, served in load.wanted.values():
+        for segment, _ in load.wanted.values():
             try:
                 found.append(await self._reader.fetch_run(load.container, [segment]))
             except ObjectMissing:
                 raise
             except StorageError as exc:
-                if not self._lose(served, exc, load.container):
+                if damage_of(exc, name=load.container.name) is None:
                     raise
+                load.failed[segment.index] = exc
         return found
 
-    def _lose(self, pieces: Iterable[_Piece], exc: StorageError, container: Container | None = None) -> bool:
-        """Leave out the files of some pieces if an error is damage and that is allowed; return whether."""
-        damage = damage_of(exc, name="" if container is None else container.name)
+    async def _elsewhere(self, load: _Load, work: deque[_Load]) -> None:
+        """Make new work of what the failed segments of a load were to serve, from wherever else it lies."""
+        if not load.failed:
+            return
+        failed, load.failed = load.failed, {}
+        for exc in failed.values():
+            exc.facts.setdefault("object", load.container.name)
+        unreadable = {(load.container.name, number): exc for number, exc in failed.items()}
+        await self._places.look_elsewhere(BoxKind.DATA, (), unreadable)
+        pieces = [piece for number in failed for piece in load.wanted.pop(number)[1]]
+        work.extendleft(reversed(await self._placed(pieces)))
+
+    def _lose(self, piece: _Piece, exc: StorageError) -> bool:
+        """Leave out the file of a piece if an error is damage and that is allowed; return whether."""
+        damage = damage_of(exc)
         if damage is None or self._lost is None:
             return False
-        for piece in pieces:
-            if self._writers.lose(piece.file):
-                self._lost(piece.file.path, damage)
+        if self._writers.lose(piece.file):
+            self._lost(piece.file.path, damage)
         return True
 
     def _write(self, load: _Load, hand: Lane) -> None:
@@ -384,14 +421,34 @@ class Lanes:
                 try:
                     view = memoryview(sealed.open_one(segment))
                 except StorageError as exc:
-                    if not self._lose(served, exc, load.container):
+                    if damage_of(exc, name=load.container.name) is None:
                         raise
+                    load.failed[segment.index] = exc
                     continue
-                for piece in served:
+                for piece in self._rightly_placed(load.container, segment, served):
                     self._stop.check()
                     self._write_piece(piece, view[piece.start : piece.start + piece.length], hand)
                 self._written(sum(piece.length for piece in served))
         load.sealed = []
+
+    def _rightly_placed(
+        self, container: Container, segment: Segment, served: Iterable[_Piece]
+    ) -> Iterator[_Piece]:
+        """Yield the pieces whose files name what the segment was checked against. The others are lost: a
+        wrong index gives nobody the bytes of another chunk.
+        """
+        chunks, numbers, start = segment.chunks, dict[int, int](), 0
+        for number, (_, length) in enumerate(chunks):
+            numbers[start] = number
+            start += length
+        for piece in served:
+            first = numbers.get(piece.start, len(chunks))
+            if chunks[first : first + piece.chunks] == tuple(piece.refs):
+                yield piece
+                continue
+            exc = Malformed(rule=WRONG_PLACE, object=container.name, index=segment.index)
+            if not self._lose(piece, exc):
+                raise exc
 
     def _write_piece(self, piece: _Piece, data: memoryview, hand: Lane) -> None:
         file, extents = piece.file, piece.file.facts.extents

@@ -24,13 +24,12 @@ from storage.errors import (
 )
 from storage.format import names
 from storage.format.entries import EntryKind, PackRef
-from storage.format.header import ObjectType, open_header
 from storage.format.keys import BoxKind, EpochKeys
-from storage.format.limits import HEADER_BYTES, KIB, TRAILER_BYTES
-from storage.format.pack import Footer, check_pack, read_footer, read_trailer
+from storage.format.pack import Footer, check_pack
 from storage.format.table import read_table
 from storage.objects.store import ObjectInfo
 from storage.ops.values import Progress
+from storage.repository.footers import unnamed_footer
 from storage.repository.log import CommitLog
 from storage.repository.prefixed import Prefixed
 from storage.repository.state import LogState
@@ -40,8 +39,6 @@ from storage.repository.together import together
 LEFT_PACKS_MAX: Final = 4_096
 """64 GiB; what is beyond is uploaded again."""
 FOOTERS_AT_ONCE: Final = 8
-TAIL_BYTES: Final = 64 * KIB
-"""Of a pack's end, fetched first: the footer of a usual pack is shorter."""
 CLAIMS_AT_ONCE: Final = 2
 """Whole packs in memory while they are decoded: fewer than the buffers that a scan has just given back."""
 
@@ -131,19 +128,9 @@ async def _given_up(fence: int, state: LogState, log: CommitLog) -> Mapping[str,
 
 
 async def _look(info: ObjectInfo, place: Prefixed, keys: EpochKeys) -> PackRef | None:
-    """Return the reference of a pack, from its two ends; None if this service did not make it whole."""
-    try:
-        head = await place.get(info.name, length=HEADER_BYTES)
-        header = open_header(keys, head, ObjectType.PACK, info.name)
-        start = max(HEADER_BYTES, info.size - TAIL_BYTES)
-        tail = await place.get(info.name, start=start, length=info.size - start + 1)
-        footer_bytes, count = read_trailer(tail[-TRAILER_BYTES:], pack_bytes=info.size, name=info.name)
-        wanted = footer_bytes + TRAILER_BYTES
-        if wanted > len(tail):
-            tail = await place.get(info.name, start=info.size - wanted, length=wanted + 1)
-        raw = tail[-wanted:-TRAILER_BYTES]
-        footer = read_footer(header, raw, count, pack_bytes=info.size, name=info.name)
-    except (ObjectNotFound, ObjectDamaged, FormatError):
+    """Return the reference of a pack; None if this service did not make it whole, under these keys."""
+    footer = await unnamed_footer(place, info, lambda header, name: keys)
+    if footer is None:
         return None
     fence, pack_id = names.pack_parts(info.name)
     return PackRef(fence, pack_id, info.size, footer.footer_bytes, footer.footer_digest, footer.table)

@@ -6,15 +6,17 @@ none of its chunks, and whoever decides what may go refuses while there is one (
 Source: storage.md 4.1 "Pack"; docs/design/0018-proof-of-the-storage.md.
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
 
 from storage.errors import FormatError, KeyMissing, ObjectDamaged, ObjectNotFound
 from storage.format.entries import PackRef
 from storage.format.header import ObjectType, open_header
-from storage.format.limits import HEADER_BYTES, TRAILER_BYTES
-from storage.format.pack import read_footer, read_trailer
+from storage.format.keys import EpochKeys
+from storage.format.limits import HEADER_BYTES, KIB, TRAILER_BYTES
+from storage.format.pack import Footer, read_footer, read_trailer
 from storage.format.table import Table
+from storage.objects.store import ObjectInfo
 from storage.repository.index import DamagedPack
 from storage.repository.prefixed import Prefixed
 from storage.repository.slots import RepositoryKeys
@@ -22,6 +24,11 @@ from storage.repository.state import pack_name
 from storage.repository.together import together
 
 READS_AT_ONCE: Final = 16
+TAIL_BYTES: Final = 64 * KIB
+"""Of the end of a pack that no entry describes, fetched first: the footer of a usual pack is shorter."""
+
+KeysOf: TypeAlias = Callable[[bytes, str], EpochKeys]
+"""Returns the keys for an object from its header and its name."""
 
 
 class Footers:
@@ -94,3 +101,20 @@ class Footers:
         if footer.footer_digest != footer_digest:
             raise ObjectDamaged(object=name, what="another footer than the log names")
         return footer.table
+
+
+async def unnamed_footer(place: Prefixed, info: ObjectInfo, keys_of: KeysOf) -> Footer | None:
+    """Return the footer of a pack that was only listed, from its two ends; None if it does not open."""
+    try:
+        head = await place.get(info.name, length=HEADER_BYTES)
+        header = open_header(keys_of(head, info.name), head, ObjectType.PACK, info.name)
+        start = max(HEADER_BYTES, info.size - TAIL_BYTES)
+        tail = await place.get(info.name, start=start, length=info.size - start + 1)
+        footer_bytes, count = read_trailer(tail[-TRAILER_BYTES:], pack_bytes=info.size, name=info.name)
+        wanted = footer_bytes + TRAILER_BYTES
+        if wanted > len(tail):
+            tail = await place.get(info.name, start=info.size - wanted, length=wanted + 1)
+        raw = tail[-wanted:-TRAILER_BYTES]
+        return read_footer(header, raw, count, pack_bytes=info.size, name=info.name)
+    except (ObjectNotFound, ObjectDamaged, KeyMissing, FormatError):
+        return None

@@ -5,11 +5,11 @@ Built by reading the log from its beginning; the local cache only saves the read
 are kept apart, so that a reference to a tree node can never be answered with a user's bytes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
-from storage.errors import ObjectMissing
+from storage.errors import ObjectMissing, StorageError
 from storage.format.encoding import Body
 from storage.format.header import ObjectType
 from storage.format.keys import BoxKind
@@ -41,6 +41,10 @@ class Place(NamedTuple):
     length: int
 
 
+Unreadable = Mapping[tuple[str, int], StorageError]
+"""Segments that cannot be read, by container and number, and why."""
+
+
 class DamagedPack(Body, frozen=True):
     """A live pack whose footer alone tells what is in it, and cannot be read: none of its chunks is known."""
 
@@ -65,6 +69,20 @@ class Places(Protocol):
 
         Args:
             looks: as they were before the place was asked for; who comes second finds the first one's answer.
+        """
+
+    async def look_elsewhere(
+        self, kind: BoxKind, chunk_ids: Collection[bytes], unreadable: Unreadable
+    ) -> bool:
+        """What cannot be read where it should be is damaged: look whether there are other copies of it.
+
+        From then on `place` tells of other places than the unreadable ones, or raises why they are.
+
+        Args:
+            chunk_ids: what was wanted, and has no place or one of these.
+
+        Returns:
+            Whether some of the wanted chunks have a place now.
         """
 
 
@@ -147,6 +165,26 @@ class ChunkIndex:
     async def look_again(self, looks: int) -> bool:
         """Return False: this is the log of one moment. `CurrentPlaces` follows it."""
         return False
+
+    async def look_elsewhere(
+        self, kind: BoxKind, chunk_ids: Collection[bytes], unreadable: Unreadable
+    ) -> bool:
+        """Return False: whoever decides by the log looks for no other copies. `CurrentPlaces` does."""
+        return False
+
+    def seconds(self) -> list[tuple[Container, Segment]]:
+        """Return the segments with chunks that have their place somewhere else.
+
+        It asks for every chunk, a microsecond each, because nothing about second places is kept: for a
+        thread, and only where damage was met.
+        """
+        tables = self._tables
+        return [
+            (container, segment)
+            for number, container in enumerate(list(tables.numbered))
+            for segment in container.segments
+            if tables.of(segment.kind).is_elsewhere(number, segment.index, segment.refs)
+        ]
 
     def settle(self) -> None:
         """Give back memory that only the reading of the log needed."""

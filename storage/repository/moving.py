@@ -145,5 +145,5 @@ def _chunks_of(
         place = state.index.place(segment.kind, chunk_id) if chunk_id in wanted else None
         here = (container.name, segment.index, start)
         if place is not None and (place.container.name, place.segment, place.start) == here:
-            yield chunk_id, bytes(opened[start])
+            yield chunk_id, opened[chunk_id]
         start += length

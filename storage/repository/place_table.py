@@ -65,6 +65,14 @@ class PlaceTable:
         value = new.get(chunk_id)
         return None if value is None else _VALUE.unpack(value)
 
+    def is_elsewhere(self, container: int, segment: int, refs: bytes) -> bool:
+        """Return whether one of the chunks of a segment was put for another one before."""
+        for chunk_id, _ in checked_chunk_refs(refs):
+            found = self.get(chunk_id)
+            if found is None or found[:2] != (container, segment):
+                return True
+        return False
+
     def settle(self) -> None:
         """Pack what came lately, if it is much. For whoever is done with what he opened the log for."""
         if len(self._new) > NEW_MIN:

@@ -32,7 +32,7 @@ from storage.format.limits import EXTENTS_INLINE_MAX, HEADER_BYTES, MIB
 from storage.format.table import Segment, cut_chunks, digest, open_segment, read_chunk_refs
 from storage.format.tree import Child, Content, Entry, NodeRef
 from storage.repository.damage import Damage, damage_of
-from storage.repository.index import Container, Places
+from storage.repository.index import Container, Place, Places
 from storage.repository.prefixed import Prefixed
 from storage.repository.slots import RepositoryKeys
 from storage.repository.threads import Threads
@@ -45,9 +45,12 @@ RANGE_BYTES_MAX: Final = 4 * MIB
 READS_AT_ONCE: Final = 8
 HEADERS_MAX: Final = 1_024
 
+WRONG_PLACE: Final = "place of a chunk"
+"""The rule that is broken where an index says that a chunk lies where another one does."""
+
 OnLost = Callable[[Damage], None]
-Chunks = dict[int, bytes]
-"""Chunks of one segment by their first raw byte."""
+Chunks = dict[bytes, bytes]
+"""Chunks of one segment by their ids: who asks in the wrong segment gets nothing, never another chunk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,27 +147,35 @@ class Reader:
         self._headers: OrderedDict[str, tuple[EpochKeys, OpenHeader]] = OrderedDict()
 
     async def chunk(self, index: Places, kind: BoxKind, chunk_id: bytes) -> bytes:
-        """Return one chunk, from wherever it was moved to meanwhile."""
+        """Return one chunk, from wherever it was moved to meanwhile, and from whichever copy is whole."""
         while True:
-            looks = index.looks
+            looks, place = index.looks, None
             try:
-                return await self._chunk(index, kind, chunk_id)
-            except ObjectMissing:
-                if not await index.look_again(looks):
+                place = index.place(kind, chunk_id)
+                chunks = await self._opened(place)
+            except StorageError as exc:
+                if isinstance(exc, ObjectMissing) and await index.look_again(looks):
+                    continue
+                name = "" if place is None else place.container.name
+                if damage_of(exc, name=name) is None:
                     raise
+                unreadable = {} if place is None else {(name, place.segment): exc}
+                if not await index.look_elsewhere(kind, [chunk_id], unreadable):
+                    raise
+            else:
+                chunk = chunks.get(chunk_id)
+                if chunk is None or len(chunk) != place.length:
+                    raise Malformed(rule=WRONG_PLACE, object=place.container.name, chunk=chunk_id.hex())
+                return chunk
 
-    async def _chunk(self, index: Places, kind: BoxKind, chunk_id: bytes) -> bytes:
-        place = index.place(kind, chunk_id)
+    async def _opened(self, place: Place) -> Chunks:
         key = (self._place.prefix, place.container.name, place.segment)
         chunks = self._cache.get(key)
         if chunks is None:
             segment = place.container.segments[place.segment]
             chunks = (await self.read_run(place.container, [segment]))[place.segment]
             self._cache.keep(key, chunks)
-        chunk = chunks[place.start]
-        if len(chunk) != place.length:
-            raise Malformed(rule="chunk length", object=place.container.name)
-        return chunk
+        return chunks
 
     async def fetch(self, wanted: Iterable[tuple[Container, Segment]]) -> list[SealedRun]:
         """Fetch segments, each once, neighbours with one request."""
@@ -369,10 +380,6 @@ def _runs(segments: Sequence[Segment]) -> Iterable[list[Segment]]:
 def _open_run(sealed: SealedRun) -> dict[int, Chunks]:
     found: dict[int, Chunks] = {}
     for segment, opened in sealed.opened():
-        chunks: Chunks = {}
-        start = 0
-        for chunk in cut_chunks(segment, opened):
-            chunks[start] = chunk
-            start += len(chunk)
-        found[segment.index] = chunks
+        ids = (chunk_id for chunk_id, _ in segment.chunks)
+        found[segment.index] = dict(zip(ids, cut_chunks(segment, opened), strict=True))
     return found

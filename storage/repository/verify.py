@@ -33,7 +33,7 @@ from storage.repository.damage import Damage
 from storage.repository.index import ChunkIndex, Container, Places
 from storage.repository.log import CommitLog, Placed
 from storage.repository.prefixed import Prefixed
-from storage.repository.reader import Reader
+from storage.repository.reader import WRONG_PLACE, Reader
 from storage.repository.state import LogState, Row
 
 LOOKS_MAX: Final = 16
@@ -245,6 +245,8 @@ class Verifier:
             place = index.place(BoxKind.DATA, chunk_id)
             if place.length != length:
                 raise ObjectDamaged(what="chunk length", chunk=chunk_id.hex())
+            if chunk_id not in place.container.segments[place.segment].refs:
+                raise ObjectDamaged(what=WRONG_PLACE, object=place.container.name, chunk=chunk_id.hex())
             total += length
             if needed is not None:
                 needed[place.container.name] = place.container

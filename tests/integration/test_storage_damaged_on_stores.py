@@ -11,6 +11,7 @@ import pytest
 
 import storage
 from storage.objects.open import open_store
+from storage.repository.index import ChunkIndex
 from storage.repository.packer import NewChunks
 from tests.fakes.home import picture
 from tests.fakes.s3_fixtures import minio_server, seaweedfs_server
@@ -82,6 +83,31 @@ def bucket(request: pytest.FixtureRequest, tmp_path: Path) -> Bucket:
     made = Bucket(storage.StoreSpec(url=url, credentials_file=keys), tmp_path)
     made.home.mkdir()
     return made
+
+
+async def test_what_two_writers_stored_at_once_is_given_while_one_copy_is_whole(bucket: Bucket) -> None:
+    """One of the first writer's packs is lost, another one is cut."""
+    found: list[str] = []
+    async with await bucket.opened("first") as opened:
+        await take(opened)
+        for name in ("gone", "cut"):
+            before = await bucket.packs()
+            await bucket.save(opened, name)
+            found += await bucket.packs() - before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ChunkIndex, "knows", lambda index, kind, chunk_id: False)
+        async with await bucket.opened("other") as opened:
+            seq = await bucket.save(opened, "more")
+    lost, cut = found
+    await bucket.harm(lost=lost, cut=cut)
+    for cache in ("first", "new"):
+        async with await bucket.opened(cache) as opened:
+            into = bucket.folder / f"home by {cache}"
+            await opened.restore(REF, seq=seq, into=into, becomes_home=True)
+            assert picture(into) == picture(bucket.home)
+            for name in ("gone", "cut"):
+                pieces = [piece async for piece in opened.read(REF, seq=seq, path=name.encode())]
+                assert b"".join(pieces) == (bucket.home / name).read_bytes()
 
 
 async def test_from_damage_to_repair_nothing_is_lost_that_lies_elsewhere(bucket: Bucket) -> None:

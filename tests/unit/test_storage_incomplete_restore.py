@@ -161,14 +161,14 @@ async def test_of_a_pack_that_is_cut_what_lies_before_the_cut_is_given(saved, sh
 def losable(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """Return a list: chunks whose ids are put into it lie in an object that was cut."""
     gone: list[bytes] = []
-    real = Reader._chunk
+    real = Reader.chunk
 
     async def chunk(self, index, kind, chunk_id):
         if chunk_id in gone:
             raise ObjectDamaged(object="p/lost", what="cut short")
         return await real(self, index, kind, chunk_id)
 
-    monkeypatch.setattr(Reader, "_chunk", chunk)
+    monkeypatch.setattr(Reader, "chunk", chunk)
     return gone
 
 

@@ -4,40 +4,23 @@ import io
 import itertools
 import tarfile
 import zipfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 import storage
 from storage.errors import ObjectDamaged
-from storage.objects.memory import MemoryBucket, MemoryStore
+from storage.objects.memory import MemoryBucket
 from storage.ops import restore_plan
 from storage.repository import collect, fold, snapshots
 from storage.repository.reader import Reader
-from tests.fakes.faulty_store import Crashed, Fault, FaultyStore
+from tests.fakes.faulty_store import Crashed, Fault
 from tests.fakes.home import picture
+from tests.fakes.meddled_store import Meddled
 from tests.fakes.storage_rig import KEEP_ONE, PREFIX, REF, Node, objects, take, write
 
 EVERYTHING = storage.Retention(keep_last=1_000)
-Meddle = Callable[[], Awaitable[object]]
-
-
-class Meddled(FaultyStore):
-    """Lets something happen before one of the reads of it, counted from 1."""
-
-    def __init__(self, bucket: MemoryBucket) -> None:
-        super().__init__(MemoryStore(bucket))
-        self.reads = 0
-        self.at = 0
-        self.meddle: Meddle | None = None
-
-    async def get(self, name: str, *, start: int = 0, length: int | None = None) -> bytes:
-        self.reads += 1
-        if self.meddle is not None and self.reads == self.at:
-            meddle, self.meddle = self.meddle, None
-            await meddle()
-        return await super().get(name, start=start, length=length)
 
 
 @pytest.fixture(autouse=True)
