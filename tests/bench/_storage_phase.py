@@ -4,7 +4,8 @@
 
 Prints one JSON object: seconds inside of this process, and what the call told. WHAT is birth, checkpoint or
 restore (then --home is where to), or notified: several checkpoints of one process that watches the home, of
-no change and of a minute each. With --resident the checkpoint is taken a second time, and that one told.
+no change and of a minute each, and one of a day. With --resident the checkpoint is taken a second time, and
+that one told.
 """
 
 import argparse
@@ -57,7 +58,7 @@ async def run(asked: argparse.Namespace) -> dict[str, float]:
             assert report.whole
             return {"inside_s": time.perf_counter() - began, "usable_s": usable[0]}
         if asked.what == "notified":
-            return await notified(opened, Path(asked.home), head.fence)
+            return await notified(opened, Path(asked.home), head.fence, asked.scale)
         told: dict[str, float] = {}
         for _ in range(2 if asked.resident else 1):
             began = time.perf_counter()
@@ -72,29 +73,33 @@ async def run(asked: argparse.Namespace) -> dict[str, float]:
         return told
 
 
-async def notified(opened: Storage, home: Path, fence: int) -> dict[str, float]:
+async def notified(opened: Storage, home: Path, fence: int, scale: float) -> dict[str, float]:
     """Take the looks that a running service takes: everything once, then what the kernel tells of."""
-    names = ("no_change_s", "no_change_cpu_s", "tick_s", "tick_cpu_s")
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    seconds: dict[str, list[float]] = {}
 
     async def take(name: str = "") -> None:
         began, cpu = time.perf_counter(), time.process_time()
         await opened.checkpoint(REF, home=home, fence=fence, session="s", reason="bench")
         if name:
-            seconds[f"{name}_s"].append(time.perf_counter() - began)
-            seconds[f"{name}_cpu_s"].append(time.process_time() - cpu)
+            seconds.setdefault(f"{name}_s", []).append(time.perf_counter() - began)
+            seconds.setdefault(f"{name}_cpu_s", []).append(time.process_time() - cpu)
+
+    async def change(how: str, seed: int) -> None:
+        script = str(Path(__file__).with_name("_storage_home.py"))
+        command = [sys.executable, "-P", script, how, str(home), str(seed), str(scale)]
+        changing = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
+        assert await changing.wait() == 0
 
     await take()
     await take()
     for number in range(NOTIFIED_TIMES):
         await take("no_change")
-        script = str(Path(__file__).with_name("_storage_home.py"))
-        command = [sys.executable, "-P", script, "minute", str(home), str(100 + number), "1.0"]
-        changing = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
-        assert await changing.wait() == 0
+        await change("minute", 100 + number)
         await take("tick")
         await asyncio.sleep(SETTLE_S)
         await take()  # of what was too young
+    await change("day", 200)
+    await take("day")
     return {name: statistics.median(found) for name, found in seconds.items()}
 
 
@@ -106,6 +111,7 @@ def main() -> None:
     made.add_argument("--cache", required=True)
     made.add_argument("--home", required=True)
     made.add_argument("--resident", action="store_true")
+    made.add_argument("--scale", type=float, default=1.0, help="share of the full size that the home has")
     print(json.dumps(asyncio.run(run(made.parse_args()))))
 
 

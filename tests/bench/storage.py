@@ -4,7 +4,7 @@ Every phase is a process of its own, ours as theirs, so the start of an interpre
 take turns within a round, each with a fresh copy of the home, and medians of rounds are shown. The phases:
 first (whole home, empty store), no change, a day (about one per cent), a minute (about 100 kB), restore.
 Resident is the second of two checkpoints in one process: what a running service pays without notification;
-notified is what it pays with it, for no change and for a minute (a tick).
+notified is what it pays with it, for no change, a minute (a tick), and a day that nobody saved in between.
 
 The places: a folder in memory, one on a disk, SeaweedFS and MinIO on the same two cores (first checkpoint
 only), and in memory a home that is one large file, changed in its middle.
@@ -87,6 +87,9 @@ class Ours:
     name = "ours"
     phases = CHECKPOINTS
 
+    def __init__(self, scale: float) -> None:
+        self._scale = scale
+
     def command(self, phase: str, place: Place, number: int) -> Sequence[str]:
         what = {"init": "birth", "restore": "restore", "notified": "notified"}.get(phase, "checkpoint")
         url = f"file://{place.store}?create=true"
@@ -99,7 +102,8 @@ class Ours:
         script = str(HERE / "_storage_phase.py")
         where = ["--store", url, "--cache", str(place.folder / "cache"), "--home", str(home)]
         allocator = [f"{name}={said}" for name, said in heap.environment("worker-0").items()]
-        return ["env", *allocator, sys.executable, "-P", script, what, *where, *keys, *resident]
+        scale = ["--scale", str(self._scale)]
+        return ["env", *allocator, sys.executable, "-P", script, what, *where, *keys, *resident, *scale]
 
 
 class Restic:
@@ -259,7 +263,7 @@ Found = dict[tuple[str, str], list[Cost]]
 def rounds_on(where: Path, pristine: Path, asked: argparse.Namespace, name: str) -> Found:
     """Run every tool in turn, `rounds` times; the key is (tool, phase)."""
     found: Found = {}
-    tools: tuple[Tool, ...] = (Ours(), Restic(), Borg())
+    tools: tuple[Tool, ...] = (Ours(asked.scale), Restic(), Borg())
     for number in range(asked.rounds):
         for tool in tools:
             report.progress(
@@ -281,7 +285,7 @@ def first_on_server(
     """The first checkpoint into a real S3 server on the same two cores."""
     found: Found = {}
     for number in range(asked.rounds):
-        for tool in (Ours(), Restic()):
+        for tool in (Ours(asked.scale), Restic()):
             report.progress(f"{new_server.__name__}, round {number + 1} of {asked.rounds}: {tool.name}")
             with ExitStack() as stack:
                 folder = stack.enter_context(
@@ -322,7 +326,7 @@ def one_file(where: Path, asked: argparse.Namespace) -> list[report.Row]:
         pristine = Path(base) / "home"
         with_home("one", pristine, scale=asked.scale)
         for number in range(asked.rounds):
-            for tool in (Ours(), Restic()):
+            for tool in (Ours(asked.scale), Restic()):
                 report.progress(f"one file, round {number + 1} of {asked.rounds}: {tool.name}")
                 with tempfile.TemporaryDirectory(prefix=f"bench-{tool.name}-", dir=where) as folder:
                     place = Place(folder=Path(folder))
@@ -351,7 +355,7 @@ def rows_of(found: Found, name: str) -> list[report.Row]:
     rows: list[report.Row] = []
     for phase in CHECKPOINTS:
         if phase == "notified":
-            rows += notified_rows(found["ours", phase], name)
+            rows += notified_rows(found["ours", phase], found["restic", "a day"], name)
             continue
         ours = found["ours", phase]
         for peer, goals in (("restic", GOALS_RESTIC), ("borg", GOALS_BORG)):
@@ -374,13 +378,26 @@ def rows_of(found: Found, name: str) -> list[report.Row]:
     return rows
 
 
-def notified_rows(ours: list[Cost], name: str) -> list[report.Row]:
-    """Return what a process that watches the home takes; no peer has anything like it."""
+def notified_rows(ours: list[Cost], restic_day: list[Cost], name: str) -> list[report.Row]:
+    """Return what a process that watches the home takes; no peer has anything like it.
+
+    A day is set against what restic takes for one, always a new process.
+    """
     rows: list[report.Row] = []
     for what, goal in GOALS_NOTIFIED_S.items():
         for unit, key in (("s", "s"), ("CPU s", "cpu_s")):
             seconds = statistics.median(cost.told[f"{what.replace(' ', '_')}_{key}"] for cost in ours)
             rows.append(value(f"{name}: {what} notified, {unit}", round(seconds, 4), goal))
+    for unit, key, theirs in (("s", "day_s", "wall_s"), ("CPU s", "day_cpu_s", "cpu_s")):
+        row = report.Row(
+            row=f"{name}: a day notified, {unit}",
+            ours=round(float(statistics.median(cost.told[key] for cost in ours)), 3),
+            peer=VERSIONS["restic"],
+            peer_value=middle(restic_day, theirs),
+            goal=GOALS_RESTIC["a day"] if unit == "s" else None,
+            less_is_better=True,
+        )
+        rows.append(row)
     return rows
 
 
