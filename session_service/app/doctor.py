@@ -23,6 +23,7 @@ from session_service.checkpoints.key_sources import recovery_name
 from session_service.client.api import Api
 from session_service.client.models import SecondStore
 from session_service.client.transport import Transport
+from session_service.host import look as templates
 from session_service.host import selftest
 from session_service.host.selftest import Finding
 from session_service.registry.connection import SQLITE_NEEDED
@@ -40,6 +41,7 @@ async def look(settings: Settings) -> list[Finding]:
     layout = Layout(settings.state_folder)
     return [
         *await selftest.look(),
+        _templates(settings),
         _python(),
         _sqlite(),
         _clock(),
@@ -48,6 +50,15 @@ async def look(settings: Settings) -> list[Finding]:
         *await _service(settings, layout),
         _key(settings, layout),
     ]
+
+
+def _templates(settings: Settings) -> Finding:
+    """Say what desktops can be made from here, and whether the usual one is among it."""
+    offered, usual = templates.templates(templates.TEMPLATES), settings.desktops.template
+    ok = usual in offered
+    action = "" if ok else f"Install what {usual} needs, or correct the setting desktops.template."
+    words = f"{', '.join(sorted(offered))}; usually {usual}"
+    return Finding(name="templates", ok=ok, words=words, action=action)
 
 
 def _python() -> Finding:

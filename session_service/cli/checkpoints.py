@@ -79,7 +79,9 @@ def files(
         bool, typer.Option("--json", help="Print one JSON document for programs, an entry a line.")
     ] = False,
 ) -> None:
-    """Show a folder as it was at a checkpoint, by name, as it is read: a million entries take no memory.
+    """Show a folder as it was at a checkpoint, by name.
+
+    It is shown as it is read: a million entries take no memory.
 
     Example: session-service checkpoints files 01J9Z3M4N5P6Q7R8S9T0V1W2X3 12 Documents --prefix 2026
     """
@@ -210,7 +212,9 @@ def restore(
     state_folder: StateFolder = None,
     json: AsJson = False,
 ) -> None:
-    """Bring files back: into a new folder, or beside what is there in a running desktop. Nothing is replaced.
+    """Bring files back; nothing that is there is replaced.
+
+    Into a new folder of this machine, or beside what is there in a running desktop.
 
     What needs a damaged object of the store is left out and named; then the exit status is 3.
 
@@ -332,8 +336,9 @@ def verify(
     state_folder: StateFolder = None,
     json: AsJson = False,
 ) -> None:
-    """Check a workspace's repository: chain, structure, and with `full` every byte. Exit status 1 for any
-    fault.
+    """Check a workspace's repository, by `full` every byte of it.
+
+    Chain and structure are checked at every level. Exit status 1 for any fault.
 
     Example: session-service checkpoints verify 01J9Z3M4N5P6Q7R8S9T0V1W2X3 --level full
     """

@@ -178,7 +178,7 @@ def connect(
     token_file: Annotated[Path | None, typer.Option(help="File with an API token, for --url.")] = None,
     state_folder: StateFolder = None,
 ) -> None:
-    """Give any VNC viewer a local port whose stream survives lost links.
+    """Give any VNC viewer a port whose stream survives lost links.
 
     Example: session-service connect 01J9Z3M4N5P6Q7R8S9T0V1W2X3 --port 5901
     """

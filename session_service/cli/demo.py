@@ -57,8 +57,9 @@ def demo(
         typer.Option("--credentials-file", help="Lines access_key = ... and secret_key = ... of that store."),
     ] = None,
 ) -> None:
-    """Play the story: start, work, lose the connection, come back, stay away, find every file. Exit
-    status 1 if not.
+    """Play the whole story on real parts, and check every step.
+
+    Start, work, lose the connection, come back, stay away, find every file. Exit status 1 if not.
 
     Example: session-service demo --s3 --json
     """

@@ -107,10 +107,11 @@ def client(
     junit: JunitFile = None,
     show_list: Annotated[bool, typer.Option("--list", help="List the cases and end.")] = False,
 ) -> None:
-    """Put any client of the resumable wire through drops, half-open peers, idle proxies, portals, slow lines,
-    clock jumps, frozen tabs, expired tokens and every close code, and say what it did.
+    """Put any client of the resumable wire through what networks do.
 
-    Exit status 0: no case is red. 1: one is. 2: wrong use, or no case could be tried.
+    Drops, half-open peers, idle proxies, portals, slow lines, clock jumps, frozen tabs, expired tokens and
+    every close code: it says what the client did. Exit status 0: no case is red. 1: one is. 2: wrong use, or
+    no case could be tried.
 
     Example: session-service doctor client --run 'my-client {url} {session} {token}'
     """

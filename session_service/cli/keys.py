@@ -44,7 +44,7 @@ def show(
     state_folder: StateFolder = None,
     json: AsJson = False,
 ) -> None:
-    """Show which keys are in use, by their public names, and how many packs lie under each.
+    """Show the keys in use, and how much lies under each.
 
     Example: session-service keys show 01J9Z3M4N5P6Q7R8S9T0V1W2X3
     """
@@ -103,7 +103,9 @@ def _show_store(found: models.StoreKeys, json: bool) -> None:
 
 @application.command("check")
 def check(state_folder: StateFolder = None, json: AsJson = False) -> None:
-    """Check that every key opens and that losing this machine loses none. Exit status 1 if not.
+    """Check that every key opens, and outlives this machine.
+
+    Exit status 1 if one does not.
 
     Example: session-service keys check
     """
@@ -172,7 +174,7 @@ def rewrap(
     state_folder: StateFolder = None,
     json: AsJson = False,
 ) -> None:
-    """Move every tenant's and workspace's secrets to the master key, recovery code and KMS of now.
+    """Move all secrets to the master key, code and KMS of now.
 
     Nobody has to stop working, and a run that was cut off is repeated.
 
@@ -203,7 +205,9 @@ def recovery(
     state_folder: StateFolder = None,
     json: AsJson = False,
 ) -> None:
-    """Make a recovery code for paper: with the object store alone it opens every saved file.
+    """Make a recovery code for paper.
+
+    With the object store alone it opens every saved file.
 
     It is shown once. An earlier code opens nothing any more.
 
@@ -269,7 +273,9 @@ def open_(
     state_folder: StateFolder = None,
     json: AsJson = False,
 ) -> None:
-    """Open the store with the recovery code when this machine has no master key: a new one is made.
+    """Open the store with the recovery code, without a master key.
+
+    A new master key is made.
 
     The service must be stopped; the settings must name the object store. Afterwards start the service.
 
@@ -349,7 +355,9 @@ def erase(
     state_folder: StateFolder = None,
     json: AsJson = False,
 ) -> None:
-    """Erase all that was saved of a person, for ever: keys, then objects. It leaves signed receipts.
+    """Erase all that was saved of a person, for ever.
+
+    Keys go first, then objects; signed receipts are left.
 
     Refused while a desktop of this person runs. Example: session-service people erase ada --reason "asked"
     """
@@ -364,7 +372,7 @@ def erase(
 
 @people.command("erasure")
 def erasure(name: str, state_folder: StateFolder = None, json: AsJson = False) -> None:
-    """Show the signed receipts of an erased person, by the account's id.
+    """Show the receipts of an erased person, by the account's id.
 
     Example: session-service people erasure 01J9Z3M4N5P6Q7R8S9T0V1W2X3
     """

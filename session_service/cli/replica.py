@@ -54,7 +54,7 @@ def status(state_folder: StateFolder = None, json: AsJson = False) -> None:
 
 @application.command("sync")
 def compare(state_folder: StateFolder = None) -> None:
-    """Compare both stores and copy whatever is missing, now instead of within the hour.
+    """Compare both stores now, and copy whatever is missing.
 
     Example: session-service replica sync
     """
@@ -88,7 +88,7 @@ def verify(
 
 @application.command()
 def repair(workspace: WorkspaceId, state_folder: StateFolder = None, json: AsJson = False) -> None:
-    """Bring back into the main store what it lacks and the second one has whole.
+    """Bring back what the main store lacks, from the second one.
 
     Example: session-service replica repair 01J9Z3M4N5P6Q7R8S9T0V1W2X3
     """
@@ -110,7 +110,9 @@ def promote(
     state_folder: StateFolder = None,
     json: AsJson = False,
 ) -> None:
-    """Make the second store the main one, for good: the old one is refused from then on.
+    """Make the second store the main one, for good.
+
+    The old one is refused from then on.
 
     Example: session-service replica promote --url s3://copies/desks --reason "the first store burned"
     """

@@ -27,7 +27,9 @@ def add_to(application: typer.Typer) -> None:
     application.command("serve", help=_HELP)(serve)
 
 
-_HELP = """Run the service in the foreground: host, workers and service as processes of their own.
+_HELP = """Run the service in the foreground.
+
+Host, workers and service are processes of their own.
 
 Example: session-service serve --port 8080 --set hold.hold_s=600
 """

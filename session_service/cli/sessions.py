@@ -119,7 +119,9 @@ def start(
     state_folder: StateFolder = None,
     json: AsJson = False,
     workspace: Annotated[str, typer.Option(help="Id of the workspace; default: one's own first one.")] = "",
-    template: Annotated[str, typer.Option(help="openbox, xfce or bare.")] = "",
+    template: Annotated[
+        str, typer.Option(help="What it is made from; a wrong name shows what there is.")
+    ] = "",
     checkpoint: Annotated[int | None, typer.Option(help="Start from this older checkpoint.")] = None,
 ) -> None:
     """Start a desktop, or show the one that the workspace has.
@@ -200,7 +202,7 @@ def accept(
     state_folder: StateFolder = None,
     json: AsJson = False,
 ) -> None:
-    """Accept by name that files cannot be saved, so that a close can go on.
+    """Accept by name what cannot be saved, so that a close goes on.
 
     Example: session-service sessions accept 01J9Z3M4N5P6Q7R8S9T0V1W2X3 broken.img --reason "bad disk,
     user agrees"

@@ -84,7 +84,9 @@ def restart(
     state_folder: StateFolder = None,
     wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait until it is ready.")] = 120.0,
 ) -> None:
-    """Let this version take the running one's place: same process, same port, nobody who dials is refused.
+    """Let this version take the running one's place.
+
+    Same process, same port; nobody who dials is refused, and desktops go on.
 
     Desktops go on, pages are told to come back within three seconds and do so with the key they have.
 

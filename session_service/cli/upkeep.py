@@ -64,8 +64,9 @@ def gc(
     state_folder: StateFolder = None,
     json: AsJson = False,
 ) -> None:
-    """Free what no kept checkpoint needs, now instead of within the hour. What this run gives up is deleted
-    by the next one.
+    """Free what no kept checkpoint needs, now.
+
+    Else it is done within the hour. What this run gives up is deleted by the next one.
 
     Example: session-service checkpoints gc 01J9Z3M4N5P6Q7R8S9T0V1W2X3
     """
@@ -93,7 +94,7 @@ def gc(
 
 @application.command()
 def retention(workspace: WorkspaceId, state_folder: StateFolder = None, json: AsJson = False) -> None:
-    """Show which checkpoints stay when old ones are forgotten; the settings `retention.*` say it.
+    """Show which checkpoints the settings `retention.*` keep.
 
     Example: session-service checkpoints retention 01J9Z3M4N5P6Q7R8S9T0V1W2X3
     """
@@ -118,7 +119,9 @@ def step_over(
     state_folder: StateFolder = None,
     json: AsJson = False,
 ) -> None:
-    """Show what lies behind the end of a log and stops everybody, or, with the hash of each, step over it.
+    """Show what jams the end of a log, or step over it.
+
+    It is stepped over with the hash of each that was shown.
 
     Example: session-service checkpoints step-over 01J9Z3M4N5P6Q7R8S9T0V1W2X3
     """
@@ -183,7 +186,7 @@ def keys(
     state_folder: StateFolder = None,
     json: AsJson = False,
 ) -> None:
-    """Show the keys of a workspace by their public names, or begin a new epoch.
+    """Show the keys of a workspace by name, or begin a new epoch.
 
     Example: session-service checkpoints keys 01J9Z3M4N5P6Q7R8S9T0V1W2X3 --rotate
     """
@@ -206,7 +209,9 @@ def erase(
     state_folder: StateFolder = None,
     json: AsJson = False,
 ) -> None:
-    """Erase what was saved of a workspace, for ever: its keys first, then its objects.
+    """Erase what was saved of a workspace, for ever.
+
+    Its keys go first, then its objects.
 
     Example: session-service checkpoints erase 01J9Z3M4N5P6Q7R8S9T0V1W2X3 --name default --reason "asked"
     """

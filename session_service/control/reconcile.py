@@ -338,7 +338,7 @@ class Reconciler:
         with an alarm.
         """
         handle = found.handle
-        record = await self.parts.registry.session(SessionId(handle.session_id))
+        record = await self._record_of(handle)
         lease = await self.parts.registry.lease(WorkspaceId(handle.workspace_id))
         if lease is not None and lease.session_id is not None and lease.fence == handle.fence:
             return  # its session was opened since the records were read
@@ -357,6 +357,19 @@ class Reconciler:
         else:
             # An older session's record stands in the way until it is settled: look again soon.
             raise Conflict(workspace_id=handle.workspace_id)
+
+    async def _record_of(self, handle: Handle) -> Session | None:
+        """Return the session of a desktop; of a home alone, a start under its fence that failed."""
+        if handle.session_id:
+            return await self.parts.registry.session(SessionId(handle.session_id))
+        closed = await self.parts.registry.sessions(
+            states=frozenset({State.CLOSED}),
+            workspace_id=WorkspaceId(handle.workspace_id),
+            limit=limits.CLOSED_LOOKED_AT_MAX,
+            newest_first=True,
+        )
+        failed = [one for one in closed if one.outcome is Outcome.START_FAILED and one.fence == handle.fence]
+        return failed[0] if failed else None
 
     async def _home_alone(self, found: ObservedDesktop, lease: Lease | None) -> None:
         """A home whose desktop nobody remembers: saved and wiped by a close of its own, if its fence is the
@@ -389,16 +402,20 @@ class Reconciler:
 
     async def _discarded(self, record: Session | None, found: ObservedDesktop) -> bool:
         """What is left of a failed start is removed; the host refuses when it was ever ready, and then it is
-        adopted.
+        adopted. A home that nothing was launched in goes only while it is empty.
         """
         failed = record is not None and record.outcome is Outcome.START_FAILED
         if record is None or not failed or record.fence != found.handle.fence:
             return False
+        handle = named_handle(found.handle, record.id)
         try:
-            await self.parts.desktops.discard(found.handle)
+            await self.parts.desktops.discard(handle)
         except ProofRequired:
             return False
-        return True
+        if found.handle.session_id:
+            return True
+        async with asyncio.timeout(limits.CALL_S_MAX):
+            return (await self.parts.desktops.observe(handle)).presence is Presence.ABSENT
 
     async def _adopt(self, found: ObservedDesktop, record: Session | None, lease: Lease | None) -> None:
         """Nobody else holds its workspace: never ended, adopted. It runs: held, with a full hold; else its

@@ -27,6 +27,7 @@ from session_service.base.errors import (
 from session_service.base.ids import EffectId, SessionId, WorkspaceId
 from session_service.base.log import get_logger
 from session_service.control.alarms import Alarms
+from session_service.control.closing import named_handle
 from session_service.control.node import Node
 from session_service.control.parts import Parts
 from session_service.control.pause import Pause
@@ -64,6 +65,7 @@ from session_service.ports.desktops import (
     LaunchResult,
     ObservedDesktop,
     Presence,
+    no_template,
 )
 
 
@@ -96,7 +98,8 @@ class Starter:
         starting.
 
         Raises:
-            NotFound, NotAllowed, OlderOnly, StorageUnavailable, NoRoom, RegistryUnavailable.
+            NotFound, NotAllowed, BadInput, OlderOnly, StorageUnavailable, NoRoom, RegistryUnavailable,
+            DesktopStartFailed.
         """
         for _ in range(limits.COMMIT_TRIES_MAX):
             workspace = await self.parts.registry.workspace(workspace_id)
@@ -106,6 +109,7 @@ class Starter:
             if (there := await self._open_session(workspace_id, lease)) is not None:
                 return there
             await self._limit(user)
+            await self._template(wishes)
             self.parts.admission.room()
             await self._look_at_log(workspace, lease, from_seq)
             try:
@@ -119,6 +123,21 @@ class Starter:
         there = await self.parts.registry.sessions(states=OPEN_STATES, user_id=user.id, limit=most)
         if len(there) >= most:
             raise NotAllowed("There are too many open desktops of this user; end one first.", limit=most)
+
+    async def _template(self, wishes: Wishes) -> None:
+        """Refuse what no desktop can be made from. Where the host is away it says so at the launch."""
+        named = wishes.template or self.parts.policy.template
+        try:
+            async with asyncio.timeout(limits.CALL_S_MAX):
+                offered = await self.parts.desktops.templates()
+        except (PartUnavailable, TimeoutError):
+            return
+        if named in offered:
+            return
+        refused = no_template(named, offered)
+        if wishes.template:
+            raise refused
+        raise DesktopStartFailed(f"{refused.detail} The setting desktops.template names it.")
 
     async def _open_session(self, workspace_id: WorkspaceId, lease: Lease | None) -> Session | None:
         if lease is not None and lease.session_id is not None:
@@ -279,12 +298,16 @@ class Starter:
         await self._ready(live, result, start_from)
 
     async def _observed(self, live: Live) -> ObservedDesktop | None:
+        found = await self._here(live)
+        # A home without a desktop was made before a crash, or is being made: its start goes on from E.
+        return found if found is not None and found.handle.session_id else None
+
+    async def _here(self, live: Live) -> ObservedDesktop | None:
         async with asyncio.timeout(limits.CALL_S_MAX):
             census = await self.parts.desktops.census()
         for found in census:
             named = (found.handle.workspace_id, found.handle.fence)
-            # A home without a desktop was made before a crash, or is being made: its start goes on from E.
-            if named == (live.record.workspace_id, live.record.fence) and found.handle.session_id:
+            if named == (live.record.workspace_id, live.record.fence):
                 return found
         return None
 
@@ -434,8 +457,9 @@ class Starter:
         """Close a start that cannot succeed, on the census's word that no process is left."""
         self._trouble(live, exc)
         try:
-            found = await self._observed(live)
-            presence = Found(found.presence.value) if found is not None else Found.ABSENT
+            found = await self._here(live)
+            launched = found is not None and found.handle.session_id
+            presence = Found(found.presence.value) if found is not None and launched else Found.ABSENT
             await self.sessions.move(
                 live,
                 Event.START_FAILED,
@@ -443,7 +467,7 @@ class Starter:
             )
             get_logger().warning("desktop.failed", session_id=live.record.id, code=exc.code)
             if found is not None:
-                await self.parts.desktops.discard(found.handle)
+                await self.parts.desktops.discard(named_handle(found.handle, live.record.id))
         except (SessionError, TimeoutError) as again:
             if not isinstance(again, DesktopGone):
                 self._trouble(live, again)

@@ -60,6 +60,10 @@ SAVED_AGE_ALARM_S: Final = 300.0
 """Saved-as-of older than this with a healthy store raises an alarm."""
 
 # Calls
+CLOSED_LOOKED_AT_MAX: Final = 50
+"""Closed sessions of a workspace, newest first, in which the failed start of a home without a desktop is
+looked for. One that is older has its home saved before it is wiped, like any other.
+"""
 CALL_S_MAX: Final = 30.0
 """A call to another part that should answer at once."""
 PROGRESS_S_MAX: Final = 900.0

@@ -36,6 +36,7 @@ from session_service.ports.desktops import (
     LaunchResult,
     ObservedDesktop,
     Presence,
+    no_template,
 )
 
 LAUNCHES_AT_ONCE_MAX: Final = 8
@@ -128,6 +129,10 @@ class Desktops:
         _check_ids(workspace_id)
         return self._owners.of(workspace_id, fence)
 
+    def templates(self) -> frozenset[str]:
+        """Return what a desktop can be made from here now."""
+        return look.templates(self._place.look)
+
     async def launch(self, spec: DesktopSpec) -> LaunchResult:
         """Start the desktop, or find the one of this session and fence."""
         _check_ids(spec.session_id, spec.workspace_id)
@@ -215,10 +220,16 @@ class Desktops:
             self._log.info("desktop.wiped", session_id=handle.session_id)
 
     async def discard(self, handle: Handle) -> None:
-        """End and remove a desktop that never became ready. Refuses others."""
+        """End and remove a desktop that never became ready. Refuses others. Of one that was never launched,
+        its empty home.
+        """
+        _check_ids(handle.session_id, handle.workspace_id)
         async with self._locks[handle.session_id]:
             state = state_file.read(self._layout.desktops / handle.session_id)
             if state is None:
+                if self._destroyer.remove_empty(self._stray(handle)):
+                    self._owners.forget(handle.workspace_id, handle.fence)
+                    self._log.info("desktop.discarded", session_id=handle.session_id)
                 return
             if (state.handle.workspace_id, state.handle.fence) != (handle.workspace_id, handle.fence):
                 raise errors.DesktopGone("the desktop of this session has another fence")
@@ -287,8 +298,8 @@ class Desktops:
         owner = self._owners.of(spec.workspace_id, spec.fence)
         if home.stat().st_uid != (os.geteuid() if owner is None else owner[0]):
             raise errors.BadInput("this home belongs to another user than its desktop", field="home")
-        if spec.template not in look.templates(self._place.look):
-            raise errors.BadInput("there is no such template", field="template")
+        if spec.template not in (offered := self.templates()):
+            raise no_template(spec.template, offered)
         for state in state_file.read_all(self._layout.desktops):
             if (
                 state.handle.home == spec.home

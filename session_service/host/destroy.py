@@ -73,6 +73,26 @@ class Destroyer:
             self._seed(state)
             self._forget(state)
 
+    def remove_empty(self, state: DesktopState) -> bool:
+        """Remove the home of a desktop that nobody remembers, if nothing lies in it; says whether it did.
+
+        No proof is needed: the kernel refuses where there is a single name. Raises ProofRequired while
+        something runs.
+        """
+        home = Path(state.handle.home)
+        if not home.is_dir() or home.is_symlink():
+            return False
+        if census.members(state, census.look(), thorough=True):
+            raise errors.ProofRequired("processes of this desktop still run; end it first")
+        try:
+            home.rmdir()
+        except OSError:
+            return False
+        sync_folder(home.parent)
+        with contextlib.suppress(OSError):
+            home.parent.rmdir()
+        return True
+
     async def sweep(self, state: DesktopState) -> None:
         """After a desktop has ended by itself: end our helpers beside it and remove its empty groups."""
         assert not census.members(state, census.look(), thorough=True), state.handle.session_id

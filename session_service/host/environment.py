@@ -14,25 +14,27 @@ from session_service.base import errors
 from session_service.host import sandbox
 from session_service.host.census import MARK
 from session_service.host.display import SANDBOX_DISPLAY
-from session_service.ports.desktops import DesktopSpec
+from session_service.ports.desktops import (
+    KEYBOARD_LAYOUT_FORM,
+    SCREEN_MAX,
+    SCREEN_MIN,
+    TEMPLATE_FORM,
+    TIME_ZONE_FORM,
+    DesktopSpec,
+)
 
 FALLBACK_LOCALE: Final = "C.UTF-8"
-_LAYOUT: Final = re.compile(
-    r"[a-z]{2,12}(\([A-Za-z0-9_-]{1,32}\))?(,[a-z]{2,12}(\([A-Za-z0-9_-]{1,32}\))?){0,3}"
-)
-_ZONE: Final = re.compile(r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,2}")
+_LAYOUT: Final = re.compile(KEYBOARD_LAYOUT_FORM)
+_ZONE: Final = re.compile(TIME_ZONE_FORM)
 _TITLE: Final = re.compile(r"[A-Za-z0-9-]{1,63}")
-_TEMPLATE: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
-GEOMETRY_MIN: Final = 320
-GEOMETRY_MAX: Final = 8192
+_TEMPLATE: Final = re.compile(TEMPLATE_FORM)
 
 
 def check(spec: DesktopSpec) -> None:
     """Refuse what has not the documented form; nothing of it may reach a command line. Raises BadInput."""
-    if not all(GEOMETRY_MIN <= side <= GEOMETRY_MAX for side in spec.geometry):
-        raise errors.BadInput(
-            "the size of the screen is out of range", minimum=GEOMETRY_MIN, maximum=GEOMETRY_MAX
-        )
+    sides = zip(SCREEN_MIN, spec.geometry, SCREEN_MAX, strict=True)
+    if not all(least <= side <= most for least, side, most in sides):
+        raise errors.BadInput("the size of the screen is out of range", field="geometry")
     for name, value, form in (
         ("keyboard_layout", spec.keyboard_layout, _LAYOUT),
         ("time_zone", spec.time_zone, _ZONE),

@@ -11,6 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from session_service.host import sandbox
+
 TEMPLATES: Final = Path(__file__).with_name("templates")
 
 
@@ -42,5 +44,15 @@ def install(place: Path, *, source: Path = TEMPLATES) -> Path:
 
 
 def templates(look: Path) -> frozenset[str]:
-    """Return the names of the templates in a version."""
-    return frozenset(start.parent.name for start in look.glob("*/start"))
+    """Return the names of the templates in a version whose programs are installed here now; `needs` beside a
+    template's `start` names those that are not part of every installation.
+    """
+    return frozenset(start.parent.name for start in look.glob("*/start") if _can_start(start.parent))
+
+
+def _can_start(template: Path) -> bool:
+    try:
+        needed = (template / "needs").read_text("ascii").split()
+    except FileNotFoundError:
+        return True
+    return all(shutil.which(name, path=sandbox.SEARCH) for name in needed)

@@ -65,6 +65,7 @@ class Calls:
         """Return what the server needs."""
         return {
             "owner": self._owner,
+            "templates": self._templates,
             "launch": self._launch,
             "census": self._census,
             "observe": self._observe,
@@ -82,6 +83,9 @@ class Calls:
     async def _owner(self, call: Call) -> Any:
         wish = call.params(OwnerCall)
         return Owner(ids=self._desktops.owner(wish.workspace_id, wish.fence))
+
+    async def _templates(self, _: Call) -> Any:
+        return self._desktops.templates()
 
     async def _launch(self, call: Call) -> Any:
         return await self._desktops.launch(call.params(LaunchCall).spec)

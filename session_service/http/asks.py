@@ -10,6 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from session_service.base.ids import is_ulid
 from session_service.http import limits
+from session_service.ports.desktops import (
+    KEYBOARD_LAYOUT_FORM,
+    SCREEN_MAX,
+    SCREEN_MIN,
+    TEMPLATE_FORM,
+    TIME_ZONE_FORM,
+)
 
 _NAME_PATTERN = r"^[^\x00-\x1f\x7f/\\]+$"
 Name = Annotated[
@@ -90,22 +97,20 @@ class StartAsk(Ask):
     """Start a desktop in a workspace; an open session of it is returned instead of a second desktop."""
 
     workspace_id: Id | None = None
-    template: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")] | None = None
-    geometry: tuple[Annotated[int, Field(ge=320, le=7680)], Annotated[int, Field(ge=200, le=4320)]] | None = (
-        None
-    )
-    keyboard_layout: Annotated[str, Field(pattern=r"^[A-Za-z0-9(),_+:-]{0,64}$")] = ""
+    template: Annotated[str, Field(pattern=f"^{TEMPLATE_FORM}$")] | None = None
+    """What the desktop is made from. One that is not installed is refused, and the answer says which are."""
+    geometry: (
+        tuple[
+            Annotated[int, Field(ge=SCREEN_MIN[0], le=SCREEN_MAX[0])],
+            Annotated[int, Field(ge=SCREEN_MIN[1], le=SCREEN_MAX[1])],
+        ]
+        | None
+    ) = None
+    keyboard_layout: Annotated[str, Field(pattern=f"^({KEYBOARD_LAYOUT_FORM})?$")] = ""
     locale: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]{0,64}$")] = ""
-    time_zone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_+/-]{0,64}$")] = ""
+    time_zone: Annotated[str, Field(pattern=f"^({TIME_ZONE_FORM})?$")] = ""
     from_seq: Annotated[int, Field(ge=0, lt=1 << 53)] | None = None
     """The older checkpoint that the user chose, told what is missing."""
-
-    @field_validator("time_zone")
-    @classmethod
-    def _no_way_up(cls, value: str) -> str:
-        if value.startswith("/") or ".." in value:
-            raise ValueError("not a time zone name")
-        return value
 
 
 class ReasonAsk(Ask):

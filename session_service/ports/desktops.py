@@ -7,11 +7,32 @@ success.
 Structs are msgspec because they travel between processes as they are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
+
+from session_service.base.errors import BadInput
+
+SCREEN_MIN: Final = (320, 200)
+SCREEN_MAX: Final = (7680, 4320)
+"""Width and height of a new desktop's screen, in pixels."""
+TEMPLATE_FORM: Final = r"[a-z][a-z0-9-]{0,31}"
+KEYBOARD_LAYOUT_FORM: Final = (
+    r"[a-z]{2,12}(\([A-Za-z0-9_-]{1,32}\))?(,[a-z]{2,12}(\([A-Za-z0-9_-]{1,32}\))?){0,3}"
+)
+"""As setxkbmap takes them: `de`, `ch(fr)`, `us,de(nodeadkeys)`."""
+TIME_ZONE_FORM: Final = r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,2}"
+"""Regular expressions of the whole value. Who asks is refused by them at once, and the launch looks again."""
+
+
+def no_template(name: str, offered: Iterable[str]) -> BadInput:
+    """Return the error for a template that is not there; it says which are."""
+    names = ", ".join(sorted(offered))
+    return BadInput(
+        f"There is no template {name!r} here; there are: {names}.", field="template", templates=names
+    )
 
 
 class DesktopSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,6 +174,10 @@ class DesktopProvider(Protocol):
         """
         ...
 
+    async def templates(self) -> frozenset[str]:
+        """Return the names of what a desktop can be made from on this machine now."""
+        ...
+
     async def launch(self, spec: DesktopSpec) -> LaunchResult:
         """Start the desktop, or find the one of this session and fence.
 
@@ -192,7 +217,7 @@ class DesktopProvider(Protocol):
 
     async def discard(self, handle: Handle) -> None:
         """End and remove a desktop that never became active: state file says it never was ready. Refuses
-        others.
+        others. Of one without a state file an empty home is removed; one that holds anything stays.
         """
         ...
 

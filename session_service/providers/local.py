@@ -70,6 +70,10 @@ class LocalDesktops:
         found = await self._call("owner", OwnerCall(workspace_id=workspace_id, fence=fence), Owner)
         return found.ids
 
+    async def templates(self) -> frozenset[str]:
+        """Return the names of what a desktop can be made from on this machine now."""
+        return await self._call("templates", None, frozenset[str])
+
     async def launch(self, spec: DesktopSpec) -> LaunchResult:
         """Start the desktop, or find the one of this session and fence."""
         return await self._call("launch", LaunchCall(spec=spec), LaunchResult)

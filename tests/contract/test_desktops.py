@@ -277,6 +277,36 @@ async def test_only_a_desktop_that_never_was_ready_is_discarded(world: DesktopWo
     assert (await world.provider.observe(left.handle)).presence is Presence.ABSENT
 
 
+async def test_of_a_desktop_that_was_never_launched_only_an_empty_home_is_discarded(
+    world: DesktopWorld,
+) -> None:
+    """A home that holds a single name may be its user's, whatever a caller believes."""
+    for names in ((), (".profile",)):
+        spec = await world.spec()
+        home = Path(spec.home)
+        for name in names:
+            (home / name).touch()
+        (alone,) = [one for one in await world.provider.census() if one.handle.home == spec.home]
+        handle = msgspec.structs.replace(alone.handle, session_id=spec.session_id)
+        await world.provider.discard(handle)
+        assert home.exists() is bool(names)
+        assert home.parent.exists() is bool(names)
+        await world.provider.discard(handle)
+
+
+async def test_a_template_is_offered_while_its_programs_are_installed(world: DesktopWorld) -> None:
+    """What is refused names what there is."""
+    world.add_template("large", "exec openbox")
+    (look,) = world.layout.look.iterdir()
+    assert {"bare", "openbox", "large"} <= await world.provider.templates()
+    (look / "large" / "needs").write_text("openbox no-such-program\n")
+    offered = await world.provider.templates()
+    assert "large" not in offered
+    with pytest.raises(errors.BadInput, match="'large' here; there are: bare, ") as refused:
+        await world.provider.launch(await world.spec(template="large"))
+    assert refused.value.facts["templates"] == ", ".join(sorted(offered))
+
+
 async def test_the_end_of_a_desktop_is_told_with_its_last_words(world: DesktopWorld) -> None:
     """Also when the host was away while it happened."""
     told: list[tuple[str, str]] = []

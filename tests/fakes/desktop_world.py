@@ -198,6 +198,8 @@ class DesktopWorld:
         if self._process.returncode is not None:
             await self.start_host()
         for seen in await self.provider.census():
+            if not seen.handle.session_id:
+                continue  # a home that no desktop was launched in goes with this world's folder
             try:
                 await self.provider.discard(seen.handle)
             except errors.ProofRequired:

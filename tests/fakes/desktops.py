@@ -13,6 +13,7 @@ from session_service.base.errors import (
     FreezeFailed,
     PartUnavailable,
     ProofRequired,
+    SessionError,
 )
 from session_service.ports.desktops import (
     AskReport,
@@ -65,6 +66,8 @@ class Machine:
         self.violations: list[str] = []
         self.away = False
         self.launch_failures = 0
+        self.launch_refused: SessionError | None = None
+        self.offered = frozenset({"bare", "openbox"})
         self.freeze_failures = 0
         self.launches = 0
         self.calls: list[str] = []
@@ -123,6 +126,10 @@ class Machine:
         self._reach("owner")
         return None
 
+    async def templates(self) -> frozenset[str]:
+        self._reach("templates")
+        return self.offered
+
     async def launch(self, spec: DesktopSpec) -> LaunchResult:
         self._reach("launch")
         key = (spec.workspace_id, spec.fence)
@@ -135,6 +142,8 @@ class Machine:
                     f"S8: two desktops of {spec.workspace_id}: {other.handle.fence}, {spec.fence}"
                 )
         assert key in self.homes, "launch without a home"
+        if self.launch_refused is not None:
+            raise self.launch_refused
         self.launches += 1
         handle = self._handle(spec)
         if self.launch_failures > 0:
@@ -295,6 +304,8 @@ class Machine:
         one = self.desktops.get(key)
         if one is not None and one.ready:
             raise ProofRequired()
+        if one is None and key in self.homes and self.homes[key].writes:
+            return  # what it holds may be its user's
         self.desktops.pop(key, None)
         self.homes.pop(key, None)
 

@@ -16,6 +16,7 @@ const EXTENSIONS_S = [7_200, 28_800];
 const CHOICES_MAX = 6;
 const NARROW_PX = 640;
 const SCREEN_MIN = [1024, 768];
+const SCREEN_MAX = [7680, 4320]; // a page that is zoomed out says more
 
 /** Start a desktop and go to its screen; asks which files where only older ones are there. Throws a Problem. */
 export async function start(workspace, { fromSeq = null } = {}) {
@@ -32,7 +33,9 @@ async function wishes(workspaceId, fromSeq) {
   const narrow = innerWidth < NARROW_PX;
   const geometry = narrow
     ? SCREEN_MIN
-    : [Math.max(SCREEN_MIN[0], innerWidth), Math.max(600, innerHeight - 44)];
+    : [Math.max(SCREEN_MIN[0], innerWidth), Math.max(600, innerHeight - 44)].map((side, which) =>
+        Math.min(SCREEN_MAX[which], side),
+      );
   const body = { geometry: geometry.map(Math.round), locale: locale(), time_zone: times.zone() };
   const keys = await keyboard.layout();
   if (keys) body.keyboard_layout = keys;

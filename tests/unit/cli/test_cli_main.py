@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -32,6 +33,23 @@ def commands(group: typer.Typer) -> list[tuple[str, str]]:
 def test_every_command_shows_an_example() -> None:
     missing = [name for name, text in commands(application_for([])) if "Example: session-service" not in text]
     assert not missing
+
+
+def test_no_help_is_cut_or_too_wide_for_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists of commands show whole sentences. What repeats (`[ARGS]...`) is the only thing with dots."""
+    monkeypatch.setenv("COLUMNS", "80")
+    waiting: list[tuple[Any, str]] = [(typer.main.get_command(application_for([])), "session-service")]
+    cut, seen = [], 0
+    while waiting:
+        command, words = waiting.pop()
+        waiting += [(child, f"{words} {name}") for name, child in getattr(command, "commands", {}).items()]
+        shown = command.context_class(command, info_name=words).get_help()
+        seen += 1
+        _, _, listed = shown.partition("\nCommands:\n")
+        cut += [line for line in listed.splitlines() if line.endswith(("...", "…"))]
+        cut += [line for line in shown.splitlines() if len(line) > 80]
+    assert seen > 60
+    assert not cut
 
 
 @pytest.mark.parametrize(
