@@ -122,7 +122,7 @@ async def _service(settings: Settings, layout: Layout) -> list[Finding]:
         async with Transport.over_socket(layout.api_socket) as transport:
             status = await Api(transport).status()
             alarms = await Api(transport).alarms() if status.setup_needed is False else []
-            second = await Api(transport).second_store() if settings.store.second_url else None
+            second = await Api(transport).second_store()
     except errors.PartUnavailable:
         words = f"no service runs in {layout.root}, so its store could not be asked"
         return [
@@ -135,7 +135,7 @@ async def _service(settings: Settings, layout: Layout) -> list[Finding]:
         Finding(
             name="service",
             ok=status.ready and not alarms,
-            words=f"version {status.version}, {ready}, {len(alarms)} open alarms",
+            words=f"version {status.version}, {ready}, {len(alarms)} open alarm{'s' * (len(alarms) != 1)}",
             action="; ".join(alarm.action for alarm in alarms[:3]),
         )
     ]
@@ -154,7 +154,7 @@ async def _service(settings: Settings, layout: Layout) -> list[Finding]:
     found.append(
         _upkeep(settings, [alarm.detail for alarm in alarms if alarm.kind in ("upkeep", "clocks_apart")])
     )
-    return found if second is None else [*found, _second_store(second)]
+    return [*found, _second_store(second)] if second.configured else found
 
 
 def _line(settings: Settings) -> Finding:

@@ -289,10 +289,11 @@ class NotTheService(PartRefused):
 
 
 def _tree(root: type[SessionError]) -> dict[str, type[SessionError]]:
-    found = {root.code: root}
+    """Return the classes by code; a special case that has the code of its kind is told as its kind."""
+    found: dict[str, type[SessionError]] = {}
     for child in root.__subclasses__():
         found.update(_tree(child))
-    return found
+    return found | {root.code: root}
 
 
 def by_code(code: str) -> type[SessionError]:

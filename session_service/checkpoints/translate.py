@@ -23,7 +23,7 @@ def path(raw: bytes) -> str:
 
 def error(exc: storage.StorageError) -> errors.SessionError:
     """Return our error for one of storage's; its code and facts stay readable."""
-    words = str(exc)
+    words = f"{_sentence(exc)} ({exc})"
     facts = {"storage_code": exc.code}
     if isinstance(exc, storage.FenceMoved):
         return errors.FenceMoved(words, **facts)
@@ -33,7 +33,9 @@ def error(exc: storage.StorageError) -> errors.SessionError:
         return errors.StorageRefused(words, **facts)
     if isinstance(exc, storage.TargetFull):
         return errors.NoRoom("The disk of this machine has no room for what is to be restored.", **facts)
-    if isinstance(exc, storage.ObjectNotFound | storage.NoSuchCheckpoint | storage.PathMissing):
+    if isinstance(exc, storage.NoSuchCheckpoint | storage.PathMissing):
+        return errors.NotFound(f"{_sentence(exc)} ({_values(exc)})", **facts)
+    if isinstance(exc, storage.ObjectNotFound):
         return errors.NotFound(words, **facts)
     found = storage.damage_of(exc)
     if found is not None:
@@ -42,6 +44,17 @@ def error(exc: storage.StorageError) -> errors.SessionError:
     if exc.retryable:
         return errors.StorageUnavailable(words, **facts)
     return errors.StorageRefused(words, **facts)
+
+
+def _sentence(exc: storage.StorageError) -> str:
+    """Return what an error of this kind is, in the words of its class."""
+    paragraph = " ".join((exc.__doc__ or exc.code).partition("\n\n")[0].split())
+    return f"{paragraph.partition('. ')[0].rstrip('.')}."
+
+
+def _values(exc: storage.StorageError) -> str:
+    values = (path(one) if isinstance(one, bytes) else str(one) for one in exc.facts.values())
+    return ", ".join(values)
 
 
 def progress(value: storage.Progress) -> port.Progress:

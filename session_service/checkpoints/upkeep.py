@@ -94,8 +94,8 @@ class UpkeepCalls:
                 _ref(ask.workspace), seqs=ask.seqs, actor=ask.actor, reason=ask.reason
             )
         except storage.MustBeKept as exc:
-            seq, reason = exc.facts["seq"], exc.facts["reason"]
-            raise errors.Conflict(f"Checkpoint {seq!r} stays: {reason!r}.") from exc
+            seq, reason = str(exc.facts["seq"]), str(exc.facts["reason"])
+            raise errors.Conflict(f"Checkpoint {seq} stays: {reason}.") from exc
 
     async def keep(self, call: rpc.Call) -> None:
         ask = call.params(Keep)

@@ -143,7 +143,7 @@ def verify(state_folder: StateFolder = None, json: AsJson = False) -> None:
     if json:
         console.print_json(found)
     else:
-        console.out.print(f"{found.records:,} records, unbroken.")
+        console.out.print(f"{console.many(found.records, 'record')}, unbroken.")
 
 
 @audit.command("list")

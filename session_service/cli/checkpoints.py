@@ -252,7 +252,8 @@ def _beside(made: models.Restored, as_json: bool) -> None:
         console.print_json(made)
     else:
         console.out.print(
-            f"{made.entries:,} entries, {console.size(made.bytes)}, in {made.path}", markup=False
+            f"{console.many(made.entries, 'entry', 'entries')}, {console.size(made.bytes)}, in {made.path}",
+            markup=False,
         )
         for name in made.not_made:
             console.out.print(f"not made again: {name}", markup=False)

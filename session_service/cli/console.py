@@ -168,6 +168,11 @@ def facts(pairs: Sequence[tuple[str, str]]) -> None:
             out.print(f"{name:<{width}}  {in_a_cell(value)}", markup=False)
 
 
+def many(count: int, singular: str, plural: str = "") -> str:
+    """Return "1 object", "2 objects", "1,000 entries"."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+
+
 def size(count: int | None) -> str:
     """Return a number of bytes for people; unknown is a question mark, never 0."""
     if count is None:

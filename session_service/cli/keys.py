@@ -160,8 +160,9 @@ def rotate(
         console.print_json(found)
         return
     older = [one for one in found.epochs if one.key_epoch < found.key_epoch]
-    packs, entries = sum(one.packs for one in older), sum(one.entries for one in older)
-    console.out.print(f"Key epoch {found.key_epoch}. Older keys hold {packs} packs, {entries} entries.")
+    packs = console.many(sum(one.packs for one in older), "pack")
+    entries = console.many(sum(one.entries for one in older), "entry", "entries")
+    console.out.print(f"Key epoch {found.key_epoch}. Older keys hold {packs}, {entries}.")
 
 
 @application.command("rewrap")
@@ -332,7 +333,8 @@ def _moved(done: models.Rewrapped, json: bool) -> None:
         console.print_json(done)
     else:
         console.out.print(
-            f"{done.workspaces} workspaces: {done.made} slots made, {done.removed} older ones removed."
+            f"{console.many(done.workspaces, 'workspace')}: {console.many(done.made, 'slot')} made, "
+            f"{console.many(done.removed, 'older one')} removed."
         )
         _tell_left(done)
     if done.left:
@@ -394,8 +396,9 @@ def _show_erasure(found: models.Erasure, json: bool) -> None:
     for one in found.workspaces:
         versions = "unknown to the store" if one.versions is None else str(one.versions)
         console.out.print(
-            f"Workspace {one.workspace_id}: {one.slots} keys, {one.objects} objects, "
-            f"{console.size(one.bytes)}; older versions: {versions}; forgotten by {one.processes} workers.",
+            f"Workspace {one.workspace_id}: {console.many(one.slots, 'key')}, "
+            f"{console.many(one.objects, 'object')}, {console.size(one.bytes)}; "
+            f"older versions: {versions}; forgotten by {console.many(one.processes, 'worker')}.",
             markup=False,
         )
         for left in what_is_left(one):

@@ -79,7 +79,9 @@ def verify(
     else:
         newest = found.newest_checkpoint
         told = f"{newest}, saved as of {found.newest_saved_as_of}" if newest is not None else "none"
-        console.out.print(f"{found.entries} entries; newest complete checkpoint: {told}.")
+        console.out.print(
+            f"{console.many(found.entries, 'entry', 'entries')}; newest complete checkpoint: {told}."
+        )
         for fault in found.faults:
             console.out.print(fault, markup=False)
     if found.faults:
@@ -96,7 +98,7 @@ def repair(workspace: WorkspaceId, state_folder: StateFolder = None, json: AsJso
     if json:
         console.print_json(done)
     else:
-        console.out.print(f"Brought back: {len(done.objects)} objects.")
+        console.out.print(f"Brought back: {console.many(len(done.objects), 'object')}.")
         for one in done.left:
             console.out.print(f"left: {one}", markup=False)
     if done.left:

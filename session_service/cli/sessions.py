@@ -150,7 +150,7 @@ def save(
     whole = "complete" if found.complete else f"incomplete: {found.unreadable} unreadable"
     console.out.print(
         f"Saved as of {console.moment(found.saved_as_of)}, checkpoint {found.seq}, "
-        f"{found.entries:,} entries, {console.size(found.bytes)}, {whole}."
+        f"{console.many(found.entries, 'entry', 'entries')}, {console.size(found.bytes)}, {whole}."
     )
 
 

@@ -139,7 +139,7 @@ def _end(state_folder: console.StateFolder, wait_s: float) -> None:
         return await end_all(api)
 
     while still := console.run(look, state_folder):
-        words = f"{len(still)} desktops are being saved"
+        words = f"{console.many(len(still), 'desktop is', 'desktops are')} being saved"
         trouble = next((one.step_error for one in still if one.step_error), "")
         if (line := f"{words}{': ' + trouble if trouble else ''}") != told:
             print(line, file=sys.stderr)

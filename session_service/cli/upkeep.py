@@ -83,13 +83,19 @@ def gc(
     if done.refused:
         console.out.print(f"Nothing was collected: {done.refused}", markup=False)
         return
-    console.out.print(f"Forgotten: {len(done.forgotten)} checkpoints.")
-    console.out.print(f"Deleted: {done.deleted_objects} objects, {console.size(done.deleted_bytes)}.")
-    console.out.print(f"Given up: {done.given_up_packs} packs, {console.size(done.given_up_bytes)}.")
+    console.out.print(f"Forgotten: {console.many(len(done.forgotten), 'checkpoint')}.")
+    console.out.print(
+        f"Deleted: {console.many(done.deleted_objects, 'object')}, {console.size(done.deleted_bytes)}."
+    )
+    console.out.print(
+        f"Given up: {console.many(done.given_up_packs, 'pack')}, {console.size(done.given_up_bytes)}."
+    )
     if done.repacked_packs:
-        console.out.print(f"Repacked: {done.repacked_packs} packs of which little was needed.")
+        console.out.print(
+            f"Repacked: {console.many(done.repacked_packs, 'pack')} of which little was needed."
+        )
     if done.folded_entries:
-        console.out.print(f"Folded: {done.folded_entries} entries of the log.")
+        console.out.print(f"Folded: {console.many(done.folded_entries, 'entry', 'entries')} of the log.")
 
 
 @application.command()
@@ -220,7 +226,10 @@ def erase(
         console.print_json(done)
         return
     state = "Erased" if done.finished else "Not finished"
-    console.out.print(f"{state}: {done.slots} keys, {done.objects} objects, {console.size(done.bytes)}.")
+    console.out.print(
+        f"{state}: {console.many(done.slots, 'key')}, {console.many(done.objects, 'object')}, "
+        f"{console.size(done.bytes)}."
+    )
     for left in what_is_left(done):
         console.out.print(left, markup=False)
     console.out.print(f"Receipt: {done.receipt}", markup=False)

@@ -5,6 +5,7 @@ Not how one is taken (`ports/pictures.py`) and not a link: no state changes, no 
 """
 
 import asyncio
+import weakref
 from dataclasses import dataclass
 
 from session_service.base.aio import Tasks
@@ -16,7 +17,7 @@ from session_service.base.errors import (
     TooManyAttempts,
     TransitionRefused,
 )
-from session_service.base.ids import DeviceId, SessionId
+from session_service.base.ids import DeviceId, SessionId, UserId
 from session_service.control.node import Node
 from session_service.control.parts import Parts
 from session_service.control.sessions import Live, Sessions
@@ -50,6 +51,8 @@ class PictureDesk:
         self._tasks = tasks
         self._login = ReturnLogin(parts=parts, node=node)
         self._slots = asyncio.Semaphore(limits.PICTURES_AT_ONCE)
+        self._turns: weakref.WeakValueDictionary[UserId, asyncio.Lock] = weakref.WeakValueDictionary()
+        """A user's looks come one after the other. A slot goes to who asked first, so users take turns."""
         self._looks: dict[SessionId, _Look] = {}
         self._told: dict[SessionId, set[DeviceId]] = {}
         """Devices whose first look at a session is in the audit log."""
@@ -68,7 +71,8 @@ class PictureDesk:
         live = self._may_see(session_id, user)
         look = self._looks.get(session_id)
         if look is None:
-            if sum(not each.done() for each in self._looks.values()) >= limits.PICTURES_WAITING_MAX:
+            waiting = self._waiting()
+            if user.id not in waiting and len(waiting) >= limits.PICTURE_USERS_MAX:
                 raise TooManyAttempts("Too many pictures are being taken.", retry_after_s=5)
             look = self._looks[session_id] = asyncio.get_running_loop().create_future()
             self._tasks.spawn(self._take(live, look), name=f"picture-{session_id}")
@@ -78,6 +82,11 @@ class PictureDesk:
         if isinstance(found, SessionError):
             raise found
         return found
+
+    def _waiting(self) -> set[UserId]:
+        """Return the users who wait for a picture."""
+        wanted = (self._sessions.find(each) for each, look in self._looks.items() if not look.done())
+        return {live.record.user_id for live in wanted if live is not None}
 
     def _may_see(self, session_id: SessionId, user: User) -> Live:
         """Return the session if its picture may be shown to this user in this moment."""
@@ -121,7 +130,7 @@ class PictureDesk:
 
     async def _taken(self, live: Live) -> DesktopPicture | SessionError:
         """Take one; its failure is what everybody who asks in the next seconds is told."""
-        async with self._slots:
+        async with self._turns.setdefault(live.record.user_id, asyncio.Lock()), self._slots:
             record, handle, pictures = live.record, live.handle, self._parts.pictures
             if pictures is None or handle is None or record.state not in _SEEN:
                 return PartUnavailable("The desktop shows no picture now.", part="desktop")

@@ -103,9 +103,11 @@ gateway: a link that does neither for this long is gone, and its end was never t
 PICTURE_KEPT_S: Final = 10.0
 """A picture of a desktop is told again for so long, and none is taken sooner; then it is forgotten."""
 PICTURES_AT_ONCE: Final = 2
-"""Looks under way on the node: each reads one screen."""
-PICTURES_WAITING_MAX: Final = 16
-"""... and those that are wanted and not there yet, these two included. Over it: `too_many_attempts`."""
+"""Looks under way on the node: each reads one screen. One user has one at a time."""
+PICTURE_USERS_MAX: Final = 16
+"""Users who wait for a look, with those whose look is under way; each has one for an open desktop at most.
+Over it: `too_many_attempts`.
+"""
 
 # Names
 WORKSPACE_NAME_CHARACTERS_MAX: Final = 64

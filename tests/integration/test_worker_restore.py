@@ -83,7 +83,7 @@ async def test_files_come_back_beside_what_is_there(world: World) -> None:
     assert report.seeded_bytes == 49 * 3_000, "what is the same in the running home was not fetched"
     assert list(home.parent.iterdir()) == [home], "no draft is left"
     lost = messages.BringBack(workspace=MINE, seq=seq, path=b"not there", home=str(home), owner=None)
-    with pytest.raises(Exception, match="path_missing"):
+    with pytest.raises(Exception, match="no such path"):
         await world.ask("bring_back", lost)
     assert list(home.parent.iterdir()) == [home]
 

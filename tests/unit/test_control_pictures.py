@@ -31,10 +31,12 @@ class Camera:
     at_once: int = 0
     most_at_once: int = 0
     failure: SessionError | None = None
+    sockets: list[str] = field(default_factory=list)
     go: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def take(self, *, socket: str, uid: int | None) -> TakenPicture:
         self.taken += 1
+        self.sockets.append(socket)
         number = self.taken
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -162,7 +164,7 @@ def test_where_a_return_needs_a_login_so_does_the_picture() -> None:
 
 
 def test_few_pictures_are_taken_at_once_some_wait_and_more_are_refused() -> None:
-    count = limits.PICTURES_WAITING_MAX + 1
+    count = limits.PICTURE_USERS_MAX + 1
     world, camera = with_camera(users=count, ready=False)
 
     async def act(life: Life) -> None:
@@ -180,6 +182,41 @@ def test_few_pictures_are_taken_at_once_some_wait_and_more_are_refused() -> None
         await asyncio.gather(*asked)
         assert camera.most_at_once == limits.PICTURES_AT_ONCE
         await look(life, pages[-1])
+
+    play(world, act)
+
+
+def test_a_user_with_many_desktops_that_stand_still_does_not_keep_others_from_looking() -> None:
+    """His looks come one after the other, and between two of them it is everybody else's turn."""
+    world, camera = with_camera(users=3, ready=False)
+
+    async def act(life: Life) -> None:
+        await ready(life)
+        many: list[str] = []
+        for number in range(4):
+            place = await life.control.create_workspace(user=world.users[0], name=f"Desk {number}")
+            many.append((await life.control.start(user=world.users[0], workspace_id=place.id)).id)
+        others = [Client(life, number) for number in (1, 2)]
+        for page in others:
+            await page.start()
+        await until(lambda: all(row.state is State.HELD for row in world.rows()))
+
+        def of_many(socket: str) -> bool:
+            ran = [one.handle for one in world.machine.desktops.values() if one.user_id == world.users[0].id]
+            return socket in {handle.socket for handle in ran}
+
+        asked = [
+            asyncio.ensure_future(life.control.picture(each, user=world.users[0], device_id="laptop"))
+            for each in many
+        ]
+        await until(lambda: camera.taken == 1)
+        asked += [asyncio.ensure_future(look(life, page)) for page in others]
+        await until(lambda: camera.taken == 2)
+        await asyncio.sleep(1)
+        assert [of_many(socket) for socket in camera.sockets] == [True, False]
+        camera.go.set()
+        await asyncio.gather(*asked)
+        assert [of_many(socket) for socket in camera.sockets][2:] == [False, True, True, True]
 
     play(world, act)
 
