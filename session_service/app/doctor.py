@@ -21,7 +21,7 @@ from session_service.base.layout import Layout
 from session_service.checkpoints import keyring
 from session_service.checkpoints.key_sources import recovery_name
 from session_service.client.api import Api
-from session_service.client.models import SecondStore
+from session_service.client.models import SecondStore, Storage
 from session_service.client.transport import Transport
 from session_service.host import look as templates
 from session_service.host import selftest
@@ -33,6 +33,8 @@ DESCRIPTORS_LEAST: Final = 4096
 """Each link takes two; a small machine with a thousand users needs about this many."""
 STOPPED: Final = ("refused", "diverged", "damaged")
 """States of a second copy that a person has to look at."""
+WRONG_SECRET: Final = "wrong_secret"
+"""The check that a store may fail and be used, and that concerns everybody who can reach it."""
 YEAR_LEAST: Final = 2024
 
 
@@ -122,7 +124,7 @@ async def _service(settings: Settings, layout: Layout) -> list[Finding]:
         async with Transport.over_socket(layout.api_socket) as transport:
             status = await Api(transport).status()
             alarms = await Api(transport).alarms() if status.setup_needed is False else []
-            second = await Api(transport).second_store()
+            second = await Api(transport).second_store() if status.setup_needed is False else None
     except errors.PartUnavailable:
         words = f"no service runs in {layout.root}, so its store could not be asked"
         return [
@@ -140,21 +142,41 @@ async def _service(settings: Settings, layout: Layout) -> list[Finding]:
         )
     ]
     store = status.storage
-    usable = bool(store.usable)
-    words = f"{store.url} keeps its promises" if usable else f"{store.url}: {store.error}"
-    action = (
-        ""
-        if usable
-        else "Correct the setting store.url, its credentials or the store; nothing is lost meanwhile."
-    )
-    found.append(Finding(name="object_store", ok=usable, words=words, action=action))
-    found.append(_line(settings))
+    found += [*store_findings(store), _line(settings)]
     if store.watching:
         found.append(_watching(store.watching))
     found.append(
         _upkeep(settings, [alarm.detail for alarm in alarms if alarm.kind in ("upkeep", "clocks_apart")])
     )
-    return [*found, _second_store(second)] if second.configured else found
+    # The service knows whether there is one: it may have been told by a flag or its environment.
+    return found if second is None or not second.configured else [*found, _second_store(second)]
+
+
+def store_findings(store: Storage) -> list[Finding]:
+    """Say what the store was seen to do, and what it lacks although nothing here relies on it."""
+    if not store.usable:
+        action = "Correct the setting store.url, its credentials or the store; nothing is lost meanwhile."
+        return [Finding(name="object_store", ok=False, words=f"{store.url}: {store.error}", action=action)]
+    checks = store.checks or []
+    shown = ", ".join(one.name for one in checks if one.passed)
+    found = [
+        Finding(name="object_store", ok=True, words=f"{store.url} keeps its promises{shown and ': '}{shown}")
+    ]
+    for one in checks:
+        if not one.passed:
+            open_to_all = one.name == WRONG_SECRET
+            action = (
+                "Let nobody else reach this store, or use one that checks who asks." if open_to_all else ""
+            )
+            found.append(
+                Finding(
+                    name=f"store_{one.name}",
+                    ok=not open_to_all,
+                    words=one.words if open_to_all else f"{one.words}; nothing here relies on it",
+                    action=action,
+                )
+            )
+    return found
 
 
 def _line(settings: Settings) -> Finding:
@@ -186,9 +208,8 @@ def _second_store(found: SecondStore) -> Finding:
     """Say whether the second store is usable, and how far it is behind."""
     ok = bool(found.usable) and all(one.state not in STOPPED for one in found.workspaces)
     lag = f"{found.behind_entries} entries, {found.behind_bytes} bytes, {found.behind_seconds:.0f} s behind"
-    words = (
-        f"{found.url}: {'in step' if found.in_step else lag}" if ok else f"{found.url}: {found.error or lag}"
-    )
+    where = found.url or "the second store"
+    words = f"{where}: {'in step' if found.in_step else lag}" if ok else f"{where}: {found.error or lag}"
     if found.spared:
         ok, words = False, f"{words}; {len(found.spared)} objects had to be read from it"
     return Finding(

@@ -89,8 +89,9 @@ def info(value: storage.CheckpointInfo) -> port.CheckpointInfo:
         new_stored_bytes=value.new_stored_bytes,
         skipped=value.skipped,
         fuzzy=value.fuzzy,
-        unreadable=value.unreadable,
+        unreadable=value.unreadable + value.stale,
         bad_paths=_bad(value.bad_paths),
+        pinned=value.pinned,
         side=value.side,
     )
 
@@ -172,7 +173,7 @@ def status(url: str, verdict: storage.ProbeVerdict, key: bytes, *, safe: bool) -
     return port.StoreStatus(
         url=url,
         usable=verdict.usable,
-        verdict=tuple((check.name, check.passed, check.words) for check in verdict.checks),
+        verdict=tuple((check.name, check.passed, check.needed, check.words) for check in verdict.checks),
         error="; ".join(failed),
         key_backed_up=safe,
         key_id=keyring.name_of(key),

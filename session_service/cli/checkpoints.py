@@ -1,6 +1,7 @@
 """`checkpoints`: list, look into, fetch from, restore, verify. Only a restore into a desktop needs one."""
 
 import asyncio
+import contextlib
 import shutil
 import sys
 from pathlib import Path
@@ -55,12 +56,19 @@ def list_(workspace: WorkspaceId, state_folder: StateFolder = None, json: AsJson
             one.reason,
             f"{one.entries:,}",
             console.size(one.bytes),
-            "complete" if one.complete else f"{one.unreadable} unreadable",
+            state_words(one),
         ]
         for one in found
     ]
     columns = ("CHECKPOINT", "SAVED AS OF", "WHY", "ENTRIES", "SIZE", "STATE")
     console.table(columns, rows, empty="Nothing was saved yet.")
+
+
+def state_words(one: models.Checkpoint) -> str:
+    """Return whether it is whole, and what else there is to know of it."""
+    told = ["complete" if one.complete else f"{one.unreadable} unreadable"]
+    told += [f"{count} {word}" for count, word in ((one.fuzzy, "fuzzy"), (one.skipped, "skipped")) if count]
+    return ", ".join([*told, *(["pinned"] if one.pinned else [])])
 
 
 @application.command()
@@ -137,9 +145,12 @@ def show(workspace: WorkspaceId, seq: Seq, state_folder: StateFolder = None, jso
             ("Why", found.reason),
             ("Entries", f"{found.entries:,}"),
             ("Size", console.size(found.bytes)),
-            ("State", "complete" if found.complete else f"{found.unreadable} unreadable"),
+            ("State", state_words(found)),
         )
     )
+    for one in found.bad_paths:
+        why = f": {one.error}" if one.error else ""
+        console.out.print(f"  {one.grade:<10}  {in_a_cell(one.path)}{why}", markup=False)
 
 
 @application.command()
@@ -166,8 +177,10 @@ def get(
     """
     if zip_ and tar:
         raise errors.BadInput("Choose one of --zip and --tar.", field="tar")
-    if to is not None and (why := console.why_not_here(to)):
-        raise errors.BadInput(why, field="to")
+    draft = None if to is None else to.with_name(f"{to.name}.part")
+    for place in (to, draft):
+        if place is not None and (why := console.why_not_here(place)):
+            raise errors.BadInput(why, field="to")
 
     async def fetch(api: Api) -> int:
         packed = zip_ or tar
@@ -178,16 +191,18 @@ def get(
         )
         whole = (await _one(api, workspace, seq)).bytes if packed and not path else None
         total = 0
-        sink = to.open("xb") if to is not None else sys.stdout.buffer
-        with moving.shown("fetch", total=whole, as_json=json) as moved:
-            async for piece in pieces:
+        piece = await anext(pieces, None)  # what cannot be given leaves no file
+        with contextlib.ExitStack() as files, moving.shown("fetch", total=whole, as_json=json) as moved:
+            sink = sys.stdout.buffer if draft is None else files.enter_context(draft.open("xb"))
+            while piece is not None:
                 sink.write(piece)
                 tail.take(piece)
                 total += len(piece)
                 moved(len(piece))
-        sink.flush()
-        if to is not None:
-            sink.close()
+                piece = await anext(pieces, None)
+            sink.flush()
+        if to is not None and draft is not None:
+            draft.rename(to)  # half a file never has the name
         return total
 
     tail = Tail()

@@ -132,6 +132,7 @@ class Checkpoint(_Answer, frozen=True, kw_only=True):
     fuzzy: int
     unreadable: int
     bad_paths: list[BadPath]
+    pinned: bool = False
 
 
 class File(_Answer, frozen=True, kw_only=True):
@@ -492,6 +493,16 @@ class StoreTraffic(_Answer, frozen=True, kw_only=True):
     fetched_bytes: int
 
 
+class StoreCheck(_Answer, frozen=True, kw_only=True):
+    """One thing that the store was asked to show when it was opened."""
+
+    name: str
+    passed: bool
+    needed: bool
+    """A store that fails it is not used."""
+    words: str
+
+
 class Storage(_Answer, frozen=True, kw_only=True):
     """The object store as last asked."""
 
@@ -503,6 +514,8 @@ class Storage(_Answer, frozen=True, kw_only=True):
     watching: str | None = None
     """How changes in homes are noticed."""
     traffic: StoreTraffic | None = None
+    checks: list[StoreCheck] | None = None
+    """What the store showed when it was last probed; for operators."""
 
 
 class Status(_Answer, frozen=True, kw_only=True):

@@ -197,6 +197,9 @@ class CheckpointOut(Answer):
     skipped: int
     fuzzy: int
     unreadable: int
+    """What could not be read when it was made; `stale` ones have the content of an earlier checkpoint."""
+    pinned: bool
+    """No policy forgets it: by hand, or while somebody reads it."""
     bad_paths: list[BadPathOut]
 
 
@@ -412,6 +415,16 @@ class StoreTrafficOut(Answer):
     fetched_bytes: int
 
 
+class StoreCheckOut(Answer):
+    """One thing that the store was asked to show when it was opened."""
+
+    name: str
+    passed: bool
+    needed: bool
+    """A store that fails it is not used."""
+    words: str
+
+
 class StorageOut(Answer):
     """The object store as last asked."""
 
@@ -425,6 +438,8 @@ class StorageOut(Answer):
     """How changes in homes are noticed, in words; for operators."""
     traffic: StoreTrafficOut | None
     """For operators."""
+    checks: list[StoreCheckOut] | None
+    """What the store showed when it was last probed; for operators."""
 
 
 class StatusOut(Answer):

@@ -113,6 +113,13 @@ async def _setup_needed(services: Services) -> bool:
         return False  # a page must not offer a set-up when nobody knows
 
 
+def _checks(found: StoreStatus) -> list[answers.StoreCheckOut]:
+    return [
+        answers.StoreCheckOut(name=name, passed=passed, needed=needed, words=words)
+        for name, passed, needed, words in found.verdict
+    ]
+
+
 def _storage(found: StoreStatus | None, caller: Caller | None) -> answers.StorageOut:
     for_operator = caller is not None and caller.may_operate
     return answers.StorageOut(
@@ -123,4 +130,5 @@ def _storage(found: StoreStatus | None, caller: Caller | None) -> answers.Storag
         key_backed_up=found.key_backed_up if found and for_operator else None,
         watching=watching_words(found.watching) if found and for_operator else None,
         traffic=traffic_of(found.traffic) if found and found.traffic and for_operator else None,
+        checks=_checks(found) if found and for_operator else None,
     )

@@ -18,7 +18,7 @@ from session_service.core.records import (
 )
 from session_service.core.views import Alarm, SessionView
 from session_service.http import answers, paths
-from session_service.http.instants import iso, iso_or_none
+from session_service.http.instants import iso, iso_of_file, iso_or_none
 from session_service.ports.checkpoints import CheckpointInfo, FolderEntry
 
 
@@ -112,6 +112,7 @@ def checkpoint(info: CheckpointInfo) -> answers.CheckpointOut:
         skipped=info.skipped,
         fuzzy=info.fuzzy,
         unreadable=info.unreadable,
+        pinned=info.pinned,
         bad_paths=[
             answers.BadPathOut(path=bad.path, grade=bad.grade, error=bad.error) for bad in info.bad_paths
         ],
@@ -127,7 +128,7 @@ def file(entry: FolderEntry, folder: bytes) -> answers.FileOut:
         kind=entry.kind,
         size=entry.size,
         mode=f"{entry.mode & 0o7777:04o}",
-        modified_at=iso(max(0, entry.mtime_ms)),
+        modified_at=iso_of_file(entry.mtime_ms),
         grade=entry.grade,
         link_target=entry.link_target,
     )

@@ -52,7 +52,10 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
     skipped: int = 0
     fuzzy: int = 0
     unreadable: int = 0
+    """What could not be read when it was made: with an older content (stale), or with none."""
     bad_paths: tuple[BadPath, ...] = ()
+    pinned: bool = False
+    """By hand, or while somebody reads it: no policy forgets it."""
     side: str = ""
     """Of one that was saved beside the main line: its object. Its `seq` is then that of the entry that makes
     it count; 0 where the log cannot be used and takes none.
@@ -198,8 +201,8 @@ class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     url: str
     usable: bool
-    verdict: tuple[tuple[str, bool, str], ...]
-    """(check, passed, words) of the conformance probe."""
+    verdict: tuple[tuple[str, bool, bool, str], ...]
+    """(check, passed, needed, words) of the conformance probe."""
     error: str = ""
     key_backed_up: bool = False
     key_id: str = ""

@@ -22,7 +22,7 @@ from storage.front.saving import Saving
 from storage.front.tidying import Tidying
 from storage.objects.limited import LineLimits
 from storage.objects.open import open_store
-from storage.objects.probe import probe
+from storage.objects.probe import probe_whole
 from storage.objects.retry import RetryingStore, RetryPolicy
 from storage.objects.store import ObjectStore, ProbeVerdict
 from storage.ops.values import StoreSpec
@@ -90,7 +90,7 @@ class Storage(Saving, Reading, Keys, Tidying, Replication):
 
     async def probe(self) -> ProbeVerdict:
         """Let the store show what the commit log relies on. A store that is not usable must not be used."""
-        return await probe(self._bare)
+        return await probe_whole(self._bare)
 
     async def require_safe(self) -> None:
         """Probe the store; raise StoreUnsafe unless it keeps every needed promise."""

@@ -15,6 +15,8 @@ import time
 from collections.abc import Awaitable, Callable
 
 from storage.errors import CreateConflict, ObjectExists, ObjectNotFound, StoreError, StoreUnavailable
+from storage.objects.s3 import S3Store
+from storage.objects.s3_questions import S3Questions
 from storage.objects.store import ObjectStore, ProbeCheck, ProbeVerdict
 
 RACERS = 16
@@ -22,6 +24,8 @@ BODY_BYTES = 100_000
 LONG_LISTING = 1_005
 """More than one page of every S3 server."""
 
+PAGED_NAMES, NAMES_EACH = 7, 3
+"""A listing in three pages, as one of thousands of names has them."""
 LISTING_AT_ONCE = 16
 EVERY_BYTE = bytes(range(256))
 
@@ -32,10 +36,22 @@ class _Broken(Exception):
     """The store did something else than it must; the words say what."""
 
 
+async def probe_whole(store: ObjectStore) -> ProbeVerdict:
+    """Ask everything that this kind of store can be asked; as `probe`."""
+    if not isinstance(store, S3Store):
+        return await probe(store)
+    impostor = await store.with_wrong_secret()
+    try:
+        return await probe(store, impostor=impostor, questions=store.questions())
+    finally:
+        await impostor.close()
+
+
 async def probe(
     store: ObjectStore,
     *,
     impostor: ObjectStore | None = None,
+    questions: S3Questions | None = None,
     racers: int = RACERS,
     long_listing: bool = False,
 ) -> ProbeVerdict:
@@ -44,6 +60,7 @@ async def probe(
     Args:
         store: without the retry wrapper, which would hide what is looked for.
         impostor: the same place with a wrong secret, where there is such a thing.
+        questions: what else an S3 server can be asked.
         racers: how many creates of one name at once.
         long_listing: also list more names than one page holds: a thousand writes.
 
@@ -51,7 +68,7 @@ async def probe(
         StoreUnavailable: it could not be asked; that is no verdict.
     """
     started = time.monotonic()
-    asked = _Probe(store, impostor, racers)
+    asked = _Probe(store, impostor, questions, racers)
     checks: list[tuple[str, bool, _Check]] = [
         ("create_only", True, _Probe.create_only),
         ("create_race", True, _Probe.create_race),
@@ -66,6 +83,13 @@ async def probe(
         checks.append(("long_listing", True, _Probe.long_listing))
     if impostor is not None:
         checks.append(("wrong_secret", False, _Probe.wrong_secret))
+    if questions is not None:
+        checks += [
+            ("listing_in_pages", True, _Probe.listing_in_pages),
+            ("checksum", False, _Probe.checksum),
+            ("if_match", False, _Probe.if_match),
+            ("multipart", False, _Probe.multipart),
+        ]
     try:
         results = [await _run(name, needed, check, asked) for name, needed, check in checks]
     finally:
@@ -90,9 +114,12 @@ async def _run(name: str, needed: bool, check: _Check, asked: "_Probe") -> Probe
 
 
 class _Probe:
-    def __init__(self, store: ObjectStore, impostor: ObjectStore | None, racers: int) -> None:
+    def __init__(
+        self, store: ObjectStore, impostor: ObjectStore | None, questions: S3Questions | None, racers: int
+    ) -> None:
         self._store = store
         self._impostor = impostor
+        self._questions = questions
         self._racers = racers
         self._folder = f"probe/{secrets.token_hex(8)}"
         self._made: list[str] = []
@@ -205,6 +232,32 @@ class _Probe:
             return "a wrong secret was refused"
         raise _Broken("a wrong secret was accepted: anybody who reaches this store can write to it")
 
+    async def listing_in_pages(self) -> str:
+        assert self._questions is not None
+        made = [await self._create(f"paged/{number}", b"") for number in range(PAGED_NAMES)]
+        found = await self._questions.listed_in_pages(f"{self._folder}/paged/", names_each=NAMES_EACH)
+        if found != made:
+            raise _Broken(f"{len(found)} of {len(made)} names came in pages, or another order")
+        return "a listing goes on from page to page"
+
+    async def checksum(self) -> str:
+        assert self._questions is not None
+        name = self._name("checksum")
+        broken = await self._questions.refuses_wrong_digest(name)
+        if not broken and await self._store.head(name) is not None:
+            broken = "bytes that do not fit their digest were refused, and kept"
+        return _unless(broken, "bytes that do not fit their digest are refused")
+
+    async def if_match(self) -> str:
+        assert self._questions is not None
+        broken = await self._questions.replaces_if_match(self._name("replaced"))
+        return _unless(broken, "a replace is refused where the object is another one; nothing here needs it")
+
+    async def multipart(self) -> str:
+        assert self._questions is not None
+        broken = await self._questions.joins_parts(self._name("parts"))
+        return _unless(broken, "objects can be uploaded in parts; nothing here needs it")
+
     async def clean_up(self) -> None:
         """Remove what was made here, and only that: every name starts with this probe's own random folder."""
         for at in range(0, len(self._made), LISTING_AT_ONCE):
@@ -222,3 +275,9 @@ class _Probe:
         name = self._name(leaf)
         await self._store.create(name, body)
         return name
+
+
+def _unless(broken: str, words: str) -> str:
+    if broken:
+        raise _Broken(broken)
+    return words

@@ -26,6 +26,7 @@ from storage.objects import s3_answers
 from storage.objects.clock import of_date
 from storage.objects.names import OBJECT_BYTES_MAX, check_name, check_prefix, is_name
 from storage.objects.s3_body import BufferBody
+from storage.objects.s3_questions import S3Questions
 from storage.objects.store import ObjectInfo
 from storage.objects.versions import ObjectVersion
 
@@ -67,8 +68,11 @@ class S3Place:
 class S3Store:
     """An `ObjectStore` over one bucket, below one prefix. Belongs to the event loop that opened it."""
 
-    def __init__(self, *, place: S3Place, client: "S3Client", exit_stack: AsyncExitStack) -> None:
+    def __init__(
+        self, *, place: S3Place, session: Any, client: "S3Client", exit_stack: AsyncExitStack
+    ) -> None:
         self._place = place
+        self._session = session
         self._client = client
         self._exit_stack = exit_stack
         self._prefix = f"{place.prefix}/" if place.prefix else ""
@@ -88,7 +92,7 @@ class S3Store:
         try:
             session = await asyncio.to_thread(_load_models, place)
             client = await exit_stack.enter_async_context(_new_client(session, place))
-            store = cls(place=place, client=client, exit_stack=exit_stack)
+            store = cls(place=place, session=session, client=client, exit_stack=exit_stack)
             await store._look_at_bucket(create=create)
         except BaseException:
             await exit_stack.aclose()
@@ -106,9 +110,12 @@ class S3Store:
             secret_key="wrong-" + self._place.secret_key[:8][::-1],
         )
         exit_stack = AsyncExitStack()
-        session = await asyncio.to_thread(_load_models, place)
-        client = await exit_stack.enter_async_context(_new_client(session, place))
-        return S3Store(place=place, client=client, exit_stack=exit_stack)
+        client = await exit_stack.enter_async_context(_new_client(self._session, place))
+        return S3Store(place=place, session=self._session, client=client, exit_stack=exit_stack)
+
+    def questions(self) -> S3Questions:
+        """Return what a probe may ask of this server besides the contract."""
+        return S3Questions(client=self._client, bucket=self._place.bucket, prefix=self._prefix)
 
     async def create(self, name: str, data: bytes | bytearray) -> None:
         self._check_open()
@@ -374,7 +381,14 @@ def _new_client(session: Any, place: S3Place) -> Any:
         response_checksum_validation="when_required",
         http_session_cls=OneTrySession,
     )
-    return session.client("s3", endpoint_url=place.endpoint, config=config)
+    return session.client(
+        "s3",
+        endpoint_url=place.endpoint,
+        config=config,
+        aws_access_key_id=place.access_key,
+        aws_secret_access_key=place.secret_key,
+        aws_session_token=place.session_token,
+    )
 
 
 def _load_models(place: S3Place) -> Any:
@@ -384,12 +398,7 @@ def _load_models(place: S3Place) -> Any:
     """
     import aioboto3
 
-    session = aioboto3.Session(
-        aws_access_key_id=place.access_key,
-        aws_secret_access_key=place.secret_key,
-        aws_session_token=place.session_token,
-        region_name=place.region,
-    )
+    session = aioboto3.Session(region_name=place.region)
 
     async def make_and_drop() -> None:
         async with _new_client(session, place):

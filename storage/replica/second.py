@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from storage.errors import StoreUnsafe
-from storage.objects.probe import probe
+from storage.objects.probe import probe_whole
 from storage.objects.retry import RetryingStore, RetryPolicy
 from storage.objects.store import ObjectStore, ProbeVerdict
 
@@ -56,7 +56,7 @@ class SecondStore:
     async def probe(self) -> ProbeVerdict:
         """Let the store show again what it does."""
         store = await self.for_reading()
-        self._verdict = await probe(store.inner)
+        self._verdict = await probe_whole(store.inner)
         return self._verdict
 
     async def close(self) -> None:

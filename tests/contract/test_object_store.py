@@ -325,10 +325,13 @@ async def test_a_closed_store_answers_nothing(place: Place) -> None:
 
 async def test_the_probe_finds_it_usable_and_leaves_nothing_behind(store: ObjectStore) -> None:
     impostor = await store.with_wrong_secret() if isinstance(store, S3Store) else None
-    verdict = await probe(store, impostor=impostor, racers=RACERS)
+    questions = store.questions() if isinstance(store, S3Store) else None
+    verdict = await probe(store, impostor=impostor, questions=questions, racers=RACERS)
     assert verdict.usable, verdict
     assert all(check.passed and check.words for check in verdict.checks), verdict
-    assert ("wrong_secret" in {check.name for check in verdict.checks}) == (impostor is not None)
+    asked = {"wrong_secret", "listing_in_pages", "checksum", "if_match", "multipart"}
+    asked &= {check.name for check in verdict.checks}
+    assert len(asked) == (5 if isinstance(store, S3Store) else 0)
     assert await names(store, "") == []
     if impostor is not None:
         await impostor.close()

@@ -267,7 +267,7 @@ class HttpFiles:
         return StoreStatus(
             url="file:///store",
             usable=True,
-            verdict=(),
+            verdict=(("create_only", True, True, "the second create was refused"),),
             key_backed_up=False,
             key_id="k1",
             error="none so far",

@@ -53,6 +53,8 @@ async def test_a_home_is_saved_proved_and_given_back_elsewhere(spec, tmp_path):
     assert not await storage.has_repositories(spec)
     async with await opened_at(spec, tmp_path / "cache") as opened:
         await opened.require_safe()
+        asked = {check.name for check in (await opened.probe()).checks}
+        assert ("wrong_secret" in asked and "multipart" in asked) == spec.url.startswith("s3:")
         assert await opened.head(REF) is None
         fence = await take(opened)
         first = await save(opened, home, fence)

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from botocore.exceptions import ClientError
 
 from storage.errors import ObjectExists, StoreUnavailable
 from storage.objects.memory import MemoryStore
 from storage.objects.probe import probe
+from storage.objects.s3_questions import S3Questions
 from storage.objects.store import ObjectInfo, ProbeVerdict
 from tests.fakes.faulty_store import FOR_EVER, Fault, FaultyStore
 
@@ -104,3 +106,34 @@ async def test_the_long_listing_is_asked_for_only_on_demand() -> None:
     assert "long_listing" in {check.name for check in verdict.checks}
     assert not [info async for info in store.list("")]
     assert len(store.calls) > 1_000
+
+
+class CarelessServer:
+    """A client of a server that ignores conditions and digests, knows no parts, and begins each page anew."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._objects = store.bucket.objects
+
+    async def put_object(self, *, Key: str, Body: bytes, **_: object) -> dict[str, str]:  # noqa: N803 - its names
+        self._objects[Key] = Body
+        return {"ETag": Body.hex()}
+
+    async def create_multipart_upload(self, **_: object) -> dict[str, str]:
+        raise ClientError({"ResponseMetadata": {"HTTPStatusCode": 501}}, "CreateMultipartUpload")
+
+    async def list_objects_v2(self, *, Prefix: str, MaxKeys: int, **_: object) -> dict[str, object]:  # noqa: N803 - its names
+        found = sorted(name for name in self._objects if name.startswith(Prefix))
+        more = len(found) > MaxKeys and not _.get("ContinuationToken")
+        rows = [{"Key": name} for name in found[:MaxKeys]]
+        return {"Contents": rows, "IsTruncated": more, "NextContinuationToken": "again"}
+
+
+async def test_a_server_that_does_not_do_what_it_says_is_told_and_one_that_lists_falsely_is_refused() -> None:
+    store = MemoryStore()
+    verdict = await probe(store, questions=S3Questions(client=CarelessServer(store), bucket="b", prefix=""))
+    assert failed(verdict) == {"listing_in_pages", "checksum", "if_match", "multipart"}
+    assert [check.name for check in verdict.checks if check.needed and not check.passed] == [
+        "listing_in_pages"
+    ]
+    assert not verdict.usable
+    assert not store.bucket.objects

@@ -186,11 +186,13 @@ async def test_status_tells_strangers_only_what_a_sign_in_page_needs(world: Http
         "key_backed_up": None,
         "watching": None,
         "traffic": None,
+        "checks": None,
     }
     user = (await (await world.signed_in("ada")).get("/api/v1/status")).body
     assert (user["version"], user["storage"]["url"], user["alarms"]) == ("9.9", None, None)
     operator = (await (await world.signed_in("olga", "operator")).get("/api/v1/status")).body
     assert (operator["storage"]["url"], operator["alarms"]) == ("file:///store", 0)
+    assert [check["name"] for check in operator["storage"]["checks"]] == ["create_only"]
 
 
 async def test_openapi_describes_every_route(world: HttpWorld) -> None:

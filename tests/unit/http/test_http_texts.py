@@ -93,6 +93,14 @@ def test_times_have_milliseconds_and_say_utc() -> None:
     assert instants.iso(-1) == "1969-12-31T23:59:59.999Z"
 
 
+def test_the_time_of_a_file_may_be_any():
+    """Before 1970, of the year 5, and what no year of four digits can say."""
+    assert instants.iso_of_file(-1_501) == "1969-12-31T23:59:58.499Z"
+    assert instants.iso_of_file(-62_000_000_000_000) == "0005-04-19T09:46:40.000Z"
+    assert instants.iso_of_file(-(1 << 62)) == "0001-01-01T00:00:00.000Z"
+    assert instants.iso_of_file(1 << 62) == "9999-12-31T23:59:59.999Z"
+
+
 @pytest.mark.parametrize("password", ["short", "x" * 1025, "ada.lovelace"])
 def test_a_password_that_protects_nothing_is_refused(password: str) -> None:
     """Too short, too long to hash, or the name itself."""
