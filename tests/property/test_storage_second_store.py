@@ -145,7 +145,7 @@ def run(steps: list[tuple[str, int]]) -> None:
     with (
         mock.patch.object(fold, "ENTRIES_MIN", 4),
         mock.patch("storage.repository.settle.PAUSES_S", (0.0, 0.0)),
-        mock.patch("storage.replica.second.probe", proved),
+        mock.patch("storage.replica.second.probe_whole", proved),
     ):
         asyncio.run(history(steps))
 

@@ -298,7 +298,7 @@ async def test_a_second_store_whose_replication_died_is_a_whole_beginning_or_say
     async def proved(store: object) -> storage.ProbeVerdict:
         return storage.ProbeVerdict(usable=True, checks=(), took_ms=0)
 
-    monkeypatch.setattr("storage.replica.second.probe", proved)
+    monkeypatch.setattr("storage.replica.second.probe_whole", proved)
     main = open_whole(MemoryBucket(dict(whole.objects)), tmp_path / "main")
     given_up = set((await (await main._known.required(REF)).log.read_chain()).retired)
     at, seen = 1, set()

@@ -340,7 +340,7 @@ async def test_a_crash_at_any_call_ends_with_identical_objects(pair, home, lande
     async def proved(store: MemoryStore) -> storage.ProbeVerdict:
         return storage.ProbeVerdict(usable=True, checks=(), took_ms=0)
 
-    monkeypatch.setattr("storage.replica.second.probe", proved)
+    monkeypatch.setattr("storage.replica.second.probe_whole", proved)
     write(home, big=b"".join(n.to_bytes(4, "big") for n in range(400_000)))
     async with pair.open() as opened:
         await take(opened)
