@@ -9,6 +9,7 @@ import hashlib
 import os
 import socket
 import stat
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,10 @@ def make_odd_home(root: Path) -> None:
     os.makedirs(home + b"/sticky")
     os.chmod(home + b"/sticky", 0o1777)
     os.setxattr(home + b"/sticky", b"user.folder", b"f")
+    _put(home + b"/shared", b"x")
+    os.setxattr(home + b"/shared", b"system.posix_acl_access", acl(6, 4, 6, 0))
+    os.makedirs(home + b"/sharing")
+    os.setxattr(home + b"/sharing", b"system.posix_acl_default", acl(7, 5, 5, 1))
     os.makedirs(home + b"/many")
     for number in range(300):
         _put(home + b"/many/%04d" % number, b"%d" % number)
@@ -86,6 +91,14 @@ def make_odd_home(root: Path) -> None:
     os.utime(home + b"/dangling", ns=(5, 12_345), follow_symlinks=False)
     os.chmod(home + b"/locked/inner", 0)
     os.chmod(home + b"/locked", 0o100)
+
+
+def acl(owner: int, group: int, mask: int, others: int) -> bytes:
+    """Return an access control list of nobody by number, as the kernel has it: with a mask it is no mode."""
+    rows = ((0x01, owner), (0x04, group), (0x10, mask), (0x20, others))
+    return struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", tag, rights, 0xFFFF_FFFF) for tag, rights in rows
+    )
 
 
 def picture(root: Path) -> Picture:

@@ -166,16 +166,23 @@ def test_bytes_outside_the_file_are_refused(extractor: Extractor, offset: int, d
 
 
 def test_more_than_was_announced_is_refused(root: Path) -> None:
-    with beneath(root, RestorePolicy(entries_max=3, bytes_max=100, depth_max=2)) as extractor:
+    with beneath(root, RestorePolicy(entries_max=3, bytes_max=100)) as extractor:
         put(extractor, b"a", b"x" * 60)
         with pytest.raises(HostileTree):
             extractor.file(b"b", facts(size=41))
         extractor.folder(b"c", facts())
         extractor.folder(b"c/d", facts())
         with pytest.raises(HostileTree):
-            extractor.folder(b"c/d/e", facts())
-        with pytest.raises(HostileTree):
             extractor.fifo(b"f", facts())
+
+
+def test_a_path_deeper_than_is_allowed_is_refused(root: Path) -> None:
+    with beneath(root, RestorePolicy(entries_max=100, bytes_max=100, depth_max=2)) as extractor:
+        extractor.folder(b"c", facts())
+        extractor.folder(b"c/d", facts())
+        for make in (extractor.folder, extractor.fifo, extractor.file):
+            with pytest.raises(HostileTree):
+                make(b"c/d/e", facts())
 
 
 @pytest.mark.parametrize("target", [b"", b"x" * 4_096, b"a\0b"])

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from storage.errors import Cancelled
+from storage.scan.attributes import attributes, attributes_at
 from storage.scan.entry import PIECE_BYTES, Attributes, Found, Grade, Kind, ReadOutcome, StatFacts
 from storage.scan.read import PAUSES_S, read_stable
 from storage.scan.walk import facts_of, walk
-from tests.fakes.home import MIB, Collected
+from tests.fakes.home import MIB, Collected, acl
 from tests.fakes.unprivileged import as_plain_user
 
 
@@ -316,6 +317,33 @@ def test_attributes_come_raw_and_in_order(tmp_path: Path) -> None:
     os.setxattr(path, b"user.a", b"")
     outcome, _, _ = read(path)
     assert outcome.attributes == Attributes(xattrs=((b"user.a", b""), (b"user.z", b"\0\xff")))
+
+
+def test_attributes_of_every_class_are_kept_and_those_of_a_link_are_its_own(tmp_path: Path) -> None:
+    """ACLs for everybody; what only root may set, where that can be tried."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    os.setxattr(folder, b"system.posix_acl_default", acl(7, 5, 5, 1))
+    os.setxattr(folder, b"user.note", b"1")
+    wanted = [b"system.posix_acl_default", b"user.note"]
+    link = tmp_path / "link"
+    link.symlink_to("folder")
+    of_link: list[bytes] = []
+    if os.geteuid() == 0:
+        for place in (folder, link):
+            os.setxattr(place, b"trusted.note", b"2", follow_symlinks=False)
+        os.setxattr(folder, b"security.note", b"3")
+        wanted, of_link = sorted([*wanted, b"security.note", b"trusted.note"]), [b"trusted.note"]
+    fd = os.open(folder, os.O_RDONLY)
+    parent = os.open(tmp_path, os.O_RDONLY)
+    try:
+        kept = [name for name, _ in attributes(fd).xattrs if not name.startswith(b"security.selinux")]
+        assert kept == wanted
+        told = [name for name, _ in attributes_at(parent, b"link").xattrs]
+        assert [name for name in told if not name.startswith(b"security.selinux")] == of_link
+    finally:
+        os.close(fd)
+        os.close(parent)
 
 
 def test_reading_stops_when_told(tmp_path: Path) -> None:

@@ -72,6 +72,11 @@ async def test_a_home_is_saved_proved_and_given_back_elsewhere(spec, tmp_path):
         assert [bad.path for bad in report.not_made] == [b"socket"]
         wanted = {path: facts for path, facts in picture(unlocked(home)).items() if path != b"socket"}
         assert masked(picture(unlocked(tmp_path / "back"))) == masked(wanted)
+        await other.restore(REF, seq=first.info.seq, into=tmp_path / "first")  # nothing in it was remembered
+        for gone in (b"", b"new"):
+            wanted.pop(gone)
+        found = picture(unlocked(tmp_path / "first"))
+        assert {path: facts for path, facts in masked(found).items() if path} == masked(wanted)
         assert (await other.verify(REF, "full")).faults == ()
         assert await other.receipt(REF, "s") == b"receipt"
         assert await other.workspaces() == [REF]

@@ -1,0 +1,240 @@
+"""Looks that nothing else would miss: what was sealed is opened again, what was stored is read back, and what
+a newer service wrote stops whoever must not decide about it.
+
+Each test here fails if one such look is taken out of the code; the rest of the suite would not notice.
+"""
+
+import errno
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+import storage
+from storage.errors import NotAuthentic, ObjectDamaged, WrongKey
+from storage.format import entries
+from storage.format.entries import Forget, Version
+from storage.format.extras import read_extras
+from storage.format.frame import make_frame
+from storage.format.header import MAGIC, ObjectType, make_header, open_header
+from storage.format.keys import BoxKind, EpochKeys
+from storage.format.pack import PackWriter
+from storage.format.table import PlannedSegment
+from storage.objects.memory import MemoryBucket
+from storage.ops.entry_maker import EntryMaker
+from storage.repository import collect, fold, log_writer
+from storage.repository.log_writer import LogWriter
+from storage.repository.packer import seal_pack
+from storage.repository.state import LogState
+from storage.scan.entry import Attributes, Kind, StatFacts
+from tests.fakes.faulty_store import Fault
+from tests.fakes.storage_rig import KEEP_ONE, REF, Node, objects, take, write
+
+KEYS = EpochKeys.from_secrets(bytes(16), bytes(32), bytes(32))
+
+
+@pytest.fixture
+def bucket() -> MemoryBucket:
+    return MemoryBucket()
+
+
+@pytest.fixture(autouse=True)
+def small_folds(monkeypatch):
+    monkeypatch.setattr(collect, "ENABLED", True)
+    monkeypatch.setattr(fold, "ENTRIES_MIN", 5)
+    monkeypatch.setattr("storage.repository.settle.PAUSES_S", (0.0, 0.0))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    write(folder, a="one", docs__letter="Dear Sir")
+    return folder
+
+
+async def save(opened: storage.Storage, home: Path, **more) -> storage.CheckpointResult:
+    return await opened.checkpoint(REF, home=home, fence=1, session="s", reason="test", **more)
+
+
+async def saved_often(opened: storage.Storage, home: Path) -> storage.CheckpointInfo:
+    await take(opened)
+    for number in range(6):
+        write(home, a=f"number {number}")
+        last = await save(opened, home)
+    return last.info
+
+
+def test_an_entry_that_was_sealed_otherwise_than_it_was_meant_is_never_handed_over(monkeypatch):
+    real = log_writer.make_object
+
+    def bent(*args: object, **more: object) -> bytes:
+        raw = bytearray(real(*args, **more))
+        raw[-1] ^= 1
+        return bytes(raw)
+
+    monkeypatch.setattr(log_writer, "make_object", bent)
+    writer = LogWriter(keys=KEYS, fresh=os.urandom, clock_ms=lambda: 0)
+    with pytest.raises(NotAuthentic):
+        writer.entry(LogState(config_hash=bytes(32)), Forget([1], "", "test"))
+
+
+def test_a_moved_chunk_that_was_sealed_otherwise_is_never_handed_over(monkeypatch):
+    """A fold and a repack make packs of what they have read; a bit that is lost on the way is met here."""
+    real = PackWriter.seal
+
+    def bent(self, slot, segment, *, fresh):
+        wrong = bytearray(segment.frame)
+        wrong[-1] ^= 1
+        real(self, slot, PlannedSegment(
+            kind=segment.kind, frame=bytes(wrong), raw_bytes=segment.raw_bytes, chunks=segment.chunks
+        ), fresh=fresh)  # fmt: skip
+
+    monkeypatch.setattr(PackWriter, "seal", bent)
+    raw = os.urandom(5_000)
+    segment = PlannedSegment(
+        kind=BoxKind.DATA,
+        frame=make_frame(raw, compress=False),
+        raw_bytes=len(raw),
+        chunks=((KEYS.chunk_id(BoxKind.DATA, raw), len(raw)),),
+    )
+    with pytest.raises(storage.StorageError):
+        seal_pack(KEYS, [segment], fence=1, fresh=os.urandom)
+
+
+@pytest.mark.parametrize(("at", "which"), [(32, "meta"), (47, "meta"), (48, "data"), (63, "data")])
+def test_a_header_that_commits_to_another_key_is_refused_before_anything_is_opened(at: int, which: str):
+    """Who holds two keys could else make one box that opens under both: two readers would see two homes."""
+    raw = bytearray(make_header(KEYS, ObjectType.PACK, "p/1", bytes(32)).raw)
+    raw[at] ^= 1
+    with pytest.raises(WrongKey) as told:
+        open_header(KEYS, bytes(raw), ObjectType.PACK, "p/1")
+    assert told.value.facts["commitment"] == which
+
+
+def test_a_flag_that_a_reader_must_know_stops_it_and_one_that_it_may_ignore_does_not():
+    """As a newer service would write them: sealed and committed to as they are."""
+    for flags, refused in ((bytes((1, 0)), True), (bytes((0, 0xFF)), False)):
+        start = MAGIC + bytes((1, ObjectType.PACK)) + flags + KEYS.key_id + bytes(16)
+        raw = start + KEYS.object_keys(start, "p/1").commitments
+        if not refused:
+            assert open_header(KEYS, raw, ObjectType.PACK, "p/1").raw == raw
+            continue
+        with pytest.raises(storage.NewerServiceNeeded):
+            open_header(KEYS, raw, ObjectType.PACK, "p/1")
+
+
+async def test_an_entry_that_reads_back_otherwise_proves_nothing(bucket, home, tmp_path):
+    node = Node(bucket, tmp_path / "node")
+    opened = node.open()
+    await take(opened)
+    # Two looks find that the number is free, the third reads back; whoever looks again sees what is there.
+    node.store.plan(Fault.FLIPPED, on="get", name=r".*/c/0000000000000002", times=3)
+    with pytest.raises(ObjectDamaged):
+        await save(opened, home)
+
+
+async def test_a_side_checkpoint_that_reads_back_otherwise_counts_for_nobody(bucket, home, tmp_path):
+    stale, owner = Node(bucket, tmp_path / "stale"), Node(bucket, tmp_path / "owner").open()
+    opened = stale.open()
+    await take(opened)
+    await take(owner, node="owner")
+    stale.store.plan(Fault.FLIPPED, on="get", name=r".*/b/1-1", times=1)
+    with pytest.raises(ObjectDamaged):
+        await save(opened, home, conflict=True)
+    assert await owner.conflicts(REF) == []
+
+
+async def test_a_history_that_reads_back_otherwise_takes_no_entry_in(bucket, home, tmp_path):
+    node = Node(bucket, tmp_path / "node")
+    opened = node.open()
+    last = await saved_often(opened, home)
+    node.store.plan(Fault.FLIPPED, on="get", name=r".*/l/.*", times=1)
+    with pytest.raises(ObjectDamaged):
+        await opened.collect(REF, policy=None, actor="test")
+    assert len(objects(bucket, "c/")) == last.seq
+    assert (await Node(bucket, tmp_path / "cold").open().verify(REF, "full")).faults == ()
+
+
+async def test_a_log_that_asks_for_another_collector_is_not_collected_and_is_saved_to(bucket, home, tmp_path):
+    opened = Node(bucket, tmp_path / "node").open()
+    await saved_often(opened, home)
+    upkeep = await opened._upkeep(REF)
+    await upkeep.place(lambda state: Version(1, 1, 2, 1, [], [], []))
+    before = dict(bucket.objects)
+    for _ in range(2):
+        report = await opened.collect(REF, policy=None, actor="test")
+        assert "garbage collection 2" in report.refused
+    assert bucket.objects == before
+    write(home, a="more")
+    assert (await save(opened, home)).proof is not None
+
+
+async def test_a_kind_of_entry_that_readers_may_skip_stops_writers_and_collectors(
+    bucket, home, tmp_path, monkeypatch
+):
+    """A newer service wrote it: whoever does not know what it says decides nothing behind it."""
+    opened = Node(bucket, tmp_path / "node").open()
+    last = await saved_often(opened, home)
+    upkeep = await opened._upkeep(REF)
+    with monkeypatch.context() as newer:
+        newer.setattr(log_writer, "kind_of", lambda fields: 200)
+        await upkeep.place(lambda state: Forget([last.seq], "", "newer"))
+    assert entries.kind_of(Forget([], "", "")) == 3
+    before = dict(bucket.objects)
+    cold = Node(bucket, tmp_path / "cold").open()
+    assert (await cold.list(REF))[-1].seq == last.seq
+    await cold.restore(REF, seq=last.seq, into=tmp_path / "back")
+    write(home, a="more")
+    with pytest.raises(storage.NewerServiceNeeded):
+        await save(cold, home)
+    with pytest.raises(storage.NewerServiceNeeded):
+        await cold.collect(REF, policy=None, actor="test")
+    assert bucket.objects == before
+
+
+async def test_a_report_of_more_paths_than_an_entry_has_outlives_a_fold(bucket, home, tmp_path, monkeypatch):
+    """What is over lies beside, as content of the meta class; nothing but the report reaches it."""
+    monkeypatch.chdir(home)  # the name of a socket is short
+    for number in range(1_010):
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(f"s{number:04d}")
+    opened = Node(bucket, tmp_path / "node").open()
+    await take(opened)
+    info = (await save(opened, home)).info
+    assert (info.skipped, len(info.bad_paths), info.complete) == (1_010, 1_000, True)
+    for number in range(8):
+        write(home, a=f"number {number}")
+        await save(opened, home)
+        assert (await opened.collect(REF, policy=None, actor="test")).refused == ""
+    assert len(objects(bucket, "l/")) >= 1
+    assert (await Node(bucket, tmp_path / "cold").open().verify(REF, "full")).faults == ()
+
+
+async def test_a_large_file_is_pinned_while_it_is_read(bucket, home, tmp_path, monkeypatch):
+    monkeypatch.setattr("storage.front.reading.PINNED_FROM_BYTES", 1_000)
+    opened, other = Node(bucket, tmp_path / "node").open(), Node(bucket, tmp_path / "other").open()
+    await take(opened)
+    write(home, large=os.urandom(3_000_000))
+    first = (await save(opened, home)).info
+    pieces = opened.read(REF, seq=first.seq, path=b"large")
+    read = [await anext(pieces)]
+    write(home, large=b"small")
+    for number in range(2):
+        write(home, a=f"{number}")
+        await save(other, home)
+        await other.collect(REF, policy=KEEP_ONE, actor="test")
+    assert [one.seq for one in await other.list(REF) if one.pinned] == [first.seq]
+    read += [piece async for piece in pieces]
+    assert len(b"".join(read)) == 3_000_000
+    assert not [one for one in await other.list(REF) if one.pinned]
+
+
+def test_attributes_that_do_not_fit_are_named_and_the_rest_is_kept():
+    maker = EntryMaker(taker=None, owner=(0, 0))  # type: ignore[arg-type]  # nothing here has chunks
+    facts = StatFacts.unpacked(StatFacts(*([0] * len(StatFacts._fields))).packed())
+    told = Attributes(xattrs=((b"user.a", b"x" * 60_000), (b"user.b", b"y" * 60_000), (b"user.c", b"z")))
+    extras = read_extras(maker.make(b"f", Kind.FILE, facts, None, attributes=told).extra, size=0)
+    assert [name for name, _ in extras.xattrs] == [b"user.a", b"user.c"]
+    assert extras.xattr_errors == ((b"user.b", errno.E2BIG),)
