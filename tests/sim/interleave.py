@@ -19,6 +19,7 @@ from typing import Any
 from storage.errors import ObjectExists, ObjectNotFound
 from storage.objects.store import ObjectInfo
 from storage.repository.threads import Threads
+from storage.repository.turn import Turn
 
 READS = frozenset({"get", "head"})
 
@@ -64,6 +65,18 @@ class InlineThreads(Threads):
         return done
 
     def close(self) -> None:
+        pass
+
+
+class NoTurn(Turn):
+    """For a scan whose work is done where it is asked for: there is nobody else to have the turn."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
         pass
 
 

@@ -31,7 +31,7 @@ from storage.ops.upkeep import Upkeep, UpkeepReport
 from storage.repository import collect, fold, repack
 from storage.repository.packer import NewChunks
 from tests.fakes.storage_rig import IMPATIENT, MASTER_KEY, PREFIX, REF, seeded
-from tests.sim.interleave import Explorer, InlineThreads, Turns, TurnStore
+from tests.sim.interleave import Explorer, InlineThreads, NoTurn, Turns, TurnStore
 
 NO_CACHE = Path("/dev/null/none")
 LOST = (CommitContended, CommitUncertain, FenceMoved)
@@ -42,6 +42,8 @@ def prepare(monkeypatch, homes: Path, *, in_packs: bool) -> None:
     and F that hold what two of them hold. Nothing is repacked unless a world asks for it.
     """
     monkeypatch.setattr("storage.front.opened.Threads", InlineThreads)
+    for module in ("repository.packer", "ops.look"):
+        monkeypatch.setattr(f"storage.{module}.Turn", NoTurn)
     monkeypatch.setattr("storage.repository.settle.PAUSES_S", (0.0, 0.0))
     monkeypatch.setattr(uploads, "PACK_BYTES", 65_536)
     monkeypatch.setattr(collect, "ENABLED", True)
