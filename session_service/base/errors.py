@@ -116,7 +116,7 @@ class FilesDamaged(StorageRefused):
     code, status, action = (
         "files_damaged",
         409,
-        "All else can be fetched. `session-service replica repair` or a backup brings the object back.",
+        "Older checkpoints start, all else can be fetched. `replica repair` or a backup brings it back.",
     )
 
 

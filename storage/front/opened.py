@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from storage.errors import KeysChanged
 from storage.format.secrets import ReceiptSigner
 from storage.front.watched import only_scans
 from storage.ids import WorkspaceRef
@@ -119,6 +120,15 @@ class Opened:
     async def _refreshed(self, workspace: Workspace) -> LogState:
         async with workspace.lock:
             return await workspace.log.refresh()
+
+    async def _current(self, ref: WorkspaceRef) -> tuple[Workspace, LogState]:
+        """Return a repository and its log, for whoever reads; anew where its keys were changed."""
+        workspace = await self._known.required(ref)
+        try:
+            return workspace, await self._refreshed(workspace)
+        except KeysChanged:
+            workspace = await self._known.required(ref)
+            return workspace, await self._refreshed(workspace)
 
     def _told(self, progress: Tell | None) -> Tell:
         """Return a progress function that threads may call."""

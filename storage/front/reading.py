@@ -7,6 +7,7 @@ Nothing is read through what a writer remembers where damage is looked for.
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 
@@ -50,10 +51,9 @@ class Reading(Opened):
 
     async def list(self, ref: WorkspaceRef) -> Rows[CheckpointInfo]:
         """Return every checkpoint that counts, oldest first. Empty only if there is none."""
-        workspace = await self._known.opened(ref)
-        if workspace is None:
+        if await self._known.opened(ref) is None:
             return []
-        state = await self._refreshed(workspace)
+        _, state = await self._current(ref)
         return [
             replace(checkpoint_info(row), pinned=state.pinned.get(row.seq, False))
             for row in state.checkpoints()
@@ -61,14 +61,14 @@ class Reading(Opened):
 
     async def conflicts(self, ref: WorkspaceRef) -> Rows[CheckpointInfo]:
         """Return the conflict checkpoints that nobody dropped yet, oldest first."""
-        workspace = await self._known.opened(ref)
-        state = None if workspace is None else await self._refreshed(workspace)
-        return [] if state is None else side_infos(state)
+        if await self._known.opened(ref) is None:
+            return []
+        _, state = await self._current(ref)
+        return side_infos(state)
 
     async def diff(self, ref: WorkspaceRef, *, before: int, after: int) -> Diff:
         """Return what differs between two checkpoints."""
-        workspace = await self._known.required(ref)
-        state = await self._refreshed(workspace)
+        workspace, state = await self._current(ref)
         rows = countable(state, before), countable(state, after)
         return await compare(workspace.reader, self._places(workspace, state, *rows), *rows)
 
@@ -99,7 +99,7 @@ class Reading(Opened):
             async for piece in browser.data(entry):
                 yield piece
             return
-        async with self._lending.pinned(await self._upkeep(ref), state, row, long=True):
+        async with self._lending.pinned(partial(self._upkeep, ref), state, row, long=True):
             async for piece in browser.data(entry):
                 yield piece
 
@@ -122,7 +122,7 @@ class Reading(Opened):
         entry = await browser.find(path)
         assert row.checkpoint is not None, "it is countable"
         long = row.checkpoint.totals.size >= PINNED_FROM_BYTES
-        async with self._lending.pinned(await self._upkeep(ref), state, row, long=long):
+        async with self._lending.pinned(partial(self._upkeep, ref), state, row, long=long):
             async for piece in archive.stream(
                 browser, entry, kind=kind, scratch=self._scratch, checked=checked
             ):
@@ -161,8 +161,7 @@ class Reading(Opened):
             becomes_home: the next checkpoints of this workspace will be taken of this folder, which nobody
                 else has touched when this returns; it may be renamed. Then they need not read it first.
         """
-        workspace = await self._known.required(ref)
-        state = await self._refreshed(workspace)
+        workspace, state = await self._current(ref)
         row = countable(state, seq)
         restore = Restore(
             reader=workspace.reader,
@@ -178,7 +177,7 @@ class Reading(Opened):
             seed=seed,
             blobs=workspace.stat_file.fresh(),
         )
-        async with self._lending.pinned(await self._upkeep(ref), state, row):
+        async with self._lending.pinned(partial(self._upkeep, ref), state, row):
             report = await restore.run(into)
         if restore.cache is not None:
             async with workspace.lock:
@@ -197,6 +196,7 @@ class Reading(Opened):
             self._threads,
             slots=SlotLook(self._store, self._keyring, ref),
             signers=self.signers,
+            reopen=partial(self._keyring.open, ref),
             tell=self._stages(progress),
         )
         result = await scrub.run(level)
@@ -211,8 +211,7 @@ class Reading(Opened):
         )
 
     async def _browser(self, ref: WorkspaceRef, seq: int) -> tuple[Browser, LogState, Row]:
-        workspace = await self._known.required(ref)
-        state = await self._refreshed(workspace)
+        workspace, state = await self._current(ref)
         row = countable(state, seq)
         return Browser(workspace.reader, self._places(workspace, state, row), row), state, row
 
@@ -220,11 +219,11 @@ class Reading(Opened):
         """Return where chunks lie, by the log of now and of whenever one of them is missed."""
 
         async def read_log(cold: bool) -> LogState:
-            if cold:
-                return await workspace.log.another().refresh()
-            return await self._refreshed(workspace)
+            now, state = await self._current(workspace.ref)
+            workspace.reader.know(now.keys)
+            return await now.log.another().refresh() if cold else state
 
         async def strays(known: ChunkIndex) -> Sequence[Container]:
-            return await find_strays(workspace.place, workspace.keys.of_header, known)
+            return await find_strays(workspace.place, workspace.reader.keys.of_header, known)
 
         return CurrentPlaces(state, rows, read_log, strays=strays, threads=self._threads)

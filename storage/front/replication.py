@@ -139,6 +139,18 @@ class Replication(Opened):
         if copier is None or whole:
             await copy_tenant_slots(self._store, second, ref.tenant)
         try:
+            look = await self._copied(ref, second, whole=whole, receipts=receipts)
+            if not (look.faults and await self._known.is_outdated(ref)):
+                return look
+        except KeysChanged:
+            pass
+        # Somebody rotated keys since it was opened here: what lies under the new ones is not damaged.
+        return await self._copied(ref, second, whole=True, receipts=receipts)
+
+    async def _copied(
+        self, ref: WorkspaceRef, second: ObjectStore, *, whole: bool, receipts: Sequence[str]
+    ) -> ReplicaLook:
+        try:
             copier = await self._copier(ref, second)
         except RepositoryMissing:
             return ReplicaLook(state="none")

@@ -22,13 +22,13 @@ Source: storage.md 4.4, "never in an F"; docs/design/0012-restore.md.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
-from storage.errors import ClocksApart, NewerServiceNeeded, StorageError, StoreFull, StoreRefused
+from storage.errors import ClocksApart, KeysChanged, NewerServiceNeeded, StorageError, StoreFull, StoreRefused
 from storage.format.entries import CheckpointFlag, EntryKind, Fields, Keep
 from storage.ops.upkeep import Upkeep
 from storage.repository.retention import DAY_MS
@@ -41,6 +41,7 @@ READER_MS_MAX: Final = 7 * DAY_MS
 """Nobody restores or downloads one checkpoint for longer than this."""
 END_S: Final = 10.0
 """How long who is done waits to say so."""
+MakeUpkeep: TypeAlias = Callable[[], Awaitable[Upkeep]]
 _NO_ENTRY: Final = (StoreRefused, StoreFull, NewerServiceNeeded)
 
 
@@ -57,11 +58,12 @@ class Lending:
 
     @asynccontextmanager
     async def pinned(
-        self, upkeep: Upkeep, state: LogState, row: Row, *, long: bool = False
+        self, upkeep: MakeUpkeep, state: LogState, row: Row, *, long: bool = False
     ) -> AsyncIterator[None]:
         """Keep a checkpoint from being forgotten while the block runs, unless it is safe already.
 
         Args:
+            upkeep: asked when there is something to say, and again where the keys were changed meanwhile.
             long: it may take so long that the newest checkpoint is not the newest any more.
         """
         if _is_safe(state, row, long=long):
@@ -70,7 +72,7 @@ class Lending:
         reader = self.fresh(READER_BYTES).hex()
         self.readers.add(reader)
         try:
-            written = await _say(upkeep, lambda now: _with_reader(now, row, reader))
+            written = await _say_now(upkeep, lambda now: _with_reader(now, row, reader))
             try:
                 yield
             finally:
@@ -101,11 +103,19 @@ class Lending:
                 await _say(upkeep, partial(_without_readers, seq=seq, gone=gone))
 
 
-async def _end(upkeep: Upkeep, seq: int, reader: str) -> None:
+async def _end(upkeep: MakeUpkeep, seq: int, reader: str) -> None:
     """Let go, also of a call that was cancelled. What that cannot do, the next take-over does."""
     with contextlib.suppress(StorageError, TimeoutError):
         async with asyncio.timeout(END_S):
-            await _say(upkeep, lambda now: _without_readers(now, seq, {reader}))
+            await _say_now(upkeep, lambda now: _without_readers(now, seq, {reader}))
+
+
+async def _say_now(upkeep: MakeUpkeep, fields_for: Callable[[LogState], Fields]) -> bool:
+    """Place a K with the keys of now: hours may lie between the first word about a reader and the last."""
+    try:
+        return await _say(await upkeep(), fields_for)
+    except KeysChanged:
+        return await _say(await upkeep(), fields_for)
 
 
 async def _say(upkeep: Upkeep, fields_for: Callable[[LogState], Fields]) -> bool:

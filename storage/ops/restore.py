@@ -16,6 +16,7 @@ Source: storage.md 4.6.
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
@@ -185,16 +186,17 @@ class Restore:
     def _keep_whole(self, extractor: Extractor, plan: Plan) -> None:
         """Leave out what the restore that is taken up has finished."""
         left: list[File] = []
+        linked = Counter(first for _, first in plan.links)
         for file in plan.files:
             self._stop.check()
             self._met_one()
-            if extractor.is_whole(file.path, file.facts):
+            if extractor.is_whole(file.path, file.facts, names_max=1 + linked[file.path]):
                 self._written += file.facts.size
             else:
                 left.append(file)
         plan.files = left
         for path, facts in plan.lists_lost:
-            if extractor.is_whole(path, facts):
+            if extractor.is_whole(path, facts, names_max=1 + linked[path]):
                 del plan.left_out[path]  # it was made when its lists could be read
             else:
                 extractor.take_back(path, facts, inode=None)

@@ -8,6 +8,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,7 @@ from storage.repository.packer import Fresh
 from storage.repository.prefixed import Prefixed
 from storage.repository.reader import Reader, SegmentCache, Spare
 from storage.repository.removal import Remover
-from storage.repository.slots import Keyring, RepositoryKeys
+from storage.repository.slots import Keyring, RepositoryKeys, newer_keys
 from storage.repository.snapshots import write_if_due
 from storage.repository.state import LogState, Row
 from storage.repository.threads import Threads
@@ -190,6 +191,14 @@ class Workspaces:
         """Forget an opened repository; the next call opens it anew."""
         self._known.pop(ref, None)
 
+    async def is_outdated(self, ref: WorkspaceRef) -> bool:
+        """Return whether a repository has keys that were not opened here, and forget it if so."""
+        known = self._known.get(ref)
+        if known is None or await newer_keys(partial(self._keyring.open, ref), known.keys) is None:
+            return False
+        self.drop(ref)
+        return True
+
     def refuse_writers(self, ref: WorkspaceRef) -> None:
         """Refuse whoever holds a repository and waits for his turn to write: its tombstone stands."""
         known = self._known.get(ref)
@@ -231,8 +240,9 @@ class Workspaces:
         place = Prefixed(self._store, names.repository_prefix(ref.tenant, ref.workspace))
         folder = self._cache_folder / ref.tenant / ref.workspace
         file = RecordFile(folder, "log.cache", keys.newest)
-        log = CommitLog(place, keys, self._threads, file, snapshots=True)
-        reader = Reader(place, keys, self._threads, self._segments, self._spare(place))
+        reopen = partial(self._keyring.open, ref)
+        log = CommitLog(place, keys, self._threads, file, snapshots=True, reopen=reopen)
+        reader = Reader(place, keys, self._threads, self._segments, self._spare(place), reopen=reopen)
         workspace = Workspace(
             ref=ref,
             place=place,

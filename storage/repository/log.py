@@ -47,7 +47,7 @@ from storage.repository.cache import RecordFile
 from storage.repository.footers import Footers
 from storage.repository.prefixed import Prefixed
 from storage.repository.settle import settle_create
-from storage.repository.slots import RepositoryKeys
+from storage.repository.slots import ReopenKeys, RepositoryKeys, newer_keys
 from storage.repository.state import (
     HISTORY_KIND,
     SNAPSHOT_KIND,
@@ -108,18 +108,23 @@ class CommitLog:
         cache: RecordFile | None,
         *,
         snapshots: bool = False,
+        reopen: ReopenKeys | None = None,
     ) -> None:
         """Take the parts.
 
         Args:
             snapshots: begin a cold start with the newest index snapshot. Not for whoever deletes, proves or
                 looks for damage: he reads the chain.
+            reopen: reads the slots anew; asked before a key that is not known is called missing.
         """
         self._place = place
         self._keys = keys
         self._threads = threads
         self._cache = cache
         self._snapshots = snapshots
+        self._reopen = reopen
+        self._known_to: CommitLog | None = None
+        """Who asked this one, which knew nothing: what it finds out about the keys is true for him, too."""
         self.snapshot_seq: int | None = None
         """Number of the newest index snapshot as far as it is known; None if nobody looked yet."""
         self.snapshot_chunks = 0
@@ -142,9 +147,11 @@ class CommitLog:
         try:
             return await self._refresh()
         except KeyMissing as exc:
-            if not self._knew_keys:
+            if not (self._knew_keys or await newer_keys(self._reopen, self._keys)):
                 raise
             self.keys_changed = True
+            if self._known_to is not None:
+                self._known_to.keys_changed = True
             raise KeysChanged(seq=self.state.seq) from exc
 
     async def _refresh(self) -> LogState:
@@ -177,7 +184,9 @@ class CommitLog:
     def another(self, keys: RepositoryKeys | None = None, *, snapshots: bool = False) -> "CommitLog":
         """Return the same log as somebody sees it who knows nothing of it yet, by its chain alone."""
         keys = keys if keys is not None else self._keys
-        return CommitLog(self._place, keys, self._threads, None, snapshots=snapshots)
+        found = CommitLog(self._place, keys, self._threads, None, snapshots=snapshots, reopen=self._reopen)
+        found._known_to = self
+        return found
 
     async def read_chain(self) -> LogState:
         """Read everything anew by the chain alone, whatever this process knew and an index snapshot says."""

@@ -15,6 +15,7 @@ from typing import Final
 
 from storage.errors import (
     FormatError,
+    KeyMissing,
     Malformed,
     NotAuthentic,
     ObjectDamaged,
@@ -26,7 +27,7 @@ from storage.errors import (
 from storage.format import lists, tree
 from storage.format.extras import Extent, unpack_extents
 from storage.format.frame import Buffer
-from storage.format.header import OpenHeader, open_header
+from storage.format.header import OpenHeader, header_key_id, open_header
 from storage.format.keys import BoxKind, EpochKeys
 from storage.format.limits import EXTENTS_INLINE_MAX, HEADER_BYTES, MIB
 from storage.format.table import Segment, cut_chunks, digest, open_segment, read_chunk_refs
@@ -34,7 +35,7 @@ from storage.format.tree import Child, Content, Entry, NodeRef
 from storage.repository.damage import Damage, damage_of
 from storage.repository.index import Container, Place, Places
 from storage.repository.prefixed import Prefixed
-from storage.repository.slots import RepositoryKeys
+from storage.repository.slots import ReopenKeys, RepositoryKeys, newer_keys
 from storage.repository.threads import Threads
 from storage.repository.together import together
 
@@ -44,6 +45,8 @@ RANGE_BYTES_MAX: Final = 4 * MIB
 """Neighbouring segments are read with one request up to this."""
 READS_AT_ONCE: Final = 8
 HEADERS_MAX: Final = 1_024
+NOBODYS_MAX: Final = 64
+"""Keys without a slot that are looked for; headers that name more of them are damaged by the dozen."""
 
 WRONG_PLACE: Final = "place of a chunk"
 """The rule that is broken where an index says that a chunk lies where another one does."""
@@ -138,11 +141,21 @@ class Reader:
         threads: Threads,
         cache: SegmentCache | None = None,
         spare: Spare | None = None,
+        *,
+        reopen: ReopenKeys | None = None,
     ) -> None:
+        """Take the parts.
+
+        Args:
+            reopen: reads the slots anew; asked before a key that is not known is called missing.
+        """
         self._place = place
         self._keys = keys
         self._threads = threads
         self._spare = spare
+        self._reopen = reopen
+        self._nobodys: set[bytes] = set()
+        """Ids of keys that no slot has: damage of the headers that name them."""
         self._cache = cache if cache is not None else SegmentCache()
         self._headers: OrderedDict[str, tuple[EpochKeys, OpenHeader]] = OrderedDict()
 
@@ -203,7 +216,7 @@ class Reader:
             sealed = await self._fetched(self._place, container, run)
             await self._threads.quick(sealed.check)
             return sealed
-        except (FormatError, ObjectDamaged, StoreUnavailable) as exc:
+        except (FormatError, KeyMissing, ObjectDamaged, StoreUnavailable) as exc:
             self._headers.pop(container.name, None)
             return await self._from_spare(self._spare, container, run, exc)
 
@@ -243,13 +256,35 @@ class Reader:
         """Return which key a container's header names."""
         return (await self._header(self._place, container))[0].key_id
 
+    @property
+    def keys(self) -> RepositoryKeys:
+        """Return the keys that it reads with by now."""
+        return self._keys
+
+    def know(self, keys: RepositoryKeys) -> None:
+        """Read with the keys of another opening of the same repository from now on."""
+        self._keys = keys
+
+    async def _of_header(self, raw: bytes, name: str) -> EpochKeys:
+        """Return the keys that a header names; whoever rotated meanwhile has left them in a slot."""
+        try:
+            return self._keys.of_header(raw, name)
+        except KeyMissing:
+            named = header_key_id(raw, name)
+            if named in self._nobodys or len(self._nobodys) == NOBODYS_MAX:
+                raise
+            self._keys = await newer_keys(self._reopen, self._keys) or self._keys
+            if named not in self._keys.epochs:
+                self._nobodys.add(named)
+            return self._keys.of_header(raw, name)
+
     async def _header(self, place: Prefixed, container: Container) -> tuple[EpochKeys, OpenHeader]:
         known = self._headers.get(container.name)
         if known is None:
             raw = await place.find(container.name, length=HEADER_BYTES)
             if raw is None:
                 raise ObjectMissing(object=container.name, what="missing")
-            keys = self._keys.of_header(raw, container.name)
+            keys = await self._of_header(raw, container.name)
             known = keys, open_header(keys, raw, container.object_type, container.name)
             self._headers[container.name] = known
             if len(self._headers) > HEADERS_MAX:

@@ -3,7 +3,8 @@
 structure: keys, log, every tree, every range inside an object that is there with its size. sample: also one
 segment in 32 is read and opened. full: every object is read to its last byte and opened. It trusts no cache
 and never stops at the first fault of an object, only where reading on would say nothing. Where something gave
-objects up while it looked, what it missed may have been moved: then it looks again.
+objects up while it looked, what it missed may have been moved, and where somebody rotated keys it lacked one:
+then it looks again.
 
 Source: storage.md 4.2 "Self-check read".
 """
@@ -37,7 +38,7 @@ from storage.repository.log import CommitLog
 from storage.repository.prefixed import Prefixed
 from storage.repository.reader import Reader
 from storage.repository.slot_look import SlotLook
-from storage.repository.slots import RepositoryKeys
+from storage.repository.slots import ReopenKeys, RepositoryKeys, newer_keys
 from storage.repository.state import FOREIGN_KIND, LogState, Row, Side
 from storage.repository.telling import Tell, tell_nobody
 from storage.repository.threads import Threads
@@ -79,30 +80,45 @@ class Scrub:
         *,
         slots: SlotLook,
         signers: Mapping[bytes, bytes],
+        reopen: ReopenKeys | None = None,
         tell: Tell = tell_nobody,
     ) -> None:
-        """Take the parts; `signers` are the public halves that may have signed receipts, by their ids."""
+        """Take the parts.
+
+        Args:
+            signers: the public halves that may have signed receipts, by their ids.
+            reopen: reads the slots anew: a key that came while it looked is no damage.
+        """
+        self._ref = ref
         self._place = place
+        self._reopen = reopen
         self._keys = keys
         self._threads = threads
         self._slots = slots
         self._signers = dict(signers)
         self._tell = tell
-        self._log = CommitLog(place, keys, threads, None)
-        self._reader = Reader(place, keys, threads)
-        self._verifier = Verifier(ref, place, self._log, self._reader)
         self.result = ScrubResult()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Know nothing but the keys."""
+        self._log = CommitLog(self._place, self._keys, self._threads, None)
+        self._reader = Reader(self._place, self._keys, self._threads)
+        self._verifier = Verifier(self._ref, self._place, self._log, self._reader)
 
     async def run(self, level: Level) -> ScrubResult:
         """Look. A store that does not answer raises; damage is reported."""
         for left in reversed(range(LOOKS_MAX)):
             self.result = ScrubResult()
             state = await self._look(level)
-            if not left or not self.result.faults or state is None:
+            if not left or not self.result.faults:
                 break
-            if not await self._gave_up_since(state):
+            newer = await newer_keys(self._reopen, self._keys)
+            if newer is not None:
+                self._keys = newer
+            elif state is None or not await self._gave_up_since(state):
                 break
-            self._log.forget()
+            self._begin()
         return self.result
 
     async def _look(self, level: Level) -> LogState | None:

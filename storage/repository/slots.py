@@ -15,7 +15,7 @@ Source: storage.md 4.5; docs/design/0001-format-version-1.md "Birth", 0009-keys-
 
 from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from storage.errors import (
     ChainBroken,
@@ -25,6 +25,7 @@ from storage.errors import (
     Malformed,
     ObjectDamaged,
     ObjectNotFound,
+    RepositoryError,
     RepositoryMissing,
     StorageError,
     WorkspaceErased,
@@ -82,6 +83,26 @@ class RepositoryKeys:
         if keys is None:
             raise KeyMissing(object=name, key_id=named.hex())
         return keys
+
+
+ReopenKeys: TypeAlias = Callable[[], Awaitable[RepositoryKeys | None]]
+"""Reads the slots of a repository anew, for whoever meets a key that he does not have."""
+
+
+async def newer_keys(reopen: ReopenKeys | None, keys: RepositoryKeys) -> RepositoryKeys | None:
+    """Return what the slots say by now if they hold a key epoch that `keys` do not have. Slots that do not
+    open say nothing new; of them `slot_look.py` tells.
+
+    Raises:
+        WorkspaceErased: there are no keys any more.
+    """
+    try:
+        found = None if reopen is None else await reopen()
+    except WorkspaceErased:
+        raise
+    except (FormatError, RepositoryError):
+        return None
+    return None if found is None or found.epochs.keys() <= keys.epochs.keys() else found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,15 +61,18 @@ class Wardrobe:
         os.utime(fd, ns=(at_ns, at_ns))
         return found
 
-    def wears(self, found: os.stat_result, facts: RestoreFacts) -> bool:
+    def wears(self, found: os.stat_result, facts: RestoreFacts, *, names_max: int) -> bool:
         """Return whether a file that an earlier try of the same restore left is dressed, so that it is whole.
 
         Times come last but for flags, so a file with its time has all that comes before. Of files with more
         than a plain one has this is not believed; they are written again.
+
+        Args:
+            names_max: names that the restore gives it; they come after its time, and some may stand.
         """
         return (
             self.is_plain(facts)
-            and found.st_nlink == 1
+            and found.st_nlink <= names_max
             and (found.st_uid, found.st_gid) == self._owner
             and stat.S_IMODE(found.st_mode) == facts.mode
             and found.st_size == facts.size

@@ -171,10 +171,13 @@ class Extractor:
         if self._remember and path not in self._renamed:
             self.made[path] = facts_of(found).packed()
 
-    def is_whole(self, path: bytes, facts: RestoreFacts) -> bool:
+    def is_whole(self, path: bytes, facts: RestoreFacts, *, names_max: int = 1) -> bool:
         """Return whether an earlier extractor finished this file, and count it if so; else it is begun anew.
 
         Asked only of a restore that is taken up, once for each file, after the folders.
+
+        Args:
+            names_max: how many names it gets, this one and those by `hardlink`.
         """
         assert self._resumed
         with self._lock, Target(path):
@@ -186,7 +189,7 @@ class Extractor:
                 return False
             if not stat.S_ISREG(found.st_mode) or found.st_ino in self._files:
                 return False  # two names that are one here; it is made under another one, as at first
-            if not self._wardrobe.wears(found, facts):
+            if not self._wardrobe.wears(found, facts, names_max=names_max):
                 self._begun.add(path)
                 return False
             self.count(path, _check_extents(path, facts))

@@ -10,8 +10,10 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from session_service.host.state_file import DesktopState
 from tests.fakes.desktop_world import home_file, run_in_terminal
 from tests.fakes.running_service import RunningService, first_desktop
 from tests.fakes.until import until
@@ -23,10 +25,14 @@ COMMAND_S = 60
 
 
 async def command(
-    service: RunningService, *words: str, on_terminal: bool = False, status: int = 0
+    service: RunningService,
+    *words: str,
+    group: str = "checkpoints",
+    on_terminal: bool = False,
+    status: int = 0,
 ) -> tuple[str, str]:
     """Run `session-service checkpoints`; return standard output and error, the latter of a terminal."""
-    line = [str(Path(sys.executable).parent / "session-service"), "checkpoints", *words]
+    line = [str(Path(sys.executable).parent / "session-service"), group, *words]
     line += ["--state-folder", str(service.state_folder)]
     if on_terminal:
         return await asyncio.to_thread(_on_terminal, line)
@@ -127,6 +133,40 @@ async def test_a_damaged_object_costs_its_files_and_is_told_by_the_command(tmp_p
         assert "left out: large" in told
         _, why = await command(service, "restore", workspace, seq, "large", "--session", session_id, status=1)
         assert "is damaged" in why
+
+
+async def test_a_start_that_meets_damage_has_the_way_out_that_the_manual_names(tmp_path: Path) -> None:
+    """It refuses to begin with half a home; an older checkpoint starts, and gets back what can be given."""
+    async with RunningService(hold_s=600, template="bare") as service:
+        session_id, handle = await first_desktop(service)
+        await run_in_terminal(handle, "echo 1 > ~/a")
+        await until(home_file(handle, "a").is_file)
+        older = await saved_with(service, session_id, "a")
+        packs = set((service.state_folder / "objects").rglob("p/*"))
+        await run_in_terminal(handle, f"head -c {LARGE_BYTES} /dev/urandom > ~/large; echo 2 > ~/b")
+        await until(home_file(handle, "b").is_file)
+        await service.api("POST", f"/sessions/{session_id}/end", {"reason": "test"})
+        newest = await service.until_state(session_id, "closed")
+        for pack in set((service.state_folder / "objects").rglob("p/*")) - packs:
+            pack.unlink()
+        workspace = older["workspace"]["id"]
+        failing = (await service.api("POST", "/sessions", {"workspace_id": workspace}))["id"]
+        failed = await service.until_state(failing, "closed")
+        assert failed["outcome"] == "start_failed"
+        assert "files_damaged" in failed["detail"]
+        assert "p/" in failed["detail"]
+        words = ("--workspace", workspace, "--checkpoint", str(older["saved_seq"]), "--json")
+        told, _ = await command(service, "start", *words, group="sessions")
+        again = json.loads(told)["id"]
+        await service.until_state(again, "active", "held")
+        seq = str(newest["saved_seq"])
+        await command(service, "keep", workspace, seq, "--reason", "damaged")
+        told, _ = await command(service, "restore", workspace, seq, "--session", again, "--json", status=3)
+        report = json.loads(told)
+        assert "large" in [one["path"] for one in report["left_out"]]
+        path = service.state_folder / "desktops" / again / "state.json"
+        now = msgspec.json.decode(path.read_bytes(), type=DesktopState).handle
+        assert home_file(now, f"{report['path']}/a").read_text() == "1\n"
 
 
 async def _looked_at(service: RunningService, workspace: str, before: str, after: str) -> None:

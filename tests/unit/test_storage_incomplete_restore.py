@@ -307,6 +307,47 @@ async def test_whole_files_stay_that_are_only_in_the_folder_that_is_taken_up(spr
     assert picture(into) == picture(saved.home)
 
 
+async def taken_up_when_all_was_made(saved: Saved) -> Path:
+    """All was made but the root's rights when a restore was cut off."""
+    into = saved.folder / "back"
+    opened = saved.open("reader")
+    await opened.restore(REF, seq=saved.seq, into=into)
+    into.chmod(0o700)
+    hash_ = (await opened.list(REF))[-1].hash
+    about = [1, draft.BOOT_ID.read_bytes(), saved.seq, hash_, None, False]
+    draft.note_beside(into).write_bytes(draft.encode(about))
+    return into
+
+
+async def test_a_whole_file_stays_under_all_of_its_names_when_its_lists_are_lost(spread, monkeypatch):
+    saved, into = spread, await taken_up_when_all_was_made(spread)
+    opened = saved.open("reader")
+    workspace = await opened._known.required(REF)
+    row = (await workspace.log.refresh()).row(saved.seq)
+    tree = [entry async for _, entry in walk_tree(workspace.reader, saved.index, row)]
+    losable(monkeypatch).extend(entry.content[0] for entry in tree if entry.name == b"large")
+    inode = (into / "large").stat().st_ino
+    report = await opened.restore(REF, seq=saved.seq, into=into, resumable=True)
+    assert report.resumed
+    assert report.complete
+    assert picture(into) == picture(saved.home)
+    assert (into / "large").stat().st_ino == inode
+
+
+@pytest.mark.parametrize("linked", [True, False])
+async def test_a_whole_file_stays_under_all_of_its_names_when_its_objects_are_lost(saved, linked):
+    """Also one of which the other name was not made yet."""
+    into = await taken_up_when_all_was_made(saved)
+    if not linked:
+        (into / "deep" / "other name").unlink()
+    for container, number in saved.segments(BoxKind.DATA):
+        saved.flip(container, number)
+    report = await saved.open("reader").restore(REF, seq=saved.seq, into=into, resumable=True)
+    assert report.resumed
+    assert report.complete
+    assert picture(into) == picture(saved.home)
+
+
 async def test_a_home_of_a_session_is_whole_or_is_not_made(saved):
     saved.flip(*saved.segments(BoxKind.DATA)[0])
     opened = saved.open("reader")
