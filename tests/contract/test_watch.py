@@ -7,6 +7,7 @@ fanotify is in it where this process may open it; inotify always.
 import ctypes
 import mmap
 import os
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -230,6 +231,17 @@ def test_a_fanotify_queue_that_overflows_loses_every_home(tmp_path):
         (tmp_path / str(number)).chmod(0o711)
     assert watched.lost() is Why.OVERFLOW
     watched.source.close()
+
+
+def test_the_event_of_a_fanotify_queue_that_overflowed_loses_every_home(tmp_path):
+    """As the kernel writes it, so that this is looked at without root and without as many folders."""
+    queue, kernel_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    watched = Watched(fanotify.Fanotify(queue, marked=tmp_path), tmp_path)
+    watched.enter_all()
+    os.write(kernel_end, struct.pack("=IBBHQii", 24, 3, 0, 24, 0x4000, -1, 0))
+    assert watched.lost() is Why.OVERFLOW
+    watched.source.close()
+    os.close(kernel_end)
 
 
 def test_a_hundred_thousand_changes_are_survived_while_somebody_reads(watched):

@@ -7,6 +7,7 @@ Each test here fails if one such look is taken out of the code; the rest of the 
 import errno
 import os
 import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -21,15 +22,21 @@ from storage.format.header import MAGIC, ObjectType, make_header, open_header
 from storage.format.keys import BoxKind, EpochKeys
 from storage.format.pack import PackWriter
 from storage.format.table import PlannedSegment
-from storage.objects.memory import MemoryBucket
+from storage.format.tree import Entry, EntryType
+from storage.objects.memory import MemoryBucket, MemoryStore
+from storage.objects.store import ObjectInfo
+from storage.ops import gather
 from storage.ops.entry_maker import EntryMaker
+from storage.ops.folder_record import NOWHERE, Remembered, facts_of
+from storage.ops.stat_cache import RACY_NS, StatCache
 from storage.repository import collect, fold, log_writer
 from storage.repository.log_writer import LogWriter
 from storage.repository.packer import seal_pack
 from storage.repository.state import LogState
-from storage.scan.entry import Attributes, Kind, StatFacts
+from storage.scan.entry import Attributes, Grade, Kind, StatFacts
+from storage.watch.watching import Round
 from tests.fakes.faulty_store import Fault
-from tests.fakes.storage_rig import KEEP_ONE, REF, Node, objects, take, write
+from tests.fakes.storage_rig import KEEP_ONE, PREFIX, REF, Node, objects, take, write
 
 KEYS = EpochKeys.from_secrets(bytes(16), bytes(32), bytes(32))
 
@@ -238,3 +245,100 @@ def test_attributes_that_do_not_fit_are_named_and_the_rest_is_kept():
     extras = read_extras(maker.make(b"f", Kind.FILE, facts, None, attributes=told).extra, size=0)
     assert [name for name, _ in extras.xattrs] == [b"user.a", b"user.c"]
     assert extras.xattr_errors == ((b"user.b", errno.E2BIG),)
+
+
+async def test_a_tree_that_cannot_be_read_stops_collecting(bucket, home, tmp_path, monkeypatch):
+    """What it reaches is not known then, and all of that would be given up."""
+    monkeypatch.setattr(fold, "ENTRIES_MIN", 10**9)
+    opened = Node(bucket, tmp_path / "node").open()
+    await take(opened)
+    (home / "large").write_bytes(os.urandom(1_500_000))
+    first = (await save(opened, home)).info
+    write(home, a="two")
+    await save(opened, home)
+    name = f"{PREFIX}c/{first.seq + 1:016d}"  # its node of the home lies in itself
+    raw = bucket.objects[name]
+    bucket.objects[name] = raw[:-100] + bytes([raw[-100] ^ 1]) + raw[-99:]
+    before = dict(bucket.objects)
+    cold = Node(bucket, tmp_path / "cold").open()
+    report = await cold.collect(REF, policy=None, actor="test")
+    assert "a tree cannot be read" in report.refused
+    assert bucket.objects == before
+
+
+async def test_a_folder_with_a_file_that_changed_while_it_was_read_is_looked_at_next_time(
+    bucket, home, tmp_path, monkeypatch
+):
+    """Whatever the kernel tells: it may have told of that change already."""
+    real, left = gather.read_stable, []
+
+    def unsteady(folder_fd, name, expected, **more):
+        outcome = real(folder_fd, name, expected, **more)
+        return outcome._replace(grade=Grade.FUZZY) if name == b"letter" else outcome
+
+    monkeypatch.setattr(gather, "read_stable", unsteady)
+    monkeypatch.setattr(Round, "keep", lambda self, told: left.append(told))
+    opened = Node(bucket, tmp_path / "node").open()
+    await take(opened)
+    info = (await save(opened, home)).info
+    assert (info.fuzzy, info.complete) == (1, True)
+    assert b"docs" in left[0].again
+
+
+def test_a_file_whose_change_is_as_young_as_its_reading_is_read_again_whatever_its_mtime_says():
+    """Its owner may have set that back; the next store within the clock's tick would move nothing."""
+    read_ns, size = 10**18, 5
+    for changed_ns, settled in ((read_ns - 3 * 10**9, True), (read_ns - 10**9, False)):
+        found = StatFacts(size, 10**9, changed_ns, 7, 1, 0o644, 1, 1, 1)
+        entry = Entry(b"f", EntryType.FILE, 0o644, None, None, 1, 0, size, None, None)
+        known = Remembered(facts_of(found), entry, read_ns)
+        cache = StatCache(seq=1, hash_=b"", device=1, root=known, blobs=NOWHERE)
+        assert cache.unchanged(known, found, settled_ns=RACY_NS) is settled
+
+
+class Hiding(MemoryStore):
+    """Neither lists packs nor knows of one when asked, and gives them all the same."""
+
+    async def head(self, name: str) -> int | None:
+        return None if "/p/" in name else await super().head(name)
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        async for info in super().list(prefix):
+            if "/p/" not in info.name:
+                yield info
+
+
+class Shortening(MemoryStore):
+    """Tells of packs that they are a byte shorter than they are."""
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        async for info in super().list(prefix):
+            yield ObjectInfo(name=info.name, size=info.size - ("/p/" in info.name))
+
+
+class Repeating(MemoryStore):
+    """Lists its first page again and again, as some servers do with a token that they do not know."""
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        for _ in range(2):
+            async for info in super().list(prefix):
+                yield info
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [(Hiding, "missing"), (Shortening, "size"), (Repeating, "repeats itself")]
+)
+async def test_a_store_that_tells_otherwise_than_the_log_stops_collecting(
+    bucket, home, tmp_path, kind: type[MemoryStore], words: str
+):
+    node = Node(bucket, tmp_path / "node")
+    opened = node.open()
+    await take(opened)
+    (home / "large").write_bytes(os.urandom(1_500_000))
+    await save(opened, home)
+    write(home, a="two")
+    await save(opened, home)
+    node.store.inner = kind(bucket)
+    before = dict(bucket.objects)
+    assert words in (await opened.collect(REF, policy=KEEP_ONE, actor="test")).refused
+    assert {name for name in before if "/p/" in name} <= bucket.objects.keys()
