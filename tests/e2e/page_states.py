@@ -82,7 +82,7 @@ def states(user_id: str) -> dict[str, list[dict[str, Any]]]:
         "active": [session(user_id)],
         "held": [session(user_id, **held(1721))],
         "ending": [session(user_id, **held(262))],
-        "week": [session(user_id, **{**held(1721), "hold_s": 604_800.0, "hold_remaining_s": 500_000.0})],
+        "week": [session(user_id, **{**held(500_000.0), "hold_s": 604_800.0, "lost_at": ago(104_800)})],
         "closing": [session(user_id, **CLOSING, progress={"stage": "verify", "done": 212, "total": 1048})],
         "storage-down": [session(user_id, **STORE_DOWN, step_since=ago(340))],
         "failed": [session(user_id, **failed)],

@@ -45,7 +45,7 @@ export function countdown() {
       session.hold_deadline && session.hold_counting ? Date.parse(session.hold_deadline) : endOf(session);
     root.classList.toggle("ending", isEnding(left, session.hold_s));
     text(figures, left > 0 ? times.figures(left, end) : t("countdown.over"));
-    if (left <= 0) text(until, "");
+    if (left <= 0 || (fresh && session.hold_counting && times.saysWhen(left))) text(until, "");
     else if (!session.hold_counting) text(until, t("countdown.standing"));
     else
       text(

@@ -132,7 +132,7 @@ function open() {
 
 function matches(session) {
   const words =
-    `${session.user.name} ${session.workspace.name} ${session.id} ${session.loss_cause ?? ""} ${session.device_label} ${session.address ?? ""} ${session.node_id ?? ""}`.toLowerCase();
+    `${session.user.name} ${session.workspace.name} ${session.id} ${session.loss_cause ?? ""} ${inWords(session.loss_cause)} ${session.device_label} ${session.address ?? ""} ${session.node_id ?? ""}`.toLowerCase();
   return FILTERS[filter](session) && words.includes(wanted);
 }
 
@@ -251,11 +251,17 @@ function drawFigures(sessions) {
           "dd",
           {},
           typeof value === "number" ? times.count(value) : value,
-          more && h("small", {}, ` ${more}`),
+          more && " ",
+          more && h("small", {}, more),
         ),
       ),
     ),
   );
+}
+
+/** Return a cause as people read it; figures and the API have it with underscores. */
+function inWords(cause) {
+  return (cause ?? "").replaceAll("_", " ");
 }
 
 /** Return why the clients of held desktops were lost, the commonest causes first. */
@@ -455,7 +461,7 @@ function fill(row, session) {
     text(
       cells[4],
       session.state === "held"
-        ? (session.loss_cause ?? "")
+        ? inWords(session.loss_cause)
         : session.state === "closing"
           ? t(`fleet.cause_${session.close_cause ?? "hold"}`)
           : "",

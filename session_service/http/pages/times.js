@@ -12,6 +12,7 @@ const withMinutes = new Intl.DateTimeFormat(locale, { hour, minute: "2-digit" })
 const dayShort = new Intl.DateTimeFormat(locale, { day: "numeric", month: "short" });
 const dayLong = new Intl.DateTimeFormat(locale, { weekday: "long", day: "numeric", month: "long" });
 const weekday = new Intl.DateTimeFormat(locale, { weekday: "short" });
+const WEEKDAY_MS = 6 * 86_400_000;
 const number = new Intl.NumberFormat("en-GB");
 
 function isToday(date) {
@@ -24,10 +25,12 @@ export function moment(when) {
   return isToday(date) ? withSeconds.format(date) : `${dayShort.format(date)}, ${withSeconds.format(date)}`;
 }
 
-/** Return "14:33", or "Tue 14:33" when it is not today. */
+/** Return "14:33", "Tue 14:33" in the days to come, or "19 Nov 14:33": the name of a day means the next one. */
 export function minute(when) {
   const date = new Date(when);
-  return isToday(date) ? withMinutes.format(date) : `${weekday.format(date)} ${withMinutes.format(date)}`;
+  if (isToday(date)) return withMinutes.format(date);
+  const next = date > Date.now() && date - Date.now() < WEEKDAY_MS;
+  return `${(next ? weekday : dayShort).format(date)} ${withMinutes.format(date)}`;
 }
 
 /** Return the time of day with seconds. */
@@ -68,10 +71,15 @@ export function duration(seconds) {
 
 /** Return the figures of a countdown: "28:41" under an hour, "2 h 14 min" under a day, else the day it ends. */
 export function figures(seconds, endsAt) {
+  if (saysWhen(seconds)) return t("time.until", { time: minute(endsAt) });
   const s = Math.max(0, Math.ceil(seconds));
   if (s < 3600) return `${Math.floor(s / 60)}:${String(s % 60).padStart(2, "0")}`;
-  if (s < 86_400) return t("time.h_min", { h: Math.floor(s / 3600), m: Math.floor((s % 3600) / 60) });
-  return t("time.until", { time: minute(endsAt) });
+  return t("time.h_min", { h: Math.floor(s / 3600), m: Math.floor((s % 3600) / 60) });
+}
+
+/** Say whether the figures of a countdown are the day on which it ends. */
+export function saysWhen(seconds) {
+  return Math.ceil(seconds) >= 86_400;
 }
 
 /** Return an age as operators read it: "1 h 52 m". */
