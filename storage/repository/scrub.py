@@ -42,7 +42,7 @@ from storage.repository.slots import ReopenKeys, RepositoryKeys, newer_keys
 from storage.repository.state import FOREIGN_KIND, LogState, Row, Side
 from storage.repository.telling import Tell, tell_nobody
 from storage.repository.threads import Threads
-from storage.repository.verify import Verifier, walk_tree
+from storage.repository.verify import Verifier, rest_of_report, walk_tree
 
 SAMPLE_EVERY: Final = 32
 FAULTS_MAX: Final = 1_000
@@ -221,6 +221,10 @@ class Scrub:
                 await self._verifier.check_content(state.index, entry)
         except StorageError as exc:
             self._note(f"{name} at {where!r}", exc)
+        try:
+            await rest_of_report(self._reader, state.index, row)
+        except StorageError as exc:
+            self._note(f"{name}, its report", exc)
 
     async def _unopened(self, state: LogState, side: Side) -> None:
         """Say why a side checkpoint that counts was left out: reading the main line goes on without it."""

@@ -13,6 +13,8 @@ from dataclasses import KW_ONLY, InitVar, dataclass, field
 from functools import partial
 from typing import Final
 
+import msgspec
+
 from storage.errors import (
     ChainBroken,
     CheckpointVoid,
@@ -23,7 +25,8 @@ from storage.errors import (
     ObjectNotFound,
 )
 from storage.format import tree
-from storage.format.entries import CheckpointFlag
+from storage.format.encoding import decode
+from storage.format.entries import CheckpointFlag, NamedPath
 from storage.format.keys import BoxKind
 from storage.format.limits import DEPTH_FOLDERS_MAX, ENTRIES_MAX
 from storage.format.table import checked_chunk_refs
@@ -39,6 +42,7 @@ from storage.repository.state import LogState, Row
 LOOKS_MAX: Final = 16
 """Of one proof, where the log is folded and collected from one look to the next."""
 _TOKEN: Final = object()
+_named_paths: Final = msgspec.msgpack.Decoder(list[NamedPath])
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,17 @@ async def walk_tree(
                 if entry.type == EntryType.FOLDER:
                     below.append((where, entry, depth + 1))
         todo += reversed(below)
+
+
+async def rest_of_report(reader: Reader, index: Places, row: Row) -> list[NamedPath]:
+    """Return the paths of a checkpoint's report that its entry has no room for."""
+    assert row.checkpoint is not None
+    found: list[NamedPath] = []
+    async for chunk_id, _ in reader.refs(index, row.checkpoint.report.rest):
+        raw = await reader.chunk(index, BoxKind.META, chunk_id)
+        part: list[NamedPath] = decode(_named_paths, raw, what="rest of a report")
+        found.extend(part)
+    return found
 
 
 class Verifier:

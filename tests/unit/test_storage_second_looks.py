@@ -10,18 +10,20 @@ import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import storage
-from storage.errors import NotAuthentic, ObjectDamaged, WrongKey
+from storage.errors import CollectRefused, Malformed, NotAuthentic, ObjectDamaged, WrongKey
 from storage.format import entries
+from storage.format.box import seal
 from storage.format.entries import Forget, Version
 from storage.format.extras import read_extras
 from storage.format.frame import make_frame
 from storage.format.header import MAGIC, ObjectType, make_header, open_header
 from storage.format.keys import BoxKind, EpochKeys
 from storage.format.pack import PackWriter
-from storage.format.table import PlannedSegment
+from storage.format.table import PlannedSegment, make_table, open_segment, read_table
 from storage.format.tree import Entry, EntryType
 from storage.objects.memory import MemoryBucket, MemoryStore
 from storage.objects.store import ObjectInfo
@@ -32,7 +34,9 @@ from storage.ops.stat_cache import RACY_NS, StatCache
 from storage.repository import collect, fold, log_writer
 from storage.repository.log_writer import LogWriter
 from storage.repository.packer import seal_pack
+from storage.repository.removal import remove_erased, remove_erased_slots
 from storage.repository.state import LogState
+from storage.repository.verify import rest_of_report, walk_tree
 from storage.scan.entry import Attributes, Grade, Kind, StatFacts
 from storage.watch.watching import Round
 from tests.fakes.faulty_store import Fault
@@ -132,6 +136,34 @@ def test_a_flag_that_a_reader_must_know_stops_it_and_one_that_it_may_ignore_does
             open_header(KEYS, raw, ObjectType.PACK, "p/1")
 
 
+@pytest.mark.parametrize("spoilt", ["chunk id", "digest"])
+def test_a_segment_that_opens_and_is_not_what_its_table_says_is_refused(spoilt: str):
+    """A wrong table never gives the bytes of another chunk, nor one of two sealings of a place the other."""
+    raw = b"the bytes of one chunk"
+    told = (KEYS.chunk_id(BoxKind.DATA, b"another chunk" if spoilt == "chunk id" else raw), len(raw))
+    planned = PlannedSegment(kind=BoxKind.DATA, frame=make_frame(raw), raw_bytes=len(raw), chunks=(told,))
+    header = make_header(KEYS, ObjectType.PACK, "p/1", bytes(32))
+    boxes = [seal(KEYS, header, BoxKind.DATA, 0, planned.frame, fresh=bytes([n]) * 32) for n in range(2)]
+    [segment] = read_table(make_table([(planned, boxes[0])]))
+    if spoilt == "digest":
+        assert bytes(open_segment(KEYS, header, segment, boxes[0])) == raw
+    with pytest.raises((Malformed, NotAuthentic)) as refused:
+        open_segment(KEYS, header, segment, boxes[spoilt == "digest"])
+    assert spoilt in str(refused.value)
+
+
+async def test_nothing_of_a_workspace_goes_without_its_tombstone(bucket, home, tmp_path):
+    node = Node(bucket, tmp_path / "node")
+    opened = node.open()
+    await take(opened)
+    await save(opened, home)
+    before = dict(bucket.objects)
+    for remove in (remove_erased, remove_erased_slots):
+        with pytest.raises(CollectRefused):
+            await remove(node.store, tenant=REF.tenant, workspace=REF.workspace)
+    assert bucket.objects == before
+
+
 async def test_an_entry_that_reads_back_otherwise_proves_nothing(bucket, home, tmp_path):
     node = Node(bucket, tmp_path / "node")
     opened = node.open()
@@ -216,7 +248,14 @@ async def test_a_report_of_more_paths_than_an_entry_has_outlives_a_fold(bucket, 
         await save(opened, home)
         assert (await opened.collect(REF, policy=None, actor="test")).refused == ""
     assert len(objects(bucket, "l/")) >= 1
-    assert (await Node(bucket, tmp_path / "cold").open().verify(REF, "full")).faults == ()
+    cold = Node(bucket, tmp_path / "cold").open()
+    assert (await cold.verify(REF, "full")).faults == ()
+    workspace = await cold._known.required(REF)
+    state = await workspace.log.refresh()
+    row = state.row(info.seq)
+    assert row is not None
+    rest = await rest_of_report(workspace.reader, state.index, row)
+    assert [one.path for one in rest] == [f"s{number:04d}".encode() for number in range(1_000, 1_010)]
 
 
 async def test_a_large_file_is_pinned_while_it_is_read(bucket, home, tmp_path, monkeypatch):
@@ -342,3 +381,31 @@ async def test_a_store_that_tells_otherwise_than_the_log_stops_collecting(
     before = dict(bucket.objects)
     assert words in (await opened.collect(REF, policy=KEEP_ONE, actor="test")).refused
     assert {name for name in before if "/p/" in name} <= bucket.objects.keys()
+
+
+async def test_a_pack_of_another_size_is_told_without_reading_it_and_proves_nothing(bucket, home, tmp_path):
+    opened = Node(bucket, tmp_path / "node").open()
+    await take(opened)
+    (home / "large").write_bytes(os.urandom(1_500_000))
+    info = (await save(opened, home)).info
+    [name] = objects(bucket, "p/")
+    bucket.objects[PREFIX + name] += b"x"
+    [fault] = (await opened.verify(REF, "structure")).faults
+    assert name in fault
+    with pytest.raises(ObjectDamaged):
+        await opened.prove(REF, seq=info.seq, hash=info.hash)
+
+
+async def test_a_file_whose_chunks_are_not_as_long_as_it_is_told(bucket, home, tmp_path):
+    opened = Node(bucket, tmp_path / "node").open()
+    await take(opened)
+    info = (await save(opened, home)).info
+    workspace = await opened._known.required(REF)
+    state = await workspace.log.refresh()
+    row = state.row(info.seq)
+    assert row is not None
+    seen = [one async for _, one in walk_tree(workspace.reader, state.index, row) if one.name == b"letter"]
+    await workspace.verifier.check_content(state.index, seen[0])
+    longer = msgspec.structs.replace(seen[0], size=seen[0].size + 1)
+    with pytest.raises(ObjectDamaged):
+        await workspace.verifier.check_content(state.index, longer)
