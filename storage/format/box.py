@@ -66,8 +66,19 @@ def seal_into(
     AESGCM(header.keys.for_box(kind)).encrypt_into(nonce, frame, place, room[NONCE_BYTES:])
 
 
-def unseal(header: OpenHeader, kind: BoxKind, index: int, box: Buffer, *, length_bytes: bytes = b"") -> bytes:
-    """Return the frame in a box.
+def unseal(
+    header: OpenHeader,
+    kind: BoxKind,
+    index: int,
+    box: Buffer,
+    *,
+    length_bytes: bytes = b"",
+    room: memoryview | None = None,
+) -> Buffer:
+    """Return the frame in a box; in `room`, if there is one, until that is used again.
+
+    Args:
+        room: at least as long as the box. Bytes of its own are cleared for every box before they are filled.
 
     Raises:
         NotAuthentic: changed, or sealed for another place or with another key.
@@ -76,8 +87,13 @@ def unseal(header: OpenHeader, kind: BoxKind, index: int, box: Buffer, *, length
     if len(box) < BOX_OVERHEAD_BYTES:
         raise Malformed(rule="box length")
     place = header.raw + length_bytes + _PLACE.pack(kind, index)
+    view = memoryview(box)
+    cipher = AESGCM(header.keys.for_box(kind))
     try:
-        view = memoryview(box)
-        return AESGCM(header.keys.for_box(kind)).decrypt(view[:NONCE_BYTES], view[NONCE_BYTES:], place)
+        if room is None:
+            return cipher.decrypt(view[:NONCE_BYTES], view[NONCE_BYTES:], place)
+        frame = room[: len(box) - BOX_OVERHEAD_BYTES]
+        cipher.decrypt_into(view[:NONCE_BYTES], view[NONCE_BYTES:], place, frame)
+        return frame
     except InvalidTag as exc:
         raise NotAuthentic(box_kind=int(kind), index=index) from exc

@@ -178,8 +178,13 @@ def area_bytes(segments: Sequence[Segment]) -> int:
     return segments[-1].offset + segments[-1].sealed_bytes if segments else 0
 
 
-def open_segment(keys: EpochKeys, header: OpenHeader, segment: Segment, box: Buffer) -> Buffer:
+def open_segment(
+    keys: EpochKeys, header: OpenHeader, segment: Segment, box: Buffer, *, room: memoryview | None = None
+) -> Buffer:
     """Return the chunks in a sealed segment back to back, each checked against its id.
+
+    Args:
+        room: as `unseal`; what is returned may lie in it.
 
     Raises:
         NotAuthentic: the box is not the one of the row, or does not open.
@@ -187,7 +192,7 @@ def open_segment(keys: EpochKeys, header: OpenHeader, segment: Segment, box: Buf
     """
     if len(box) != segment.sealed_bytes or digest(box) != segment.digest:
         raise NotAuthentic(box_kind=int(segment.kind), index=segment.index, digest="differs")
-    plain = unseal(header, segment.kind, segment.index, box)
+    plain = unseal(header, segment.kind, segment.index, box, room=room)
     frame = view_frame(plain, raw_bytes_max=SEGMENT_RAW_BYTES_MAX)
     if len(frame.raw) != segment.raw_bytes or frame.kind:
         raise Malformed(rule="segment raw length")

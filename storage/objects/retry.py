@@ -8,6 +8,7 @@ bytes sent are always the same, as the commit log requires.
 The waiting itself (exponential, with jitter) is stamina's.
 """
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -109,8 +110,26 @@ class RetryingStore:
         await self.inner.close()
 
     async def _repeat(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Try, and where that fails for now, go on as the policy says.
+
+        Almost every call needs one try, and a folder answers in the time that stamina takes to be set up.
+        """
+        began_s = time.monotonic()
+        try:
+            return await call()
+        except StoreError as exc:
+            if not exc.retryable:
+                raise
+            return await self._go_on(call, exc, time.monotonic() - began_s)
+
+    async def _go_on(self, call: Callable[[], Awaitable[T]], failed: StoreError, took_s: float) -> T:
+        """Repeat a call; its first try took so long and failed so."""
         policy = self._policy
         number = 0
+        first: StoreError | None = failed
+        left_s = None if policy.give_up_after_s is None else policy.give_up_after_s - took_s
+        if left_s is not None and left_s <= 0:
+            raise failed
 
         def again(exc: Exception) -> bool:
             if not (isinstance(exc, StoreError) and exc.retryable):
@@ -122,13 +141,16 @@ class RetryingStore:
         async for attempt in stamina.retry_context(
             on=again,
             attempts=policy.tries,
-            timeout=policy.give_up_after_s,
+            timeout=left_s,
             wait_initial=policy.wait_first_s,
             wait_max=policy.wait_most_s,
             wait_jitter=policy.jitter_s,
         ):
             with attempt:
                 number = attempt.num
+                if first is not None:
+                    tried, first = first, None
+                    raise tried
                 return await call()
         raise AssertionError("the last failure is raised")
 

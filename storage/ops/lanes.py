@@ -5,6 +5,10 @@ bytes, and everything that wants a part of it is served while it is open, checke
 may be written by both lanes in turn; they meet on an inode for the time of one write, which is little beside
 opening a segment. Almost every file lies whole in one segment and is made by one call (`scan/lane.py`).
 
+One lane begins where many small files lie, which is Python's work, and the other where a few large ones do,
+which is native: so both cores are busy. Where both write small files they take turns (`turn.py`), and open
+segments aside from it.
+
 A load whose objects were moved meanwhile is placed anew by the log as it is then. Of a load with a damaged
 object each segment is tried alone, and what it cannot give is taken from another copy, if there is one
 (`repository/current.py`). A file that needs what has none is taken back as a whole.
@@ -16,30 +20,38 @@ Source: storage.md 4.6 "Order", 4.4 rule 3.
 
 import asyncio
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from storage.errors import HostileTree, Malformed, ObjectMissing, StorageError
 from storage.format.frame import Buffer
 from storage.format.keys import BoxKind
-from storage.format.limits import MIB, SEALED_EXTRA_BYTES_MAX, SEGMENT_RAW_BYTES_MAX
+from storage.format.limits import KIB, MIB, SEALED_EXTRA_BYTES_MAX, SEGMENT_RAW_BYTES_MAX
 from storage.format.table import Segment
 from storage.ops.seeding import BATCH_BYTES, Seeding
 from storage.repository.damage import Damage, damage_of
-from storage.repository.index import Container, Places
+from storage.repository.index import Container, Place, Places
 from storage.repository.reader import CACHE_BYTES, WRONG_PLACE, Reader, SealedRun
 from storage.repository.threads import Stop, Threads
 from storage.repository.together import first_failure
+from storage.repository.turn import Turn
 from storage.scan.entry import RestoreFacts
 from storage.scan.extract import Extractor, OpenFile
 from storage.scan.lane import Lane
 
 LANES: Final = 2
 LOAD_BYTES: Final = 4 * MIB
-"""Sealed segments that a lane fetches at once."""
+"""Sealed segments that a lane fetches at once, at most."""
+LOAD_PIECES: Final = 2
+"""As many requests are enough at once where a store is better read in small ones (`objects/pieces.py`)."""
+SMALL_BYTES: Final = 32 * KIB
+"""What is written in pieces below this, on average, costs more in Python than in all else."""
+SLOW_FILE_S: Final = 0.000_2
+"""Where a small file takes longer the kernel is what is waited for, and may well make two at once."""
 WRITERS_OPEN_MAX: Final = 64
 """Files that lie in several segments and are open; the others of them wait closed."""
 
@@ -198,7 +210,13 @@ class Lanes:
         self._written = written
         self._lost = lost
         self._writers = _Writers(extractor)
+        self._turn = Turn()
+        self._slow = False
+        """Whether the small files that were written last took long."""
         self._hands = [Lane(extractor) for _ in range(LANES)]
+        self._rooms = [
+            memoryview(bytearray(SEGMENT_RAW_BYTES_MAX + SEALED_EXTRA_BYTES_MAX)) for _ in self._hands
+        ]
         self._seeds = [] if seed is None else [seed() for _ in self._hands]
         self.fetched_bytes = 0
         self.seeded_bytes = 0
@@ -209,10 +227,10 @@ class Lanes:
             pieces = [_whole(file) for file in files]
             if self._seeds:
                 pieces = await self._seeded(pieces)
-            work = deque(await self._placed(pieces))
+            work = deque(_by_ends(await self._placed(pieces)))
             async with asyncio.TaskGroup() as group:
-                for number, hand in enumerate(self._hands):
-                    group.create_task(self._lane(work, hand), name=f"restore-lane-{number}")
+                for number in range(LANES):
+                    group.create_task(self._lane(number, work), name=f"restore-lane-{number}")
         except BaseExceptionGroup as failed:
             raise first_failure(failed) from failed
 
@@ -294,6 +312,7 @@ class Lanes:
         Returns:
             The loads, and the pieces of which a chunk lies nowhere, or where it cannot be read.
         """
+        bytes_wanted = min(LOAD_BYTES, LOAD_PIECES * self._reader.piece_bytes)
         by_container: dict[str, tuple[Container, _Wanted]] = {}
         unplaced: list[tuple[_Piece, StorageError]] = []
         for piece in pieces:
@@ -315,7 +334,9 @@ class Lanes:
                 else:
                     there[1].append(part)
         loads = [
-            load for name in sorted(by_container) for load in _cut_loads(*by_container[name], looks=looks)
+            load
+            for name in sorted(by_container)
+            for load in _cut_loads(*by_container[name], looks=looks, bytes_wanted=bytes_wanted)
         ]
         return loads, unplaced
 
@@ -323,31 +344,37 @@ class Lanes:
         """Cut a piece where its chunks are no neighbours."""
         file, place = piece.file, self._places.place
         at, data_start = piece.first, piece.data_start
-        first = place(BoxKind.DATA, file.refs[at][0])
-        count, length = 0, 0
+        first: Place | None = None
+        count = length = 0
         for chunk_id, size in piece.refs:
             here = place(BoxKind.DATA, chunk_id)
             if here.length != size:
                 raise HostileTree(path=file.path, rule="length of a chunk")
-            follows = here.container is first.container and here.segment == first.segment
-            if count and not (follows and here.start == first.start + length):
-                part = _Piece(file, at, count, data_start, first.start, length)
-                yield first.container, first.segment, part
+            if first is None:
+                first = here
+            elif not (
+                here.container is first.container
+                and here.segment == first.segment
+                and here.start == first.start + length
+            ):
+                yield first.container, first.segment, _Piece(file, at, count, data_start, first.start, length)
                 at, data_start, first, count, length = at + count, data_start + length, here, 0, 0
             count += 1
             length += size
+        assert first is not None, "a piece has chunks"
         yield first.container, first.segment, _Piece(file, at, count, data_start, first.start, length)
 
-    async def _lane(self, work: deque[_Load], hand: Lane) -> None:
+    async def _lane(self, number: int, work: deque[_Load]) -> None:
         """Write one load while the next is fetched, until there is no work."""
+        take = work.pop if number % 2 else work.popleft
         writing: _Load | None = None
         while True:
-            fetching = work.popleft() if work else None
+            fetching = take() if work else None
             async with asyncio.TaskGroup() as group:
                 if fetching is not None:
                     group.create_task(self._fetch(fetching, work), name="fetch-load")
                 if writing is not None:
-                    await self._threads.run(self._stop, self._write, writing, hand)
+                    await self._threads.run(self._stop, self._write, writing, number)
                     await self._elsewhere(writing, work)
             if fetching is None and not work:
                 return
@@ -413,23 +440,40 @@ class Lanes:
             self._lost(piece.file.path, damage)
         return True
 
-    def _write(self, load: _Load, hand: Lane) -> None:
-        """Open what was fetched, segment by segment, and write it; in a thread."""
-        for sealed in load.sealed:
+    def _write(self, load: _Load, number: int) -> None:
+        """Open what was fetched, segment by segment, and write it by one of the lanes; in a thread."""
+        hand, room = self._hands[number], self._rooms[number]
+        while load.sealed:
+            sealed = load.sealed.pop(0)  # so that its bytes go when it is written
             for segment in sealed.run:
                 served = load.wanted[segment.index][1]
                 try:
-                    view = memoryview(sealed.open_one(segment))
+                    view = memoryview(sealed.open_one(segment, room))
                 except StorageError as exc:
                     if damage_of(exc, name=load.container.name) is None:
                         raise
                     load.failed[segment.index] = exc
                     continue
-                for piece in self._rightly_placed(load.container, segment, served):
-                    self._stop.check()
-                    self._write_piece(piece, view[piece.start : piece.start + piece.length], hand)
-                self._written(sum(piece.length for piece in served))
-        load.sealed = []
+                pieces = self._rightly_placed(load.container, segment, served)
+                self._stop.check()
+                size = sum(piece.length for piece in served)
+                if size >= len(served) * SMALL_BYTES:
+                    self._write_pieces(pieces, view, hand)
+                else:
+                    self._write_small(pieces, view, hand, slow_s=len(served) * SLOW_FILE_S)
+                self._written(size)
+
+    def _write_small(self, pieces: Iterable[_Piece], view: memoryview, hand: Lane, *, slow_s: float) -> None:
+        """Write small files in turn, unless the last ones took long."""
+        with nullcontext() if self._slow else self._turn:
+            began_s = time.perf_counter()
+            self._write_pieces(pieces, view, hand)
+            self._slow = time.perf_counter() - began_s > slow_s
+
+    def _write_pieces(self, pieces: Iterable[_Piece], view: memoryview, hand: Lane) -> None:
+        """Write what lies in one opened segment."""
+        for piece in pieces:
+            self._write_piece(piece, view[piece.start : piece.start + piece.length], hand)
 
     def _rightly_placed(
         self, container: Container, segment: Segment, served: Iterable[_Piece]
@@ -474,15 +518,28 @@ def _whole(file: File) -> _Piece:
     return _Piece(file, 0, file.left, 0, 0, 0)
 
 
-def _cut_loads(container: Container, wanted: _Wanted, *, looks: int) -> Iterator[_Load]:
+def _cut_loads(container: Container, wanted: _Wanted, *, looks: int, bytes_wanted: int) -> Iterator[_Load]:
     load, size = _Load(container, looks), 0
     for number in sorted(wanted):
-        if size >= LOAD_BYTES:
+        if size >= bytes_wanted:
             yield load
             load, size = _Load(container, looks), 0
         load.wanted[number] = wanted[number]
         size += wanted[number][0].sealed_bytes
     yield load
+
+
+def _by_ends(loads: Iterable[_Load]) -> list[_Load]:
+    """Put loads of many small pieces first; those of few come last, in such an order that who takes from the
+    end reads forwards, too.
+    """
+    many: list[_Load] = []
+    few: list[_Load] = []
+    for load in loads:
+        pieces = [piece for _, served in load.wanted.values() for piece in served]
+        size = sum(piece.length for piece in pieces)
+        (many if size < len(pieces) * SMALL_BYTES else few).append(load)
+    return many + few[::-1]
 
 
 def _at_extents(

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from storage.errors import RestoreError, TargetNotEmpty
+from storage.format.limits import MIB
 from storage.ops.draft import Draft, empty_draft, resumable_draft, write_out
 from storage.ops.folder_record import NOWHERE, Blobs, entry_from
 from storage.ops.lanes import File, Lanes
@@ -45,6 +46,8 @@ TICK_WAIT_S: Final = 0.002
 TICKS_MAX: Final = 50
 NAMED_MAX: Final = 1_000
 PROGRESS_EVERY_ENTRIES: Final = 512
+PROGRESS_EVERY_BYTES: Final = 4 * MIB
+"""A word of progress wakes the event loop, which takes the interpreter's lock from whoever writes."""
 CLOCK_REALTIME_COARSE: Final = 5
 """The clock that the kernel stamps files with; Python has no name for it."""
 
@@ -83,6 +86,7 @@ class Restore:
         self._progress = progress
         self._stop = Stop()
         self._written = 0
+        self._told = 0
         self._met = 0
         self._becomes_home = becomes_home
         self._resumable = resumable
@@ -203,15 +207,15 @@ class Restore:
 
     async def _write_files(self, extractor: Extractor, plan: Plan) -> None:
         """Write tier by tier, and say when a desktop could start."""
-        first, *others = tiers(plan.files)
+        first, others = tiers(plan.files)
         plan.files = []
         lost_before = len(plan.left_out)
         with self._open_lanes(extractor, plan) as lanes:
             await lanes.write(first)
             if len(plan.left_out) == lost_before:
                 self._progress(Progress(stage="usable", done=self._written, total=None, unit="bytes"))
-            for tier in others:
-                await lanes.write(tier)
+            await lanes.write(others)
+            self._tell()
             if lanes.seeded_bytes:
                 self._progress(Progress(stage="seeded", done=lanes.seeded_bytes, unit="bytes"))
 
@@ -242,7 +246,9 @@ class Restore:
 
     def _count_written(self, count: int) -> None:
         self._written += count  # a count that two threads lose between them only makes a bar shorter
-        self._tell()
+        if self._written - self._told >= PROGRESS_EVERY_BYTES:
+            self._told = self._written
+            self._tell()
 
     def _met_one(self) -> None:
         self._met += 1

@@ -2,9 +2,8 @@
 
 Nothing is written here, and everything is counted here: a checkpoint that holds more than it announced is
 refused before the first folder is made, whole or in part. What cannot be made again (sockets, devices,
-unreadable entries, unknown types) is named. Files are put into three tiers: what a desktop reads when it
-starts and what its user had in hand last; then all other small files, which are almost all of a home; then
-the rest.
+unreadable entries, unknown types) is named. Files are put into two tiers: what a desktop reads when it
+starts and what its user had in hand last; then the rest.
 
 Source: storage.md 4.6 "Order".
 """
@@ -241,8 +240,8 @@ class Planner:
             raise HostileTree(path=path, rule="chunks and extents are too small")
 
 
-def tiers(files: list[File]) -> tuple[list[File], list[File], list[File]]:
-    """Return the files that come first, then the other small ones, then the rest."""
+def tiers(files: list[File]) -> tuple[list[File], list[File]]:
+    """Return the files that come first, and the others."""
     wanted = [file for file in files if _is_read_at_start(file)]
     recent = (file for file in files if file.facts.size <= SMALL_FILE_BYTES and not _is_later(file.path))
     wanted += nlargest(RECENT_FILES, recent, key=_changed)
@@ -252,9 +251,7 @@ def tiers(files: list[File]) -> tuple[list[File], list[File], list[File]]:
         if file.path not in first and size + file.facts.size <= FIRST_BYTES:
             first[file.path] = file
             size += file.facts.size
-    others = [file for file in files if file.path not in first]
-    small = [file for file in others if file.facts.size <= SMALL_FILE_BYTES]
-    return list(first.values()), small, [file for file in others if file.facts.size > SMALL_FILE_BYTES]
+    return list(first.values()), [file for file in files if file.path not in first]
 
 
 def _target(entry: Entry) -> bytes:

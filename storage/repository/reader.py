@@ -41,8 +41,6 @@ from storage.repository.together import together
 
 CACHE_BYTES: Final = 16 * MIB
 """Opened segments kept; neighbours of a chunk are usually wanted next."""
-RANGE_BYTES_MAX: Final = 4 * MIB
-"""Neighbouring segments are read with one request up to this."""
 READS_AT_ONCE: Final = 8
 HEADERS_MAX: Final = 1_024
 NOBODYS_MAX: Final = 64
@@ -71,12 +69,12 @@ class SealedRun:
         for segment in self.run:
             yield segment, self.open_one(segment)
 
-    def open_one(self, segment: Segment) -> Buffer:
-        """Open one of these segments."""
+    def open_one(self, segment: Segment, room: memoryview | None = None) -> Buffer:
+        """Open one of these segments; in `room`, if there is one, until the next is opened there."""
         at = segment.offset - self.run[0].offset
         box = memoryview(self.raw)[at : at + segment.sealed_bytes]
         try:
-            return open_segment(self.keys, self.header, segment, box)
+            return open_segment(self.keys, self.header, segment, box, room=room)
         except FormatError as exc:
             exc.facts.setdefault("object", self.container.name)
             raise
@@ -159,6 +157,11 @@ class Reader:
         self._cache = cache if cache is not None else SegmentCache()
         self._headers: OrderedDict[str, tuple[EpochKeys, OpenHeader]] = OrderedDict()
 
+    @property
+    def piece_bytes(self) -> int:
+        """How much one request of a long read asks for."""
+        return self._place.piece_bytes
+
     async def chunk(self, index: Places, kind: BoxKind, chunk_id: bytes) -> bytes:
         """Return one chunk, from wherever it was moved to meanwhile, and from whichever copy is whole."""
         while True:
@@ -198,7 +201,7 @@ class Reader:
         calls = [
             self.fetch_run(container, run)
             for container, segments in todo.values()
-            for run in _runs([segments[index] for index in sorted(segments)])
+            for run in _runs([segments[index] for index in sorted(segments)], self.piece_bytes)
         ]
         return await together(calls, at_once=READS_AT_ONCE)
 
@@ -400,11 +403,12 @@ def _first_name(child: Child) -> bytes:
     return child.first
 
 
-def _runs(segments: Sequence[Segment]) -> Iterable[list[Segment]]:
+def _runs(segments: Sequence[Segment], bytes_max: int) -> Iterable[list[Segment]]:
+    """Cut segments into neighbours that one request asks for; a larger one is asked for alone."""
     run: list[Segment] = []
     for segment in segments:
         apart = run and segment.index != run[-1].index + 1
-        if run and (apart or segment.offset + segment.sealed_bytes - run[0].offset > RANGE_BYTES_MAX):
+        if run and (apart or segment.offset + segment.sealed_bytes - run[0].offset > bytes_max):
             yield run
             run = []
         run.append(segment)

@@ -21,7 +21,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from storage.errors import DescriptorsExhausted, HostileTree, TargetFailed, TargetFull, TargetNotEmpty
+from storage.errors import (
+    DescriptorsExhausted,
+    HostileTree,
+    RestoreError,
+    TargetFailed,
+    TargetFull,
+    TargetNotEmpty,
+)
 from storage.scan.attributes import FLAG_NOCOW
 from storage.scan.dress import Wardrobe, set_nocow
 from storage.scan.entry import ExtractReport, RestoreFacts, RestorePolicy
@@ -95,6 +102,9 @@ class Extractor:
         self._renamed: dict[bytes, bytes] = {}
         """Path to the name it really got, where its own was taken."""
         self._open = self.open_folders()
+        self._roomy: bytes | None = None
+        """The folder that was asked for last, if it is one in which a file of any name may lie."""
+        self._entries_max, self._bytes_max = policy.entries_max, policy.bytes_max
         self._entries = 0
         self._bytes = 0
         self._differences: list[tuple[bytes, str]] = []
@@ -146,24 +156,26 @@ class Extractor:
 
     def count(self, path: bytes, length: int) -> None:
         """Count a file before it is made. Raises HostileTree for more than was announced."""
+        self._check_path(path)
         with self._lock:
             self._bytes += length
-            if self._bytes > self._policy.bytes_max:
+            if self._bytes > self._bytes_max:
                 raise HostileTree(path=path, rule="more bytes than announced")
-            self._check_path(path)
             self._entries += 1
-            if self._entries > self._policy.entries_max:
+            if self._entries > self._entries_max:
                 raise HostileTree(path=path, rule="more entries than announced")
 
     def _check_path(self, path: bytes) -> None:
         """As the function, and quicker: what leads to a folder of this restore was checked with it."""
         parent, slash, leaf = path.rpartition(b"/")
-        if parent in self._folders and slash and len(path) <= PATH_BYTES_MAX - NAME_BYTES_MAX:
-            _check_name(path, leaf)
-            if self._folders[parent].depth >= self._policy.depth_max:
-                raise HostileTree(path=path, rule="too deep")
-        else:
-            _check_path(path, self._policy.depth_max)
+        if parent != self._roomy:
+            folder = self._folders.get(parent)
+            short = slash and len(parent) < PATH_BYTES_MAX - NAME_BYTES_MAX
+            if folder is None or not short or folder.depth >= self._policy.depth_max:
+                _check_path(path, self._policy.depth_max)
+                return
+            self._roomy = parent
+        _check_name(path, leaf)
 
     def plain_file(self, path: bytes, found: os.stat_result) -> None:
         """Called by a lane: a file stands with its bytes and all that it was to become."""
@@ -345,7 +357,7 @@ class Extractor:
         self._check_path(path)
         if new:
             self._entries += 1
-            if self._entries > self._policy.entries_max:
+            if self._entries > self._entries_max:
                 raise HostileTree(path=path, rule="more entries than announced")
         parent, _, leaf = path.rpartition(b"/")
         return self._open.fd(parent), self._renamed.get(path, leaf)
@@ -462,7 +474,7 @@ def _check_path(path: bytes, depth_max: int) -> None:
 
 
 def _check_name(path: bytes, name: bytes) -> None:
-    if not 1 <= len(name) <= NAME_BYTES_MAX or name in {b".", b".."} or b"\0" in name:
+    if not 1 <= len(name) <= NAME_BYTES_MAX or name == b"." or name == b".." or 0 in name:
         raise HostileTree(path=path, rule="name")
 
 
@@ -506,8 +518,17 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
+def of_target(path: bytes, exc: OSError) -> RestoreError:
+    """Return what an error of the operating system means for a restore."""
+    if exc.errno in _FULL:
+        return TargetFull(path=path, errno=exc.errno)
+    if exc.errno in _NO_DESCRIPTOR:
+        return DescriptorsExhausted(path=path, errno=exc.errno)
+    return TargetFailed(path=path, errno=exc.errno)
+
+
 class Target:
-    """Say what an error of the operating system means for a restore. A class, because it runs per write."""
+    """Raises `of_target` instead of an error of the operating system. A class, because it runs per write."""
 
     __slots__ = ("_path",)
 
@@ -518,10 +539,5 @@ class Target:
         return None
 
     def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
-        if not isinstance(exc, OSError):
-            return
-        if exc.errno in _FULL:
-            raise TargetFull(path=self._path, errno=exc.errno) from exc
-        if exc.errno in _NO_DESCRIPTOR:
-            raise DescriptorsExhausted(path=self._path, errno=exc.errno) from exc
-        raise TargetFailed(path=self._path, errno=exc.errno) from exc
+        if isinstance(exc, OSError):
+            raise of_target(self._path, exc) from exc

@@ -10,7 +10,7 @@ import os
 
 from storage.errors import HostileTree
 from storage.scan.entry import RestoreFacts
-from storage.scan.extract import NEW_FILE, OPEN_WHILE_MADE, Extractor, Target
+from storage.scan.extract import NEW_FILE, OPEN_WHILE_MADE, Extractor, of_target
 
 
 class Lane:
@@ -28,7 +28,7 @@ class Lane:
             raise HostileTree(path=path, rule="bytes of the file")
         extractor.count(path, len(data))
         parent, _, leaf = path.rpartition(b"/")
-        with Target(path):
+        try:
             if not self._wardrobe.is_plain(facts):
                 return self._otherwise(path, facts, data)
             folder = self._folders.fd(parent)
@@ -44,6 +44,8 @@ class Lane:
                 extractor.plain_file(path, os.fstat(fd) if extractor.remembers else found)
             finally:
                 os.close(fd)
+        except OSError as exc:
+            raise of_target(path, exc) from exc
 
     def _otherwise(self, path: bytes, facts: RestoreFacts, data: bytes | memoryview) -> None:
         writer = self._extractor.counted_file(path, facts)

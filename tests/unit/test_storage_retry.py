@@ -73,6 +73,14 @@ async def test_the_last_failure_is_raised_when_patience_ends() -> None:
     assert len(faulty.calls) == 3
 
 
+async def test_a_first_try_that_took_all_the_patience_is_the_last() -> None:
+    store, faulty = store_with(RetryPolicy(give_up_after_s=0.0))
+    faulty.plan(Fault.UNAVAILABLE, times=FOR_EVER)
+    with pytest.raises(StoreUnavailable):
+        await store.get("c/1")
+    assert len(faulty.calls) == 1
+
+
 async def test_a_lost_answer_is_settled_by_sending_the_same_bytes_again() -> None:
     """The second send meets the first: 412, which is the normal end, and the caller compares the bytes."""
     store, faulty = store_with(QUICK)
