@@ -135,6 +135,7 @@ def restored(home: str, value: storage.RestoreReport, seconds: float) -> port.Re
         entries=value.entries,
         bytes=value.bytes,
         not_made=_bad(value.not_made),
+        differs=_bad(value.differences),
         seconds=seconds,
         seeded_bytes=value.seeded_bytes,
         left_out=left_out(value.left_out),

@@ -272,6 +272,8 @@ def _beside(made: models.Restored, as_json: bool) -> None:
         )
         for name in made.not_made:
             console.out.print(f"not made again: {name}", markup=False)
+        for odd in made.differs:
+            console.out.print(f"differs: {odd.path} ({odd.what})", markup=False)
         for one in made.left_out:
             _missed(one, whole=one.kind != "folder")
         if not made.complete:

@@ -385,6 +385,13 @@ class Upload(_Answer, frozen=True, kw_only=True):
     bytes: int
 
 
+class Differs(_Answer, frozen=True, kw_only=True):
+    """Something that is there and not quite as it was saved."""
+
+    path: str
+    what: str
+
+
 class Restored(_Answer, frozen=True, kw_only=True):
     """Where restored files lie in the home, and what of them could not be made again.
 
@@ -398,6 +405,8 @@ class Restored(_Answer, frozen=True, kw_only=True):
     complete: bool = True
     left_out: list[LeftOut] = msgspec.field(default_factory=list)
     left_out_count: int = 0
+    differs: list[Differs] = msgspec.field(default_factory=list)
+    """What may not or cannot be put back: setuid bits, owners by number, names that count as one."""
 
 
 class Receipt(_Answer, frozen=True, kw_only=True):

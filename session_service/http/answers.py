@@ -256,8 +256,16 @@ def left_out(found: Sequence[LeftOut]) -> list[LeftOutOut]:
     ]
 
 
+class DiffersOut(Answer):
+    """Something that is there and not quite as it was saved: setuid, an owner by number, a name in use."""
+
+    path: str
+    what: str
+
+
 class RestoredOut(Answer):
-    """Where what was restored lies in the home; `not_made` names what could not be made again.
+    """Where what was restored lies in the home; `not_made` names what could not be made again, `differs` what
+    was made and is not quite as it was, because that may not or cannot be put back.
 
     Unless it is `complete`, an object of the store is damaged, and `left_out` names the first of what needs
     it; of these files nothing was made.
@@ -267,6 +275,7 @@ class RestoredOut(Answer):
     entries: int
     bytes: int
     not_made: list[str]
+    differs: list[DiffersOut]
     complete: bool
     left_out: list[LeftOutOut]
     left_out_count: int

@@ -47,6 +47,10 @@ async def restore(exchange: Exchange) -> Reply:
         entries=report.entries,
         bytes=report.bytes,
         not_made=[one.path for one in report.not_made],
+        differs=[
+            answers.DiffersOut(path=one.path, what=one.grade)
+            for one in report.differs[: answers.LEFT_OUT_NAMED_MAX]
+        ],
         complete=not report.left_out_count,
         left_out=answers.left_out(report.left_out),
         left_out_count=report.left_out_count,

@@ -127,6 +127,8 @@ class RestoreReport(msgspec.Struct, frozen=True, kw_only=True):
     entries: int
     bytes: int
     not_made: tuple[BadPath, ...] = ()
+    differs: tuple[BadPath, ...] = ()
+    """What is there and not quite as it was saved; the grade says what was left off."""
     seconds: float = 0.0
     seeded_bytes: int = 0
     """Found on this machine, and not fetched."""

@@ -33,6 +33,7 @@ from storage.scan.entry import Kind
 
 READ_FIRST_BYTES: Final = 8 * MIB
 """Of each file, before its header is written."""
+SECOND_NS: Final = 1_000_000_000
 TAR_BLOCK_BYTES: Final = 512
 ZIP_LARGE_BYTES: Final = 1 << 31
 ZIP_FIRST_YEAR: Final = 1980
@@ -141,8 +142,9 @@ async def _tar(source: _Source) -> AsyncIterator[bytes]:
         member.mode = entry.mode
         member.mtime = entry.mtime_s
         if entry.mtime_ns:
-            exact = f"{entry.mtime_s}.{entry.mtime_ns:09d}"
-            member.pax_headers = {"mtime": exact} if entry.mtime_s >= 0 else {}
+            total_ns = entry.mtime_s * SECOND_NS + entry.mtime_ns
+            seconds, rest = divmod(abs(total_ns), SECOND_NS)
+            member.pax_headers = {"mtime": f"{'-' * (total_ns < 0)}{seconds}.{rest:09d}"}
         member.size = entry.size if entry.type == Kind.FILE else 0
         if entry.type == Kind.SYMLINK and isinstance(entry.content, bytes):
             member.linkname = entry.content.decode("utf-8", "surrogateescape")

@@ -202,6 +202,7 @@ async def test_files_that_a_damaged_object_kept_from_coming_back_are_named(world
     assert seen.status == 201, seen.raw
     assert (seen.body["complete"], seen.body["left_out_count"]) == (False, 1)
     assert seen.body["left_out"] == [msgspec.to_builtins(lost)]
+    assert seen.body["differs"] == [{"path": "docs/tool", "what": "setuid"}], "left off on purpose, and told"
     [record] = [r.entry for r in await world.registry.audit() if r.entry.kind == "file.restored_in_part"]
     assert {("path", "docs/letter"), ("object", "p/1-abc"), ("left_out", 1)} <= set(record.facts)
     assert "1 could not be given" in in_words(record)
