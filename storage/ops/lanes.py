@@ -486,8 +486,12 @@ class Lanes:
             numbers[start] = number
             start += length
         for piece in served:
-            first = numbers.get(piece.start, len(chunks))
-            if chunks[first : first + piece.chunks] == tuple(piece.refs):
+            first = numbers.get(piece.start, -1)
+            alone = piece.chunks == 1 and first >= 0  # almost all are
+            if alone and chunks[first] == piece.file.refs[piece.first]:
+                yield piece
+                continue
+            if first >= 0 and chunks[first : first + piece.chunks] == tuple(piece.refs):
                 yield piece
                 continue
             exc = Malformed(rule=WRONG_PLACE, object=container.name, index=segment.index)
