@@ -25,6 +25,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
+from mmap import mmap
 from typing import Final, NamedTuple
 
 from storage.errors import HostileTree, Malformed, ObjectMissing, StorageError
@@ -54,6 +55,9 @@ SLOW_FILE_S: Final = 0.000_2
 """Where a small file takes longer the kernel is what is waited for, and may well make two at once."""
 WRITERS_OPEN_MAX: Final = 64
 """Files that lie in several segments and are open; the others of them wait closed."""
+
+ROOM_BYTES: Final = SEGMENT_RAW_BYTES_MAX + SEALED_EXTRA_BYTES_MAX
+"""What a segment is before it expands, at most."""
 
 RESTORE_BYTES_MAX: Final = (
     LANES * (2 * (LOAD_BYTES + SEGMENT_RAW_BYTES_MAX + SEALED_EXTRA_BYTES_MAX) + 2 * SEGMENT_RAW_BYTES_MAX)
@@ -214,9 +218,8 @@ class Lanes:
         self._slow = False
         """Whether the small files that were written last took long."""
         self._hands = [Lane(extractor) for _ in range(LANES)]
-        self._rooms = [
-            memoryview(bytearray(SEGMENT_RAW_BYTES_MAX + SEALED_EXTRA_BYTES_MAX)) for _ in self._hands
-        ]
+        # Mapped, because a bytearray is cleared as a whole, and almost no segment is as large as one may be.
+        self._rooms = [memoryview(mmap(-1, ROOM_BYTES)) for _ in self._hands]
         self._seeds = [] if seed is None else [seed() for _ in self._hands]
         self.fetched_bytes = 0
         self.seeded_bytes = 0
