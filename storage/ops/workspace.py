@@ -31,7 +31,9 @@ from storage.repository.threads import Threads
 from storage.repository.verify import VerifiedCheckpoint, Verifier, walk_tree
 
 WORKSPACES_MAX: Final = 8
-"""Opened repositories kept in memory; one of a usual home takes 2 or 3 MB, the index of its chunks."""
+"""Opened repositories kept in memory; one of a home of 1 GiB in 19,000 files takes 3.8 MB, the index of its
+chunks first of all, and 7 MB with what the allocator keeps in between.
+"""
 
 
 @dataclass(slots=True, kw_only=True)
