@@ -5,10 +5,11 @@ Secrets come from files. The page
 docs/configuration.md is generated from this module.
 """
 
+import json
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -246,8 +247,24 @@ def _nested(flags: dict[str, Any]) -> dict[str, Any]:
         *groups, last = dotted.split(".")
         for group in groups:
             place = place.setdefault(group, {})
-        place[last] = value
+        place[last] = _listed(dotted, value) if isinstance(value, str) else value
     return out
+
+
+def _listed(dotted: str, text: str) -> Any:
+    """Return the list that a text stands for where the setting is one: JSON, as in the environment."""
+    group, _, name = dotted.partition(".")
+    model = Settings.model_fields[group].annotation if group in Settings.model_fields else None
+    field = getattr(model, "model_fields", {}).get(name)
+    if field is None or get_origin(field.annotation) is not tuple:
+        return text
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, list):
+        raise ConfigurationRefused(f'setting {dotted} is a list, such as ["one", "two"], and not {text}')
+    return found
 
 
 def load(config: Path | None = None, flags: dict[str, Any] | None = None) -> Settings:

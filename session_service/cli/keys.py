@@ -126,7 +126,7 @@ def check(state_folder: StateFolder = None, json: AsJson = False) -> None:
         for words in wrong:
             console.out.print(words, markup=False)
         if not wrong:
-            console.out.print(f"Every key of {len(found.tenants)} tenants opens.")
+            console.out.print(f"Every key of {console.many(len(found.tenants), 'tenant')} opens.")
     if wrong:
         raise typer.Exit(1)
 
@@ -300,7 +300,10 @@ def open_(
     if json:
         console.print_json({"master_key": name, **console.plain(done)})
         return
-    console.out.print(f"Master key {name} opens {done.tenants} tenants. Start the service, then: keys check.")
+    console.out.print(
+        f"Master key {name} opens {console.many(done.tenants, 'tenant')}. "
+        "Start the service, then: keys check."
+    )
     _tell_left(models.Rewrapped(workspaces=0, made=0, removed=0, left=list(done.left)))
 
 

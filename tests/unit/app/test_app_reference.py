@@ -58,3 +58,21 @@ def test_an_address_for_everybody_needs_tls_or_a_proxy() -> None:
 def test_tls_needs_both_files() -> None:
     with pytest.raises(ConfigurationRefused, match="belong together"):
         settings.load(flags={"listen.tls_key": "/nowhere"})
+
+
+def test_a_list_is_given_as_json_on_the_command_line_too() -> None:
+    """As docs/running.md starts it behind a proxy; what is no list is told with its form."""
+    found = settings.load(
+        flags={"listen.public_origins": '["https://desk.example"]', "desktops.geometry": "[1024, 768]"}
+    )
+    assert found.listen.public_origins == ("https://desk.example",)
+    assert found.desktops.geometry == (1024, 768)
+    assert settings.load(flags={"node_name": "[one]"}).node_name == "[one]"
+    for wrong in ("https://desk.example", '{"a": 1}', "[", ""):
+        with pytest.raises(ConfigurationRefused, match="public_origins is a list, such as"):
+            settings.load(flags={"listen.public_origins": wrong})
+
+
+def test_a_list_is_given_as_json_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SESSION_SERVICE_LISTEN__PUBLIC_ORIGINS", '["https://desk.example"]')
+    assert settings.load().listen.public_origins == ("https://desk.example",)
