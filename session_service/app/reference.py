@@ -23,8 +23,8 @@ ORDER: Final = (
     "Order: default, file (`serve --config FILE`, TOML), environment, flag (`--set NAME=VALUE`, or the flag "
     "of its own). In the file a group is a table: `[hold]` and `hold_s = 600`. In the environment "
     "`hold.hold_s` is `SESSION_SERVICE_HOLD__HOLD_S`. Both there and by `--set` a list is JSON: "
-    "`'listen.public_origins=[\"https://desk.example\"]'`. Unknown keys are refused at start. Secrets come from "
-    "files."
+    "`'listen.public_origins=[\"https://desk.example\"]'`. Unknown keys are refused at start. "
+    "Secrets come from files."
 )
 STABLE: Final = (
     "The code is stable: it stands in problem documents of the API, at the end of what the command prints, "
