@@ -115,6 +115,8 @@ def _read_at_once(folder_fd: int, name: bytes, expected: StatFacts, sink: Sink) 
         if given == size and _is_as_seen(after, expected):
             return ReadOutcome(expected, None, found)
         return ReadOutcome(facts_of(after)._replace(size=given), None, found, Grade.FUZZY)
+    except OSError:
+        return None  # of a bad disk: then it is this file that cannot be read, and not the home
     finally:
         os.close(fd)
 

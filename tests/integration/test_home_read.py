@@ -346,6 +346,36 @@ def test_attributes_of_every_class_are_kept_and_those_of_a_link_are_its_own(tmp_
         os.close(parent)
 
 
+@pytest.mark.parametrize("size", [0, 100, 2 * PIECE_BYTES], ids=["empty", "small", "large"])
+@pytest.mark.parametrize("call", ["preadv", "fstat after"])
+def test_a_file_that_a_bad_disk_does_not_give_is_unreadable_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, call: str
+) -> None:
+    """Whatever fails of it, at whatever size: nothing is raised, or no other file of the home would be saved
+    either.
+    """
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * size)
+    facts, whole, looks = expected(path), os.fstat, dict[int, int]()
+
+    def failing(*args: object) -> int:
+        raise OSError(errno.EIO, "bad sector")
+
+    def looking(fd: int) -> os.stat_result:
+        looks[fd] = looks.get(fd, 0) + 1
+        if looks[fd] % 2 == 0:
+            raise OSError(errno.EIO, "bad sector")
+        return whole(fd)
+
+    if call == "preadv":
+        monkeypatch.setattr(os, "preadv", failing)
+    else:
+        monkeypatch.setattr(os, "fstat", looking)
+    outcome, _, _ = read(path, facts=facts)
+    if size or call != "preadv":
+        assert (outcome.grade, outcome.error) == (Grade.UNREADABLE, errno.EIO)
+
+
 def test_reading_stops_when_told(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(3 * PIECE_BYTES))
