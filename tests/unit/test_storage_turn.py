@@ -52,6 +52,50 @@ def test_whoever_does_not_have_the_turn_steps_aside_from_nothing():
     others.shutdown()
 
 
+def test_whoever_waits_too_long_goes_on_without_and_gives_nobody_elses_turn_away(monkeypatch):
+    monkeypatch.setattr("storage.repository.turn.WAIT_S", 0.001)
+    turn, others = Turn(), ThreadPoolExecutor(1)
+
+    def impatient() -> bool:
+        with turn, turn.aside():
+            pass
+        return True
+
+    with turn:
+        assert others.submit(impatient).result(WAIT_S)
+        assert turn._lock.locked(), "it is ours still"
+    assert not turn._lock.locked()
+    others.shutdown()
+
+
+def test_a_walk_that_hangs_keeps_the_readers_from_nobody(tmp_path, monkeypatch):
+    """Both readers have batches of a home whose walk waits for a disk; another home is saved meanwhile."""
+    hanging, other = tmp_path / "hanging", tmp_path / "other"
+    for folder in (hanging, other):
+        folder.mkdir()
+        for number in range(4):
+            (folder / str(number)).write_bytes(b"%d" % number)
+    monkeypatch.setattr(gather, "BATCH_FILES", 1)
+    waits, answers, whole = threading.Event(), threading.Event(), walk.walk_folders
+
+    def walking(root_fd, **rest):
+        yield from whole(root_fd, **rest)
+        if os.readlink(f"/proc/self/fd/{root_fd}").endswith("hanging"):
+            waits.set()
+            assert answers.wait(WAIT_S)
+
+    monkeypatch.setattr(gather, "walk_folders", walking)
+    threads, walks = Threads(), ThreadPoolExecutor(1)
+    held = walks.submit(scan, hanging, Turn(), Stop(), threads)
+    assert waits.wait(WAIT_S)
+    assert scan(other, Turn(), Stop(), threads).read_files == 4
+    assert not held.done()
+    answers.set()
+    assert held.result(WAIT_S).read_files == 4
+    threads.close()
+    walks.shutdown()
+
+
 def test_a_failure_aside_takes_the_turn_back_before_it_is_told():
     turn = Turn()
     with pytest.raises(OSError), turn:
