@@ -105,7 +105,7 @@ class CurrentPlaces:
             return found
         detour = self._detour(kind, chunk_id)
         if detour is None:
-            raise failure
+            raise _anew(failure)
         return detour
 
     def _detour(self, kind: BoxKind, chunk_id: bytes) -> Place | None:
@@ -141,11 +141,7 @@ class CurrentPlaces:
     ) -> bool:
         """Look for other copies of what is damaged; see `Places`."""
         async with self._lock:
-            news = {
-                place: why.with_traceback(None)  # it would keep what was read in memory
-                for place, why in unreadable.items()
-                if place not in self._unreadable
-            }
+            news = {place: _anew(why) for place, why in unreadable.items() if place not in self._unreadable}
             self._unreadable.update(news)
             wanted = set(self._lying_in(kind, news))
             wanted.update(one for one in chunk_ids if self._is_nowhere(kind, one))
@@ -207,3 +203,10 @@ class CurrentPlaces:
             now = side.row if side is not None else state.row(row.seq)
             if now is None or now.hash != row.hash or (side is None and not state.counts(now)):
                 raise NoSuchCheckpoint(seq=row.seq, what="it was forgotten while it was being read")
+
+
+def _anew(failure: StorageError) -> StorageError:
+    """Return the same failure as if it had never been raised. One that is kept would keep what was read in
+    memory, and one that is raised for each of a million chunks, the frames of all who were told.
+    """
+    return type(failure)(**failure.facts)

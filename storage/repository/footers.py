@@ -104,7 +104,11 @@ class Footers:
 
 
 async def unnamed_footer(place: Prefixed, info: ObjectInfo, keys_of: KeysOf) -> Footer | None:
-    """Return the footer of a pack that was only listed, from its two ends; None if it does not open."""
+    """Return the footer of a pack that was only listed, from its two ends; None if it does not open, or if
+    the listing is wrong about its length.
+    """
+    if info.size < HEADER_BYTES + TRAILER_BYTES:
+        return None
     try:
         head = await place.get(info.name, length=HEADER_BYTES)
         header = open_header(keys_of(head, info.name), head, ObjectType.PACK, info.name)

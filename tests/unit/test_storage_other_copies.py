@@ -4,6 +4,7 @@ import functools
 import io
 import os
 import tarfile
+import traceback
 import zipfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -11,12 +12,16 @@ from pathlib import Path
 import pytest
 
 import storage
+from storage.errors import ObjectMissing
 from storage.format.keys import BoxKind
 from storage.format.limits import HEADER_BYTES, TRAILER_BYTES
-from storage.objects.memory import MemoryBucket
+from storage.objects.memory import MemoryBucket, MemoryStore
+from storage.objects.store import ObjectInfo
 from storage.repository import collect, fold
+from storage.repository.footers import unnamed_footer
 from storage.repository.index import ChunkIndex, Container
 from storage.repository.packer import NewChunks
+from storage.repository.prefixed import Prefixed
 from tests.fakes.faulty_store import Crashed
 from tests.fakes.golden_repository import part
 from tests.fakes.home import picture
@@ -182,6 +187,36 @@ async def test_what_lies_whole_nowhere_is_left_out_under_the_name_of_its_first_p
     assert was.keys() - there.keys() == {one.path for one in report.left_out}
 
 
+async def test_a_failure_that_every_chunk_of_an_object_is_told_keeps_nobody_who_was_told_it(twice):
+    """A pack has thousands of chunks: kept are neither the frames of those who asked for them, nor the error
+    of the client library that told of the first one, with the answer of the store in its hands.
+    """
+    reader = twice.open("reader")
+    await reader.list(REF)
+    workspace = await reader._known.required(REF)
+    state = await workspace.log.refresh()
+    places = reader._places(workspace, state, state.row(twice.seqs[1]))
+    unreadable = {}
+    for container in state.index.containers.values():
+        for segment in container.segments:
+            try:
+                raise ObjectMissing(object=container.name, what="missing") from OSError("an answer")
+            except ObjectMissing as exc:
+                unreadable[container.name, segment.index] = exc
+    assert not await places.look_elsewhere(BoxKind.DATA, (), unreadable)
+    container = state.index.containers[twice.first[0]]
+    ids = [one for segment in container.segments for one, _ in segment.chunks if segment.kind is BoxKind.DATA]
+    assert len(ids) > 5
+    depths = set()
+    for chunk_id in ids:
+        with pytest.raises(ObjectMissing) as told:
+            places.place(BoxKind.DATA, chunk_id)
+        assert told.value.facts["what"] == "missing"
+        assert told.value.__cause__ is None
+        depths.add(len(list(traceback.walk_tb(told.value.__traceback__))))
+    assert len(depths) == 1
+
+
 async def test_each_damaged_segment_alone_costs_nothing(twice):
     """Of a load of segments one is taken from elsewhere; the files in it are written by both."""
     warm = twice.open("reader")
@@ -263,3 +298,13 @@ async def test_what_a_killed_save_has_left_serves_as_well(twice):
     into = twice.folder / "back"
     await warm.restore(REF, seq=twice.seqs[1], into=into, must_be_whole=True)
     assert picture(into) == picture(twice.home)
+
+
+async def test_a_listing_that_lies_about_a_length_makes_no_copy_and_no_trouble(twice):
+    reader = twice.open("reader")
+    keys = (await reader._known.required(REF)).keys
+    place, name = Prefixed(MemoryStore(twice.bucket), PREFIX), twice.first[0]
+    true = len(twice.bucket.objects[PREFIX + name])
+    assert await unnamed_footer(place, ObjectInfo(name=name, size=true), keys.of_header) is not None
+    for size in (*range(HEADER_BYTES + 2 * TRAILER_BYTES), true - 1, true + 1, 2 * true, 1 << 62):
+        assert await unnamed_footer(place, ObjectInfo(name=name, size=size), keys.of_header) is None, size
