@@ -137,3 +137,68 @@ async def test_a_server_that_does_not_do_what_it_says_is_told_and_one_that_lists
     ]
     assert not verdict.usable
     assert not store.bucket.objects
+
+
+class OddServer(CarelessServer):
+    """Does what is needed, in its own way: pages in no order with a mark of a folder among them, no tags, and
+    parts that it begins and then breaks off.
+    """
+
+    def __init__(self, store: MemoryStore, breaks_off: Exception) -> None:
+        super().__init__(store)
+        self._breaks_off = breaks_off
+        self.begun: set[str] = set()
+
+    async def put_object(self, *, Key: str, Body: bytes, **_: object) -> dict[str, str]:  # noqa: N803 - its names
+        if "ContentMD5" in _:
+            raise ClientError({"ResponseMetadata": {"HTTPStatusCode": 400}}, "PutObject")
+        await super().put_object(Key=Key, Body=Body)
+        return {}
+
+    async def list_objects_v2(self, *, Prefix: str, MaxKeys: int, **_: object) -> dict[str, object]:  # noqa: N803 - its names
+        at = int(str(_.get("ContinuationToken", 0)))
+        found = [Prefix, *sorted((one for one in self._objects if one.startswith(Prefix)), reverse=True)]
+        rows = [{"Key": name} for name in found[at : at + MaxKeys]]
+        more = at + MaxKeys < len(found)
+        return {"Contents": rows, "IsTruncated": more, "NextContinuationToken": str(at + MaxKeys)}
+
+    async def create_multipart_upload(self, *, Key: str, **_: object) -> dict[str, str]:  # noqa: N803 - its names
+        self.begun.add(Key)
+        return {"UploadId": Key}
+
+    async def upload_part(self, **_: object) -> dict[str, str]:
+        raise self._breaks_off
+
+    async def abort_multipart_upload(self, *, UploadId: str, **_: object) -> None:  # noqa: N803 - its names
+        self.begun.remove(UploadId)
+
+
+REFUSED = ClientError({"ResponseMetadata": {"HTTPStatusCode": 403}}, "UploadPart")
+
+
+@pytest.mark.parametrize(
+    ("breaks_off", "found"),
+    [(REFUSED, {"if_match", "multipart"}), (TimeoutError(), {"if_match"})],
+    ids=["refuses", "does not answer"],
+)
+async def test_a_server_that_keeps_what_is_needed_is_not_sent_away_for_the_rest(
+    breaks_off: Exception, found: set[str]
+) -> None:
+    """A policy forbids parts, or a proxy lets them hang. What was begun is given up."""
+    store = MemoryStore()
+    server = OddServer(store, breaks_off)
+    verdict = await probe(store, questions=S3Questions(client=server, bucket="b", prefix=""))
+    assert verdict.usable
+    assert failed(verdict) == found
+    assert not server.begun
+    assert not store.bucket.objects
+
+
+async def test_a_store_that_has_no_answer_to_a_wrong_secret_is_not_said_to_take_it() -> None:
+    """An open store is something to act on; a server that fails at a false signature is not one."""
+    store = MemoryStore()
+    impostor = FaultyStore(MemoryStore(store.bucket))
+    impostor.plan(Fault.UNAVAILABLE, on="create", times=FOR_EVER)
+    verdict = await probe(store, impostor=impostor)
+    assert verdict.usable
+    assert "wrong_secret" not in {check.name for check in verdict.checks}
