@@ -255,6 +255,28 @@ async def test_an_erased_workspace_is_not_an_empty_one(node, bucket, home):
         await node.open().head(REF)
 
 
+async def test_an_older_content_of_one_file_is_enough_to_make_a_checkpoint_incomplete(
+    node, home, monkeypatch
+):
+    """Nothing may be ended because of it: what the file holds now is nowhere."""
+    opened = node.open()
+    await take(opened)
+    await save(opened, home)
+    write(home, b="changed")
+    real = gather.read_stable
+
+    def locked(folder_fd, name, expected, **more):
+        if name == b"b":
+            return ReadOutcome(facts=expected, extents=None, grade=Grade.UNREADABLE, error=13)
+        return real(folder_fd, name, expected, **more)
+
+    monkeypatch.setattr(gather, "read_stable", locked)
+    saved = await save(opened, home, final=True)
+    assert (saved.info.stale, saved.info.unreadable) == (1, 0)
+    assert not saved.info.complete
+    assert not saved.proof.complete
+
+
 async def test_a_file_that_cannot_be_read_makes_the_checkpoint_incomplete(node, home, monkeypatch):
     """Without an older content it is unreadable; with one, that is kept and called stale."""
     opened = node.open()

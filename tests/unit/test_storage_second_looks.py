@@ -19,7 +19,8 @@ import storage
 from storage.errors import CollectRefused, Malformed, NotAuthentic, ObjectDamaged, WrongKey
 from storage.format import entries
 from storage.format.box import seal
-from storage.format.entries import Forget, Version
+from storage.format.entries import Forget, TakeOver, Version
+from storage.format.envelope import open_head
 from storage.format.extras import read_extras
 from storage.format.frame import make_frame
 from storage.format.header import MAGIC, ObjectType, make_header, open_header
@@ -37,7 +38,7 @@ from storage.repository import collect, fold, log_writer
 from storage.repository.log_writer import LogWriter
 from storage.repository.packer import seal_pack
 from storage.repository.removal import remove_erased, remove_erased_slots
-from storage.repository.state import LogState
+from storage.repository.state import LogState, StoredHead
 from storage.repository.verify import rest_of_report, walk_tree
 from storage.scan.entry import Attributes, Grade, Kind, StatFacts
 from storage.watch.watching import Round
@@ -456,3 +457,33 @@ async def test_a_file_with_more_holes_than_an_entry_has_room_for_outlives_a_fold
     assert (await cold.verify(REF, "full")).faults == ()
     await cold.restore(REF, seq=info.seq, into=tmp_path / "back")
     assert (tmp_path / "back" / "holes").read_bytes() == held
+
+
+def test_a_take_over_whose_fence_is_not_above_all_before_it_is_void():
+    """Whoever made it planned against an older log; it must not give an outdated owner his fence back."""
+    writer = LogWriter(keys=KEYS, fresh=os.urandom, clock_ms=lambda: 0)
+    state = LogState(config_hash=bytes(32))
+    for fence, void in ((5, False), (3, True), (5, True), (6, False)):
+        raw = writer.entry(state, TakeOver("node", "session", 1, KEYS.key_id), fence=fence)
+        name = f"c/{state.seq + 1:016d}"
+        opened = open_head(KEYS, ObjectType.LOG_ENTRY, name, raw)
+        row = state.apply(
+            StoredHead(state.seq + 1, opened.entry_hash, opened.kind, opened.area_start, opened.body, [])
+        )
+        assert row.void is void
+        assert state.fence == max(5, fence)
+
+
+async def test_that_nothing_changed_proves_nothing_where_an_object_is_gone(bucket, home, tmp_path):
+    """By a process that has not seen it stored: what a desktop is ended for is looked at."""
+    node = Node(bucket, tmp_path / "node")
+    opened = node.open()
+    await take(opened)
+    (home / "large").write_bytes(os.urandom(1_500_000))
+    first = await save(opened, home)
+    again = node.open()
+    assert (await save(again, home)).proof == first.proof
+    [name] = objects(bucket, "p/")
+    del bucket.objects[PREFIX + name]
+    with pytest.raises(ObjectDamaged):
+        await save(node.open(), home)
