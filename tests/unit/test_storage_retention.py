@@ -56,6 +56,8 @@ def test_the_newest_of_each_kind_stays_under_every_policy():
     assert kept(state, NONE) == [0, 1, 2]
     state = log_of((1, COMPLETE | FINAL), (2, COMPLETE), (3, COMPLETE))
     assert kept(state, NONE) == [0, 2]
+    state = log_of((1, COMPLETE | FINAL), (2, FINAL), (3, COMPLETE), (4, COMPLETE))
+    assert kept(state, NONE) == [0, 1, 3], "the last close was accepted without some files"
 
 
 def test_the_last_ones_and_those_of_a_while_stay():
