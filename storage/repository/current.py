@@ -24,6 +24,7 @@ from storage.errors import NoSuchCheckpoint, ObjectMissing, StorageError
 from storage.format.keys import BoxKind
 from storage.format.table import Segment
 from storage.repository.index import ChunkIndex, Container, Place, Unreadable
+from storage.repository.place_table import PlaceTable
 from storage.repository.state import LogState, Row
 from storage.repository.threads import Threads
 
@@ -34,7 +35,51 @@ ReadLog = Callable[[bool], Awaitable[LogState]]
 """Reads the log to its end; if asked with True without anything that was remembered of it."""
 FindStrays = Callable[[ChunkIndex], Awaitable[Sequence[Container]]]
 """Returns objects that may hold chunks and are not in an index."""
-_Copies = list[tuple[Container, Segment]]
+
+
+class _Copies:
+    """Chunks of some segments by their ids: each of many damaged segments asks for all of its own."""
+
+    __slots__ = ("_firsts", "_segments")
+
+    def __init__(self, segments: Iterable[tuple[Container, Segment]]) -> None:
+        self._segments = list(segments)
+        self._firsts = {BoxKind.DATA: PlaceTable(), BoxKind.META: PlaceTable()}
+        for number, (_, segment) in enumerate(self._segments):
+            self._firsts[segment.kind].put(number, segment.index, segment.refs)
+        for table in self._firsts.values():
+            table.settle()
+
+    def find(self, kind: BoxKind, wanted: Iterable[bytes], unreadable: Unreadable) -> dict[bytes, Place]:
+        """Return where those of the wanted chunks lie that lie here and can be read, as far as is known."""
+        found: dict[bytes, Place] = {}
+        further: set[bytes] = set()
+        for chunk_id in wanted:
+            numbers = self._firsts[kind].get(chunk_id)
+            if numbers is None:
+                continue
+            number, index, start, length = numbers
+            container = self._segments[number][0]
+            if (container.name, index) in unreadable:
+                further.add(chunk_id)
+            else:
+                found[chunk_id] = Place(container, index, start, length)
+        if further:
+            found.update(self._further(kind, further, unreadable))
+        return found
+
+    def _further(self, kind: BoxKind, wanted: set[bytes], unreadable: Unreadable) -> dict[bytes, Place]:
+        """Look through everything for chunks whose first copy here is damaged as well."""
+        found: dict[bytes, Place] = {}
+        for container, segment in self._segments:
+            if segment.kind is not kind or (container.name, segment.index) in unreadable:
+                continue
+            start = 0
+            for chunk_id, length in segment.chunks:
+                if chunk_id in wanted and chunk_id not in found:
+                    found[chunk_id] = Place(container, segment.index, start, length)
+                start += length
+        return found
 
 
 @dataclass(slots=True)
@@ -176,26 +221,21 @@ class CurrentPlaces:
         """Find the first readable copy of each wanted chunk; take what is found out of `wanted`."""
         others = self._others
         if others.seconds is None:
-            others.seconds = await self._threads.quick(self._index.seconds)
+            others.seconds = await self._threads.quick(lambda: _Copies(self._index.seconds()))
         await self._threads.quick(self._take, others.seconds, kind, wanted)
         if not wanted:
             return
         if others.strays is None:
             found = await self._find_strays(self._index)
-            others.strays = [(one, segment) for one in found for segment in one.segments]
+            strays = [(one, segment) for one in found for segment in one.segments]
+            others.strays = await self._threads.quick(_Copies, strays)
         await self._threads.quick(self._take, others.strays, kind, wanted)
         self._nowhere.update((kind, one) for one in wanted if not self._index.knows(kind, one))
 
     def _take(self, copies: _Copies, kind: BoxKind, wanted: set[bytes]) -> None:
-        for container, segment in copies:
-            if segment.kind is not kind or (container.name, segment.index) in self._unreadable:
-                continue
-            start = 0
-            for chunk_id, length in segment.chunks:
-                if chunk_id in wanted:
-                    wanted.discard(chunk_id)
-                    self._detours[kind, chunk_id] = Place(container, segment.index, start, length)
-                start += length
+        for chunk_id, place in copies.find(kind, wanted, self._unreadable).items():
+            wanted.discard(chunk_id)
+            self._detours[kind, chunk_id] = place
 
     def _require_rows(self, state: LogState) -> None:
         for row in self._rows:

@@ -1,5 +1,6 @@
 """A chunk that lies in two objects is given while one of them is whole, whichever the index names first."""
 
+import contextlib
 import functools
 import io
 import os
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 
 import storage
-from storage.errors import ObjectMissing
+from storage.errors import ObjectDamaged, ObjectMissing
 from storage.format.keys import BoxKind
 from storage.format.limits import HEADER_BYTES, TRAILER_BYTES
+from storage.format.table import Segment
 from storage.objects.memory import MemoryBucket, MemoryStore
 from storage.objects.store import ObjectInfo
 from storage.repository import collect, fold
@@ -215,6 +217,34 @@ async def test_a_failure_that_every_chunk_of_an_object_is_told_keeps_nobody_who_
         assert told.value.__cause__ is None
         depths.add(len(list(traceback.walk_tb(told.value.__traceback__))))
     assert len(depths) == 1
+
+
+async def test_the_copies_are_gone_through_once_and_not_for_each_damaged_segment(twice, monkeypatch):
+    """Ten thousand damaged segments and as many copies of them must not cost a hundred million looks."""
+    reader = twice.open("reader")
+    await reader.list(REF)
+    workspace = await reader._known.required(REF)
+    state = await workspace.log.refresh()
+    places = reader._places(workspace, state, state.row(twice.seqs[1]))
+    container = state.index.containers[twice.first[0]]
+    data = [segment.index for segment in container.segments if segment.kind is BoxKind.DATA]
+    assert len(data) > 1
+    whole, looks = Segment.chunks.fget, list[int]()
+    monkeypatch.setattr(Segment, "chunks", property(lambda self: looks.append(self.index) or whole(self)))
+    costs = []
+    for number in data:
+        before = len(looks)
+        why = ObjectDamaged(object=container.name, what="flipped")
+        await places.look_elsewhere(BoxKind.DATA, (), {(container.name, number): why})
+        costs.append(len(looks) - before)
+    assert set(costs[1:]) == {1}, "its own chunks are asked for, and nothing else is gone through"
+    ids = {one for number in data for one, _ in whole(container.segments[number])}
+    found = 0
+    for chunk_id in ids:
+        with contextlib.suppress(ObjectDamaged):  # of one file there is no other copy
+            assert places.place(BoxKind.DATA, chunk_id).container is not container
+            found += 1
+    assert found == len(ids) - 1
 
 
 async def test_each_damaged_segment_alone_costs_nothing(twice):
