@@ -48,6 +48,8 @@ NAMED_MAX: Final = 1_000
 PROGRESS_EVERY_ENTRIES: Final = 512
 PROGRESS_EVERY_BYTES: Final = 4 * MIB
 """A word of progress wakes the event loop, which takes the interpreter's lock from whoever writes."""
+PROGRESS_EVERY_S: Final = 5.0
+"""Silence is taken for a hang, so little that comes slowly is told too."""
 CLOCK_REALTIME_COARSE: Final = 5
 """The clock that the kernel stamps files with; Python has no name for it."""
 
@@ -86,7 +88,7 @@ class Restore:
         self._progress = progress
         self._stop = Stop()
         self._written = 0
-        self._told = 0
+        self._told, self._told_s = 0, time.monotonic()
         self._met = 0
         self._becomes_home = becomes_home
         self._resumable = resumable
@@ -246,8 +248,9 @@ class Restore:
 
     def _count_written(self, count: int) -> None:
         self._written += count  # a count that two threads lose between them only makes a bar shorter
-        if self._written - self._told >= PROGRESS_EVERY_BYTES:
-            self._told = self._written
+        much = self._written - self._told >= PROGRESS_EVERY_BYTES
+        if much or time.monotonic() - self._told_s >= PROGRESS_EVERY_S:
+            self._told, self._told_s = self._written, time.monotonic()
             self._tell()
 
     def _met_one(self) -> None:

@@ -62,6 +62,7 @@ async def test_small_files_are_made_by_one_lane_at_a_time(tmp_path, home, monkey
     opened = Node(MemoryBucket(), tmp_path / "node").open()
     seq = await saved(opened, home)
     monkeypatch.setattr(lanes, "SLOW_FILE_S", 60.0)
+    monkeypatch.setattr("storage.repository.turn.WAIT_S", 60.0)
     monkeypatch.setattr(lanes, "LOAD_BYTES", 1)
     one = threading.Lock()
     met: list[bool] = []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import storage
 from storage.objects.memory import MemoryBucket
-from storage.ops import gather
+from storage.ops import gather, restore
 from tests.fakes.storage_rig import REF, Node, take
 
 
@@ -43,6 +43,27 @@ async def test_a_large_file_that_is_read_again_is_told_though_nothing_is_new(
     again = await told(Node(bucket, tmp_path / "cold").open(), home)
     assert [one.unit for one in again if one.unit == "bytes"] == []
     assert sum(one.stage == "scan" for one in again) >= 4
+
+
+async def test_a_restore_of_little_that_comes_slowly_is_told_long_before_it_is_much(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """Tiny files on a slow disk, or a store at the end of a thin line: whoever waits gives up a restore that
+    says nothing for minutes.
+    """
+    monkeypatch.setattr(restore, "PROGRESS_EVERY_S", 0.0)
+    home = tmp_path / "home"
+    home.mkdir()
+    for number in range(4):
+        (home / f"noise{number}").write_bytes(os.urandom(300_000))
+    opened = Node(MemoryBucket(), tmp_path / "cache").open()
+    await take(opened)
+    await told(opened, home)
+    seen: list[storage.Progress] = []
+    await opened.restore(REF, seq=2, into=tmp_path / "back", progress=seen.append)
+    done = {one.done for one in seen if one.stage == "restore"}
+    assert len(done) > 2
+    assert max(done) < restore.PROGRESS_EVERY_BYTES
 
 
 async def test_upkeep_and_checks_of_a_whole_repository_tell_their_stages(tmp_path: Path) -> None:
