@@ -191,21 +191,25 @@ class Worker:
             watching=self._watched(),
             limits=self._share_of_line(),
         )
+        try:
+            await self._require_usable(opened, ways)
+        except BaseException:
+            await opened.close()  # a store that is full, say, is opened again every few seconds
+            raise
+        return opened
+
+    async def _require_usable(self, opened: storage.Storage, ways: storage.KeyWays) -> None:
+        """Let the store show what it does, and look whether it is the main one still."""
+        sources = self._settings.keys
         verdict = await opened.probe()
         sources.remember_signers(opened.signers)
         safe = sources.is_safe(ways.master)
         self._status = translate.status(self._settings.store_url, verdict, ways.master, safe=safe)
         if not verdict.usable:
-            await opened.close()
             raise errors.StorageRefused("the object store does not keep its promises: " + self._status.error)
-        try:
-            kept = await opened.require_main(replica_calls.read_witness(self._layout.keys))
-        except storage.StorageError:
-            await opened.close()
-            raise
+        kept = await opened.require_main(replica_calls.read_witness(self._layout.keys))
         replica_calls.write_witness(self._layout.keys, kept)
         self._witness = replica_calls.read_witness(self._layout.keys)
-        return opened
 
     def _share_of_line(self) -> storage.LineLimits | None:
         """Each worker has the same part, also while others rest: so a close finds its own part free."""
