@@ -15,6 +15,7 @@ from storage.errors import (
     FenceMoved,
     FormatError,
     HomeMissing,
+    HostileTree,
     IdRefused,
     KeyMissing,
     KeysChanged,
@@ -52,6 +53,7 @@ from storage.objects.retry import RetryPolicy
 from storage.objects.store import ProbeCheck, ProbeVerdict
 from storage.ops.draft import is_being_filled, note_beside
 from storage.ops.erasure import ErasureReport, Tombstone
+from storage.ops.unpack import Unpacked, unpacking
 from storage.ops.upkeep import UpkeepReport
 from storage.ops.values import (
     BadPath,
@@ -108,6 +110,7 @@ __all__ = [
     "ForeignObject",
     "FormatError",
     "HomeMissing",
+    "HostileTree",
     "IdRefused",
     "KeyMissing",
     "KeyReport",
@@ -156,6 +159,7 @@ __all__ = [
     "TargetNotEmpty",
     "TenantLook",
     "Tombstone",
+    "Unpacked",
     "UpkeepReport",
     "VerifiedCheckpoint",
     "VerifyReport",
@@ -174,4 +178,5 @@ __all__ = [
     "promote_second",
     "public_half",
     "recovery_id",
+    "unpacking",
 ]

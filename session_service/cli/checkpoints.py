@@ -1,9 +1,9 @@
 """`checkpoints`: list, look into, fetch from, restore, verify. Only a restore into a desktop needs one."""
 
-import asyncio
 import contextlib
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from session_service.base import errors
-from session_service.cli import console, moving
+from session_service.cli import console, moving, unpacking
 from session_service.cli.console import AsJson, StateFolder
 from session_service.cli.harmless import in_a_cell
 from session_service.cli.incomplete import INCOMPLETE, REPAIR, Missing, Tail
@@ -242,22 +242,39 @@ def restore(
         return
     if why := console.why_not_here(to):
         raise errors.BadInput(why, field="to")
-    _apart(to, *console.run(lambda api: _unpacked(api, workspace, seq, path, to, json), state_folder), json)
+    _apart(to, console.run(lambda api: _unpacked(api, workspace, seq, path, to, json), state_folder), json)
 
 
-def _apart(to: Path, total: int, missing: list[Missing], as_json: bool) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """What a restore into a folder of this machine made: bytes that came, and what is not as it was."""
+
+    total: int
+    missing: list[Missing]
+    not_made: list[str]
+    differs: list[models.Differs]
+
+
+def _apart(to: Path, made: _Made, as_json: bool) -> None:
     """Tell of files that were put into a folder, and end with the status of what is incomplete."""
     if as_json:
-        left_out = msgspec.to_builtins(missing)
-        told = {"path": str(to), "bytes": total, "complete": not missing, "left_out": left_out}
+        told = {
+            "path": str(to),
+            "bytes": made.total,
+            "complete": not made.missing,
+            "left_out": msgspec.to_builtins(made.missing),
+            "not_made": made.not_made,
+            "differs": msgspec.to_builtins(made.differs),
+        }
         console.print_json(told)
     else:
-        console.out.print(f"{console.size(total)} to {to}", markup=False)
-        for one in missing:
+        console.out.print(f"{console.size(made.total)} to {to}", markup=False)
+        _changed(made.not_made, made.differs)
+        for one in made.missing:
             _missed(one, whole=not one.path.endswith("/"))
-        if missing:
+        if made.missing:
             console.out.print(f"Incomplete. {REPAIR}", markup=False)
-    if missing:
+    if made.missing:
         sys.exit(INCOMPLETE)
 
 
@@ -270,16 +287,21 @@ def _beside(made: models.Restored, as_json: bool) -> None:
             f"{console.many(made.entries, 'entry', 'entries')}, {console.size(made.bytes)}, in {made.path}",
             markup=False,
         )
-        for name in made.not_made:
-            console.out.print(f"not made again: {name}", markup=False)
-        for odd in made.differs:
-            console.out.print(f"differs: {odd.path} ({odd.what})", markup=False)
+        _changed(made.not_made, made.differs)
         for one in made.left_out:
             _missed(one, whole=one.kind != "folder")
         if not made.complete:
             console.out.print(f"Incomplete: {made.left_out_count:,} in all. {REPAIR}", markup=False)
     if not made.complete:
         sys.exit(INCOMPLETE)
+
+
+def _changed(not_made: list[str], differs: list[models.Differs]) -> None:
+    """Tell of what could not be made again, or not quite."""
+    for name in not_made:
+        console.out.print(f"not made again: {name}", markup=False)
+    for odd in differs:
+        console.out.print(f"differs: {odd.path} ({odd.what})", markup=False)
 
 
 def _missed(one: Missing | models.LeftOut, *, whole: bool) -> None:
@@ -295,9 +317,7 @@ async def _one(api: Api, workspace: str, seq: int) -> models.Checkpoint:
     raise errors.NotFound(f"there is no checkpoint {seq}")
 
 
-async def _unpacked(
-    api: Api, workspace: str, seq: int, path: str, to: Path, as_json: bool
-) -> tuple[int, list[Missing]]:
+async def _unpacked(api: Api, workspace: str, seq: int, path: str, to: Path, as_json: bool) -> _Made:
     """Restore into a new folder, which gets its name when it is there: half a file never stands below it.
 
     A large file may turn out to be damaged in its middle, which ends the download. Then all is asked for once
@@ -319,32 +339,28 @@ async def _unpacked(
 
 async def _unpacked_into(
     api: Api, workspace: str, seq: int, path: str, to: Path, as_json: bool, *, checked: bool
-) -> tuple[int, list[Missing]]:
-    """Unpack a tar from the service into a new folder. tar follows no link out of it and keeps no owner."""
+) -> _Made:
+    """Make what a tar from the service holds in a new folder."""
     whole = None if path else (await _one(api, workspace, seq)).bytes
-    to.mkdir(mode=0o700)
     tail = Tail()
-    command = ("tar", "--extract", "--no-same-owner", "--directory", str(to), "--file", "-")
-    process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
-    assert process.stdin is not None
     total = 0
-    try:
-        with moving.shown("restore", total=whole, as_json=as_json) as moved:
-            async for piece in api.archive(workspace, seq, path=path, kind="tar", checked=checked):
-                tail.take(piece)
-                process.stdin.write(piece)
-                await process.stdin.drain()
-                total += len(piece)
-                moved(len(piece))
-    except (BrokenPipeError, ConnectionResetError) as exc:
-        raise errors.NoRoom(f"tar could not write to {to}") from exc
-    finally:
-        process.stdin.close()
-        status = await process.wait()
-    if status:
-        raise errors.NoRoom(f"tar could not write everything to {to}; what it said stands above")
+
+    def seen(piece: bytes) -> None:
+        nonlocal total
+        tail.take(piece)
+        total += len(piece)
+        moved(len(piece))
+
+    with moving.shown("restore", total=whole, as_json=as_json) as moved:
+        pieces = api.archive(workspace, seq, path=path, kind="tar", checked=checked)
+        made = await unpacking.unpacked(pieces, to, seen)
     listed = tail.missing_of_tar()
-    return total, [] if listed is None else listed[1]
+    return _Made(
+        total=total,
+        missing=[] if listed is None else listed[1],
+        not_made=unpacking.not_made(made),
+        differs=unpacking.differs(made),
+    )
 
 
 @application.command()

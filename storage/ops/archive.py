@@ -71,9 +71,10 @@ class _Source:
         self.missing = MissingList()
 
     async def entries(self) -> AsyncIterator[tuple[bytes, Entry]]:
-        """Yield (path, entry) of all that can be given."""
-        if self._start.type != Kind.FOLDER:
+        """Yield (path, entry) of all that can be given, a folder before what is in it."""
+        if self._start.name:
             yield self._start.name, self._start
+        if self._start.type != Kind.FOLDER:
             return
         async for path, entry in self._browser.below(
             self._start, self._start.name, lost=self.missing.add_folder

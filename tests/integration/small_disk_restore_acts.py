@@ -2,10 +2,14 @@
 
 import asyncio
 import os
+import tarfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import storage
+from session_service.base import errors
+from session_service.cli import unpacking
 from storage.objects.memory import MemoryBucket
 from tests.fakes.storage_rig import REF, Node, take
 
@@ -48,3 +52,22 @@ async def _on_a_full_disk(folder: Path) -> list[Any]:
     fewer = await opened.checkpoint(REF, home=home, fence=fence, session="s", reason="t")
     report = await opened.restore(REF, seq=fewer.info.seq, into=folder / "fewer", resumable=True)
     return [told, 0 < made < 60, report.whole, (folder / "others").read_bytes().decode()]
+
+
+def unpack_onto_a_full_disk(folder: Path) -> list[Any]:
+    """An archive that is larger than the disk: what is said, and what stands beside it."""
+    (folder / "others").write_bytes(b"kept")
+    member = tarfile.TarInfo("large")
+    member.size = 9 * MIB
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield member.tobuf(tarfile.PAX_FORMAT)
+        for _ in range(9):
+            yield os.urandom(MIB)
+        yield bytes(1_024)
+
+    try:
+        asyncio.run(unpacking.unpacked(pieces(), folder / "back", lambda piece: None))
+    except errors.NoRoom as exc:
+        return [str(exc), (folder / "others").read_bytes().decode()]
+    return []

@@ -42,6 +42,13 @@ def test_a_full_disk_is_told_before_and_in_the_middle_and_the_next_restore_goes_
     assert (partial, whole, others) == (True, True, "kept")
 
 
+def test_a_disk_that_a_download_fills_is_told_with_its_folder(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    told = on_small_disk(disk, ACTS, "unpack_onto_a_full_disk", options="size=5m")
+    assert told == [f"There is no room left for {disk / 'back'}.", "kept"]
+
+
 async def test_few_descriptors_are_told_as_such_and_the_restore_is_taken_up(bucket, tmp_path, monkeypatch):
     home = tmp_path / "home"
     for number in range(90):
