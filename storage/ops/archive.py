@@ -1,8 +1,9 @@
 """Streams a folder of a checkpoint as one zip or tar file, made while it is sent.
 
-tar keeps names as bytes, modes, times and links (pax). zip is for people: names that are not UTF-8 are shown
-escaped, links are stored as links, everything else that is no file or folder is left out. Contents are
-stored, not compressed: the reader pays no CPU, and the network compresses where it matters.
+tar keeps names as bytes, modes, times, links, hard links and attributes (pax); holes are sent as zeros. zip
+is for people: names that are not UTF-8 are shown escaped, links are stored as links, everything else that is
+no file or folder is left out. Contents are stored, not compressed: the reader pays no CPU, and the network
+compresses where it matters.
 
 What needs a damaged object is left out and listed in the last member (`missing_list.py`). A header tells the
 size of what follows, so a file must be known to be whole before its header goes: it is read first if it is
@@ -26,13 +27,18 @@ from storage.format.limits import MIB
 from storage.format.tree import Entry
 from storage.ops.browse import Browser
 from storage.ops.missing_list import MARK, MissingList, free_name
+from storage.ops.restore_plan import same_inode
+from storage.ops.tar_reader import XATTR_RECORD
 from storage.ops.values import ArchiveKind
 from storage.ops.zip_directory import ZipDirectory
 from storage.repository.damage import damage_of
+from storage.scan import acl
 from storage.scan.entry import Kind
 
 READ_FIRST_BYTES: Final = 8 * MIB
 """Of each file, before its header is written."""
+LINK_GROUPS_MAX: Final = 50_000
+"""Files with several names that are remembered for one tar, some 25 MB; names of others are sent as files."""
 SECOND_NS: Final = 1_000_000_000
 TAR_BLOCK_BYTES: Final = 512
 ZIP_LARGE_BYTES: Final = 1 << 31
@@ -131,24 +137,21 @@ def _has_bytes(entry: Entry) -> bool:
 
 
 async def _tar(source: _Source) -> AsyncIterator[bytes]:
+    links = _Links()
     async for path, entry in source.entries():
         member_type = _TAR_TYPES.get(entry.type)
         if member_type is None or (entry.type == Kind.FILE and not _has_bytes(entry)):
             continue
-        content = await source.content(path, entry) if entry.type == Kind.FILE else None
-        if entry.type == Kind.FILE and content is None:
-            continue
-        member = tarfile.TarInfo(path.decode("utf-8", "surrogateescape"))
-        member.type = member_type
-        member.mode = entry.mode
-        member.mtime = entry.mtime_s
-        if entry.mtime_ns:
-            total_ns = entry.mtime_s * SECOND_NS + entry.mtime_ns
-            seconds, rest = divmod(abs(total_ns), SECOND_NS)
-            member.pax_headers = {"mtime": f"{'-' * (total_ns < 0)}{seconds}.{rest:09d}"}
-        member.size = entry.size if entry.type == Kind.FILE else 0
-        if entry.type == Kind.SYMLINK and isinstance(entry.content, bytes):
-            member.linkname = entry.content.decode("utf-8", "surrogateescape")
+        first = links.first_name(entry)
+        content = None
+        if entry.type == Kind.FILE and first is None:
+            content = await source.content(path, entry)
+            if content is None:
+                continue
+            links.given(path, entry)
+        member = _tar_member(path, entry, member_type)
+        if first is not None:
+            member.type, member.linkname, member.size = tarfile.LNKTYPE, _as_text(first), 0
         yield member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
         if content is not None:
             async for piece in content:
@@ -161,6 +164,69 @@ async def _tar(source: _Source) -> AsyncIterator[bytes]:
         yield member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
         yield text + bytes(-len(text) % TAR_BLOCK_BYTES)
     yield bytes(2 * TAR_BLOCK_BYTES)
+
+
+class _Links:
+    """Which names of one file a tar holds already: another one is sent as a link to it, not once more."""
+
+    def __init__(self) -> None:
+        self._given: dict[bytes, tuple[bytes, Entry]] = {}
+
+    def first_name(self, entry: Entry) -> bytes | None:
+        """Return the name that was given of this very file; None if it has none, or says something else."""
+        group = tree.entry_extras(entry).link_group if entry.type == Kind.FILE else None
+        first = None if group is None else self._given.get(group)
+        return first[0] if first is not None and same_inode(first[1], entry) else None
+
+    def given(self, path: bytes, entry: Entry) -> None:
+        """Know that a file is in the tar with all its bytes."""
+        group = tree.entry_extras(entry).link_group
+        if group is not None and len(self._given) < LINK_GROUPS_MAX:
+            self._given.setdefault(group, (path, entry))
+
+
+def _tar_member(path: bytes, entry: Entry, member_type: bytes) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(_as_text(path))
+    member.type = member_type
+    member.mode = entry.mode
+    member.mtime = entry.mtime_s
+    member.pax_headers = _attribute_records(entry)
+    if entry.mtime_ns:
+        total_ns = entry.mtime_s * SECOND_NS + entry.mtime_ns
+        seconds, rest = divmod(abs(total_ns), SECOND_NS)
+        member.pax_headers["mtime"] = f"{'-' * (total_ns < 0)}{seconds}.{rest:09d}"
+    member.size = entry.size if entry.type == Kind.FILE else 0
+    if entry.type == Kind.SYMLINK and isinstance(entry.content, bytes):
+        member.linkname = _as_text(entry.content)
+    return member
+
+
+def _attribute_records(entry: Entry) -> dict[str, str]:
+    """Return the attributes that a tar carries, as GNU tar and libarchive write and read them.
+
+    Not those that give rights to programs (`security.`, `trusted.`): who unpacks is anybody.
+    """
+    if entry.type not in (Kind.FILE, Kind.FOLDER):
+        return {}
+    return {
+        (XATTR_RECORD + name.replace(b"%", b"%25").replace(b"=", b"%3D")).decode(): _as_text(value)
+        for name, value in tree.entry_extras(entry).xattrs
+        if (name.startswith(b"user.") or name in acl.NAMES) and _is_text(name)
+    }
+
+
+def _is_text(name: bytes) -> bool:
+    """Return whether a name can stand in a record, whose keys are UTF-8."""
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _as_text(raw: bytes) -> str:
+    """Return bytes as tarfile takes them; it writes the same bytes."""
+    return raw.decode("utf-8", "surrogateescape")
 
 
 class _Drain(io.RawIOBase):

@@ -204,7 +204,7 @@ class Planner:
         if extras.link_group is not None:
             first = self._groups.setdefault(extras.link_group, (path, entry))
             if first[0] != path:
-                if _same_inode(first[1], entry):
+                if same_inode(first[1], entry):
                     plan.links.append((path, first[0]))
                     return
                 plan.differences.append(BadPath(path=path, grade="hard link with other content"))
@@ -291,7 +291,8 @@ def _not_made(entry: Entry, extras: Extras) -> str | None:
     return None
 
 
-def _same_inode(a: Entry, b: Entry) -> bool:
+def same_inode(a: Entry, b: Entry) -> bool:
+    """Return whether two names of a link group tell the same of their file."""
     return (a.content, a.size, a.mode, a.mtime_s, a.mtime_ns) == (
         b.content,
         b.size,
