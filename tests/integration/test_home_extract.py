@@ -16,6 +16,7 @@ from storage.errors import DescriptorsExhausted, HostileTree, TargetFailed, Targ
 from storage.scan.entry import Attributes, RestoreFacts, RestorePolicy
 from storage.scan.extract import Extractor, require_space
 from storage.scan.open_folders import FOLDERS_OPEN_MAX
+from tests.fakes.descriptors import open_below
 from tests.fakes.unprivileged import NOBODY, as_plain_user
 
 ACCESS, DEFAULT = b"system.posix_acl_access", b"system.posix_acl_default"
@@ -394,13 +395,12 @@ def test_a_lack_of_descriptors_is_told_as_such(extractor: Extractor) -> None:
 
 
 def test_closing_after_an_error_leaves_no_descriptor_open(root: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
     with beneath(root) as extractor:
         extractor.folder(b"a", facts())
         extractor.file(b"a/open", facts(size=5)).write(0, b"half")
         with pytest.raises(HostileTree):
             extractor.file(b"b/c", facts())
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_below(root) == 0
 
 
 def test_a_plain_user_writes_a_read_only_file_anew_that_a_cut_off_restore_left(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from storage.errors import Cancelled, HomeMoved
 from storage.scan.entry import Found, Kind
 from storage.scan.walk import OPEN_LEVELS_MAX, PATH_BYTES_MAX, walk
+from tests.fakes.descriptors import open_below
 from tests.fakes.unprivileged import as_plain_user
 
 
@@ -29,10 +30,6 @@ def opened(root: Path) -> Iterator[int]:
 def walked(root: Path, *, repair_rights: bool = False) -> list[Found]:
     with opened(root) as fd:
         return list(walk(fd, repair_rights=repair_rights))
-
-
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 @pytest.fixture
@@ -162,16 +159,16 @@ def test_great_depth_needs_few_descriptors_and_every_level_is_seen(abyss: Path) 
     depth = 1_500
     make_deep(abyss, depth)
     (abyss / "d" / "z").mkdir()
-    before, most = open_descriptors(), 0
+    most = 0
     with opened(abyss) as fd:
         seen = 0
         for found in walk(fd):
             assert found.error is None
             seen += 1
-            most = max(most, open_descriptors()) if seen % 100 == 0 else most
+            most = max(most, open_below(abyss)) if seen % 100 == 0 else most
     assert seen == 1 + depth + 1 + 1
-    assert most - before < OPEN_LEVELS_MAX + 8
-    assert open_descriptors() == before
+    assert 0 < most < OPEN_LEVELS_MAX + 8
+    assert open_below(abyss) == 0
 
 
 def test_a_path_too_long_for_any_program_is_told_and_not_entered(abyss: Path) -> None:
@@ -246,12 +243,11 @@ def test_modes_are_put_back_when_the_caller_loses_interest(tmp_path: Path) -> No
 def test_the_walk_stops_when_told(tmp_path: Path) -> None:
     for number in range(20):
         (tmp_path / f"{number:02d}").touch()
-    before = open_descriptors()
     seen: list[bytes] = []
     with opened(tmp_path) as fd, pytest.raises(Cancelled):
         seen.extend(found.name for found in walk(fd, stop=lambda: len(seen) >= 5))
     assert len(seen) == 5
-    assert open_descriptors() == before
+    assert open_below(tmp_path) == 0
 
 
 @pytest.mark.slow
