@@ -7,13 +7,14 @@ what its bytes are, whoever left them lying, so who has lost a chunk may take it
 
 It costs a listing and one or two small reads for each object, so it is asked only by whoever met damage that
 nothing else mends, once for each state of the log. What does not open is passed over without a word: of what
-nobody needs any more, `verify` tells.
+nobody needs any more, `verify` tells. So is an object that the store fails to give while it gives the others:
+one bad disk of the store must not stop a restore that could go on without.
 """
 
 from collections.abc import Sequence
 from typing import Final
 
-from storage.errors import FormatError, KeyMissing, ObjectDamaged, ObjectNotFound
+from storage.errors import FormatError, KeyMissing, ObjectDamaged, ObjectNotFound, StoreUnavailable
 from storage.format import names
 from storage.format.entries import decode_entry
 from storage.format.envelope import HEAD_START, head_end, open_head
@@ -28,6 +29,8 @@ from storage.repository.together import together
 STRAYS_MAX: Final = 4_096
 """Objects of each kind that are looked into; they are swept by the next run of upkeep but one."""
 READS_AT_ONCE: Final = 8
+NOT_GIVEN_MAX: Final = 3
+"""Objects that the store fails to give; at one more it is the store that is away."""
 HEAD_READ_BYTES: Final = 64 * KIB
 """First read of an entry; longer heads cost one more."""
 _PREFIXES: Final = (names.PACK_PREFIX, names.LOG_PREFIX, names.SIDE_PREFIX)
@@ -40,6 +43,21 @@ async def find_strays(place: Prefixed, keys_of: KeysOf, known: ChunkIndex) -> Se
         StoreError: the store does not answer.
     """
     found: list[Container | None] = []
+    not_given: list[StoreUnavailable] = []
+    answered = 0
+
+    async def look(info: ObjectInfo) -> Container | None:
+        nonlocal answered
+        try:
+            one = await _look(place, info, keys_of)
+        except StoreUnavailable as exc:
+            not_given.append(exc)
+            if len(not_given) > NOT_GIVEN_MAX:
+                raise
+            return None
+        answered += 1
+        return one
+
     for prefix in _PREFIXES:
         listed: list[ObjectInfo] = []
         async for info in place.list(prefix):
@@ -47,7 +65,9 @@ async def find_strays(place: Prefixed, keys_of: KeysOf, known: ChunkIndex) -> Se
                 listed.append(info)
             if len(listed) == STRAYS_MAX:
                 break
-        found += await together([_look(place, info, keys_of) for info in listed], at_once=READS_AT_ONCE)
+        found += await together([look(info) for info in listed], at_once=READS_AT_ONCE)
+    if not_given and not answered:
+        raise not_given[0]
     return [container for container in found if container is not None]
 
 

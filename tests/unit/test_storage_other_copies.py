@@ -24,7 +24,7 @@ from storage.repository.footers import unnamed_footer
 from storage.repository.index import ChunkIndex, Container
 from storage.repository.packer import NewChunks
 from storage.repository.prefixed import Prefixed
-from tests.fakes.faulty_store import Crashed
+from tests.fakes.faulty_store import FOR_EVER, Crashed, Fault
 from tests.fakes.golden_repository import part
 from tests.fakes.home import picture
 from tests.fakes.storage_rig import PREFIX, REF, Node, objects, take, write
@@ -328,6 +328,30 @@ async def test_what_a_killed_save_has_left_serves_as_well(twice):
     into = twice.folder / "back"
     await warm.restore(REF, seq=twice.seqs[1], into=into, must_be_whole=True)
     assert picture(into) == picture(twice.home)
+
+
+async def test_an_object_that_the_store_fails_to_give_stops_nobody_who_can_do_without(tmp_path):
+    """Entries that a fold took in lie there still; a disk of the store is bad, and one of them is on it. What
+    else is wrong is mended from the others.
+    """
+    bucket = MemoryBucket()
+    home, seq = await folded(tmp_path, bucket)
+    node = Node(bucket, tmp_path / "reader")
+    opened = node.open()
+    await opened.list(REF)
+    for name in objects(bucket, "p/"):
+        bucket.objects[PREFIX + name] = flipped(bucket.objects[PREFIX + name])
+    node.store.plan(Fault.UNAVAILABLE, on="get", name=r".*c/0000000000000001", times=FOR_EVER)  # the E
+    report = await opened.restore(REF, seq=seq, into=tmp_path / "back", must_be_whole=True)
+    assert report.complete
+    assert picture(tmp_path / "back") == picture(home)
+
+    other = Node(bucket, tmp_path / "other")
+    away = other.open()
+    await away.list(REF)
+    other.store.plan(Fault.UNAVAILABLE, on="get", name=r".*/c/000000000000000[1-7]", times=FOR_EVER)
+    with pytest.raises(storage.StoreUnavailable):
+        await away.restore(REF, seq=seq, into=tmp_path / "late")
 
 
 async def test_a_listing_that_lies_about_a_length_makes_no_copy_and_no_trouble(twice):
