@@ -43,14 +43,17 @@ class Swapped:
     async def swap(self, kind: BoxKind = BoxKind.DATA) -> int:
         """Let every chunk's place be that of another one of its length; return how many there are."""
         state = await (await self.opened._known.required(REF)).log.refresh()
-        by_length: dict[int, list[bytes]] = {}
+        alike: dict[tuple[object, ...], list[bytes]] = {}
         for container in state.index.containers.values():
             for segment in container.segments:
                 for chunk_id, length in segment.chunks if segment.kind is kind else ():
-                    by_length.setdefault(length, []).append(chunk_id)
+                    if kind is BoxKind.META:  # nodes of several saves may be equally long by chance
+                        alike.setdefault((container.name, segment.index, length), []).append(chunk_id)
+                    elif length == SIZE:  # so may cuts of large files
+                        alike.setdefault((length,), []).append(chunk_id)
         other = {
             mine: ids[(at + 1) % len(ids)]
-            for ids in by_length.values()
+            for ids in alike.values()
             for at, mine in enumerate(ids)
             if len(ids) > 1
         }
