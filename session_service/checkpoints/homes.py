@@ -55,15 +55,20 @@ def sole_maker(home: Path) -> Iterator[None]:
     A call that was cut off may still be removing a draft or putting a home in place while it is tried again.
 
     Raises:
-        RestoreRunning: somebody does; try again.
+        RestoreRunning: somebody does, or has just removed the last one; try again.
     """
     home.parent.mkdir(exist_ok=True)
-    fd = os.open(home.parent, _FOLDER_FLAGS)
+    try:
+        fd = os.open(home.parent, _FOLDER_FLAGS)
+    except FileNotFoundError as exc:
+        raise storage.RestoreRunning(path=os.fspath(home)) from exc
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             raise storage.RestoreRunning(path=os.fspath(home)) from exc
+        if not os.fstat(fd).st_nlink:  # removed meanwhile: a lock on it keeps nobody out of the next one
+            raise storage.RestoreRunning(path=os.fspath(home))
         yield
     finally:
         os.close(fd)

@@ -91,3 +91,24 @@ def test_a_link_in_the_place_of_the_folder_for_restores_is_not_followed(tmp_path
     homes.drop_draft(draft)
     assert list(outside.iterdir()) == []
     assert list(home.parent.iterdir()) == [home]
+
+
+def test_a_folder_of_homes_that_goes_while_a_home_is_begun_means_trying_again(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """The host removes a workspace's folder with its last home: before it is opened, or locked."""
+    home = Layout(tmp_path).home(WORKSPACE, 4)
+    home.parent.parent.mkdir()
+
+    def removed(*_: object) -> None:
+        home.parent.rmdir()
+
+    for when, what in ((homes.os, "open"), (homes.fcntl, "flock")):
+        real = getattr(when, what)
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(when, what, lambda *args, real=real: (removed(), real(*args))[1])
+            with pytest.raises(storage.RestoreRunning), homes.sole_maker(home):
+                raise AssertionError("nobody is kept out of the next folder of that name")
+        assert not home.parent.exists()
+    with homes.sole_maker(home):
+        assert home.parent.is_dir()
