@@ -331,7 +331,10 @@ async def _unpacked(api: Api, workspace: str, seq: int, path: str, to: Path, as_
     except errors.PartUnavailable:
         if not draft.exists():
             raise
-        shutil.rmtree(draft)
+        try:
+            shutil.rmtree(draft)
+        except (OSError, RecursionError) as exc:  # more levels than Python has frames or descriptors for
+            raise unpacking.FolderRefused(f"{draft} is half made and cannot be removed.") from exc
         found = await _unpacked_into(api, workspace, seq, path, draft, as_json, checked=True)
     draft.rename(to)
     return found

@@ -28,7 +28,7 @@ from storage.errors import (
     RepositoryError,
 )
 from storage.format import names
-from storage.format.envelope import HEAD_START, head_end
+from storage.format.envelope import head_end
 from storage.objects.store import ObjectStore
 from storage.ops.workspace import Workspace
 from storage.replica.look import ReplicaLook
@@ -42,7 +42,8 @@ from storage.replica.wanted import (
     wanted_of,
     wanted_since,
 )
-from storage.repository.log import HEAD_READ_BYTES, CommitLog
+from storage.repository.entry_head import find_head
+from storage.repository.log import CommitLog
 from storage.repository.prefixed import Prefixed
 from storage.repository.removal import Remover, may_leave_replica, remove_slot
 from storage.repository.settle import settle_create
@@ -288,7 +289,7 @@ async def put_copy(place: Prefixed, name: str, raw: bytes) -> None:
 async def entry_hash(place: Prefixed, seq: int) -> bytes:
     """Return the hash of a log entry as it lies in a store. Needs no key."""
     name = names.log_entry(seq)
-    raw = await place.get(name, length=HEAD_READ_BYTES)
-    if len(raw) >= HEAD_START and head_end(raw, name) > len(raw):
-        raw = await place.get(name, length=head_end(raw, name))
+    raw = await find_head(place, name)
+    if raw is None:
+        raise ObjectNotFound(name=name)
     return blake3(raw[: head_end(raw, name)]).digest()

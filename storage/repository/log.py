@@ -37,13 +37,13 @@ from storage.errors import (
 from storage.format import names
 from storage.format.encoding import decode, encode
 from storage.format.entries import EntryKind, PackRef, Retire, SideBranch, Version, decode_entry
-from storage.format.envelope import HEAD_START, head_end, open_head
+from storage.format.envelope import open_head
 from storage.format.header import ObjectType
 from storage.format.history import read_history
-from storage.format.limits import KIB
 from storage.format.snapshot import read_snapshot
 from storage.format.table import Table
 from storage.repository.cache import RecordFile
+from storage.repository.entry_head import find_head
 from storage.repository.footers import Footers
 from storage.repository.prefixed import Prefixed
 from storage.repository.settle import settle_create
@@ -65,8 +65,6 @@ from storage.repository.state import (
 from storage.repository.threads import Threads
 from storage.repository.together import together
 
-HEAD_READ_BYTES: Final = 64 * KIB
-"""First read of an entry; longer heads cost one more."""
 READ_AHEAD_ENTRIES: Final = 16
 COLD_TRIES_MAX: Final = 3
 """A log that is folded while it is read is read again."""
@@ -449,12 +447,8 @@ class CommitLog:
     async def _read_head(self, seq: int) -> StoredHead | None:
         """Read the head of one entry, without what it refers to."""
         name = names.log_entry(seq)
-        raw = await self._place.find(name, length=HEAD_READ_BYTES)
-        if raw is None:
-            return None
-        if len(raw) >= HEAD_START and head_end(raw, name) > len(raw):
-            raw = await self._place.get(name, length=head_end(raw, name))
-        return self._opened(seq, raw)
+        raw = await find_head(self._place, name)
+        return None if raw is None else self._opened(seq, raw)
 
     async def _completed(self, head: StoredHead, retired: set[str]) -> StoredHead:
         """Return a head with the tables of its packs and the side checkpoint that it names."""

@@ -17,10 +17,11 @@ from typing import Final
 from storage.errors import FormatError, KeyMissing, ObjectDamaged, ObjectNotFound, StoreUnavailable
 from storage.format import names
 from storage.format.entries import decode_entry
-from storage.format.envelope import HEAD_START, head_end, open_head
+from storage.format.envelope import open_head
 from storage.format.header import ObjectType
-from storage.format.limits import HEADER_BYTES, KIB
+from storage.format.limits import HEADER_BYTES
 from storage.objects.store import ObjectInfo
+from storage.repository.entry_head import find_head
 from storage.repository.footers import KeysOf, unnamed_footer
 from storage.repository.index import ChunkIndex, Container
 from storage.repository.prefixed import Prefixed
@@ -31,8 +32,6 @@ STRAYS_MAX: Final = 4_096
 READS_AT_ONCE: Final = 8
 NOT_GIVEN_MAX: Final = 3
 """Objects that the store fails to give; at one more it is the store that is away."""
-HEAD_READ_BYTES: Final = 64 * KIB
-"""First read of an entry; longer heads cost one more."""
 _PREFIXES: Final = (names.PACK_PREFIX, names.LOG_PREFIX, names.SIDE_PREFIX)
 
 
@@ -97,9 +96,9 @@ async def _entry(place: Prefixed, info: ObjectInfo, keys_of: KeysOf) -> Containe
     name = info.name
     is_side = name.startswith(names.SIDE_PREFIX)
     object_type = ObjectType.SIDE_CHECKPOINT if is_side else ObjectType.LOG_ENTRY
-    raw = await place.get(name, length=HEAD_READ_BYTES)
-    if len(raw) >= HEAD_START and head_end(raw, name) > len(raw):
-        raw = await place.get(name, length=head_end(raw, name))
+    raw = await find_head(place, name)
+    if raw is None:
+        return None
     head = open_head(keys_of(raw, name), object_type, name, raw)
     segments = decode_entry(head.kind, head.body).segments
     if not segments:

@@ -20,7 +20,7 @@ WAIT_S: Final = 0.25
 """Ten times what a thread of a first checkpoint has its turn for. Whoever has it longer waits for a disk, and
 then two threads are better than one.
 """
-_NOBODY = 0
+_NOBODY: Final = 0
 
 
 class Turn:

@@ -6,7 +6,7 @@ import pytest
 
 from session_service.base.errors import BadInput, DesktopStartFailed
 from session_service.core.policy import Policy
-from session_service.core.records import Outcome, State
+from session_service.core.records import Outcome, Session, State
 from tests.fakes.desktops import Home
 from tests.sim.world import Client, Life, World, ready, until
 from tests.unit.test_control_close import play
@@ -79,16 +79,22 @@ def test_a_start_that_was_never_launched_leaves_no_home() -> None:
     play(world, act)
 
 
+async def failed_start(world: World, life: Life) -> tuple[Client, Session]:
+    """Return a start that was given up at its launch, with nothing left of it."""
+    await ready(life)
+    page = Client(life)
+    world.machine.launch_refused = BadInput("no such wish")
+    session = await page.start()
+    await until(lambda: world.row(session.id).state is State.CLOSED and world.machine.homes == {})
+    return page, session
+
+
 def test_an_empty_home_of_a_failed_start_that_came_late_is_found_and_removed() -> None:
     """The worker put it in place after the start had been given up; no session is made of it."""
     world = World()
 
     async def act(life: Life) -> None:
-        await ready(life)
-        page = Client(life)
-        world.machine.launch_refused = BadInput("no such wish")
-        session = await page.start()
-        await until(lambda: world.row(session.id).state is State.CLOSED and world.machine.homes == {})
+        page, session = await failed_start(world, life)
         world.machine.homes[page.workspace.id, session.fence] = Home()
         await until(lambda: world.machine.homes == {}, limit_s=60.0)
         assert len(world.rows()) == 1
@@ -101,11 +107,7 @@ def test_a_restored_home_of_a_failed_start_is_saved_before_it_is_wiped() -> None
     world = World()
 
     async def act(life: Life) -> None:
-        await ready(life)
-        page = Client(life)
-        world.machine.launch_refused = BadInput("no such wish")
-        session = await page.start()
-        await until(lambda: world.row(session.id).state is State.CLOSED and world.machine.homes == {})
+        page, session = await failed_start(world, life)
         world.machine.homes[page.workspace.id, session.fence] = Home(writes={901})
         newest = world.repository.newest
         await until(lambda: newest(page.workspace.id) and newest(page.workspace.id).content == {901})

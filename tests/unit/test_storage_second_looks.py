@@ -72,6 +72,15 @@ async def save(opened: storage.Storage, home: Path, **more) -> storage.Checkpoin
     return await opened.checkpoint(REF, home=home, fence=1, session="s", reason="test", **more)
 
 
+async def saved_until_folded(opened: storage.Storage, home: Path, bucket: MemoryBucket) -> None:
+    """Save and collect until the log's beginning is in a history."""
+    for number in range(8):
+        write(home, a=f"number {number}")
+        await save(opened, home)
+        assert (await opened.collect(REF, policy=None, actor="test")).refused == ""
+    assert len(objects(bucket, "l/")) >= 1
+
+
 async def saved_often(opened: storage.Storage, home: Path) -> storage.CheckpointInfo:
     await take(opened)
     for number in range(6):
@@ -248,11 +257,7 @@ async def test_a_report_of_more_paths_than_an_entry_has_outlives_a_fold(bucket, 
     assert (info.skipped, len(info.bad_paths), info.complete) == (1_010, 1_000, True)
     for made in home.glob("s*"):
         made.unlink()  # later reports need none of it
-    for number in range(8):
-        write(home, a=f"number {number}")
-        await save(opened, home)
-        assert (await opened.collect(REF, policy=None, actor="test")).refused == ""
-    assert len(objects(bucket, "l/")) >= 1
+    await saved_until_folded(opened, home, bucket)
     cold = Node(bucket, tmp_path / "cold").open()
     assert (await cold.verify(REF, "full")).faults == ()
     workspace = await cold._known.required(REF)
@@ -448,11 +453,7 @@ async def test_a_file_with_more_holes_than_an_entry_has_room_for_outlives_a_fold
     await take(opened)
     info = (await save(opened, home)).info
     (home / "holes").unlink()
-    for number in range(8):
-        write(home, a=f"number {number}")
-        await save(opened, home)
-        assert (await opened.collect(REF, policy=None, actor="test")).refused == ""
-    assert len(objects(bucket, "l/")) >= 1
+    await saved_until_folded(opened, home, bucket)
     cold = Node(bucket, tmp_path / "cold").open()
     assert (await cold.verify(REF, "full")).faults == ()
     await cold.restore(REF, seq=info.seq, into=tmp_path / "back")
